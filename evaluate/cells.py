@@ -1,0 +1,142 @@
+"""Cells: embeddings of one engine over one view, stored in chunks under a key made of digests.
+
+A chunk is written whole or not at all, so a run that was killed goes on where it stopped, and a run that was finished
+finds everything there and does no inference.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from clipq.engines.base import Array, Engine
+from clipq.errors import EngineError, ResultsError
+from clipq.evaluate.views import OnBadImage, View
+from clipq.files import sha256_bytes, write_atomic
+from clipq.preprocess import normalize
+
+# Dynamic quantization takes its ranges from the batch, so the batches are fixed and part of the key.
+BATCH = 32
+CHUNK = 8 * BATCH
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One array of embeddings in the making or done: where its chunks lie, and how many rows there will be."""
+
+    folder: Path
+    rows: int
+    chunk: int
+
+    def missing(self) -> list[int]:
+        """First rows of the chunks that are not stored yet."""
+        return [start for start in range(0, self.rows, self.chunk) if not self._path(start).is_file()]
+
+    def store(self, start: int, rows: NDArray[np.int64], features: Array, skipped: Mapping[str, str]) -> None:
+        """Store one chunk."""
+        tensors = {"rows": rows, "features": features.astype(np.float32)}
+        write_atomic(self._path(start), save(tensors, {"skipped": json.dumps(dict(skipped))}))
+
+    def load(self) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, str]]:
+        """Row numbers, features (rows × dimension) and the skipped samples with their reasons."""
+        rows, features, skipped = [], [], {}
+        for start in range(0, self.rows, self.chunk):
+            path = self._path(start)
+            try:
+                with safe_open(path, framework="numpy") as stored:
+                    rows.append(stored.get_tensor("rows"))
+                    features.append(stored.get_tensor("features"))
+                    skipped.update(json.loads((stored.metadata() or {})["skipped"]))
+            except (SafetensorError, OSError, KeyError, ValueError) as error:
+                raise ResultsError(f"{path} is damaged ({error}); delete it and run again") from error
+        return np.concatenate(rows), np.concatenate(features), skipped
+
+    def _path(self, start: int) -> Path:
+        return self.folder / f"{start:08d}.safetensors"
+
+
+def open_cell(root: Path, identity: Mapping[str, Any], rows: int, chunk: int) -> Cell:
+    """The cell of an identity (engine, view, preprocessing): its folder is named by the identity's digest."""
+    described = json.dumps(dict(identity), sort_keys=True)
+    folder = root / sha256_bytes(described.encode())[:32]
+    if not (folder / "cell.json").is_file():
+        write_atomic(folder / "cell.json", described + "\n")
+    return Cell(folder, rows, chunk)
+
+
+@dataclass(frozen=True)
+class ImageJob:
+    """One engine's share of filling a view's cells; ``open`` loads the engine when it is first needed."""
+
+    cell: Cell
+    open: Callable[[], Engine]
+
+
+def fill_image_cells(
+    view: View, jobs: Sequence[ImageJob], preprocess: Any, on_bad_image: OnBadImage, advance: Callable[[int], None]
+) -> None:
+    """Embed a view with every engine that lacks it; each image is decoded once for all of them."""
+    missing = {id(job): set(job.cell.missing()) for job in jobs}
+    waiting = [job for job in jobs if missing[id(job)]]
+    engines = {id(job): job.open() for job in waiting}
+    try:
+        for start in range(0, len(view.samples), CHUNK):
+            due = [job for job in waiting if start in missing[id(job)]]
+            if not due:
+                continue
+            batch = view.pixels(start, start + CHUNK, preprocess, on_bad_image)
+            array = normalize(batch.pixels, preprocess) if len(batch.rows) else batch.pixels
+            for job in due:
+                features = _run_in_batches(engines[id(job)], array)
+                job.cell.store(start, batch.rows, features, batch.skipped)
+                advance(len(batch.rows))
+    finally:
+        for engine in engines.values():
+            engine.close()
+
+
+def fill_text_cell(
+    cell: Cell, open_engine: Callable[[], Engine], prompts: Callable[[int, int], Array], templates: int, advance: Callable[[int], None]
+) -> None:
+    """Embed class prompts and store one averaged, normalized embedding per class (rows are classes).
+
+    ``prompts(start, stop)`` gives the token ids of those classes, class by class, all templates of a class in a row.
+    """
+    missing = cell.missing()
+    if not missing:
+        return
+    with open_engine() as engine:
+        for start in missing:
+            stop = min(start + cell.chunk, cell.rows)
+            features = unit(_run_in_batches(engine, prompts(start, stop)))
+            averaged = unit(features.reshape(stop - start, templates, -1).mean(1))
+            cell.store(start, np.arange(start, stop, dtype=np.int64), averaged, {})
+            advance(stop - start)
+
+
+def unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows scaled to length 1; raises EngineError for a row that is zero or not finite."""
+    length = np.linalg.norm(features, axis=-1, keepdims=True)
+    if not np.isfinite(length).all() or (length == 0).any():
+        raise EngineError("an embedding is zero or not finite: the engine is broken on this input")
+    return np.asarray(features / length)
+
+
+def _run_in_batches(engine: Engine, array: Array) -> NDArray[np.float32]:
+    (name,) = (spec.name for spec in engine.inputs)
+    (output,) = engine.outputs
+    parts = [engine.run({name: part})[output.name] for part in _batches(array)]
+    return np.concatenate(parts) if parts else np.zeros((0, output.shape[-1] or 0), np.float32)
+
+
+def _batches(array: Array) -> Iterator[Array]:
+    for start in range(0, len(array), BATCH):
+        yield array[start : start + BATCH]

@@ -1,0 +1,33 @@
+"""Accuracy of zero-shot classification; higher is better, 0 to 1."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from clipq.evaluate.predictions import Floats, Predictions
+
+
+def weighted_mean(values: Floats, weights: Floats) -> Floats:
+    """Mean of per-sample values under each row of weights."""
+    return np.asarray(weights @ values.astype(np.float64)) / weights.sum(1)
+
+
+def acc1(predictions: Predictions, weights: Floats) -> Floats:
+    """Part of the samples whose most probable class is the label."""
+    return weighted_mean(predictions.correct, weights)
+
+
+def acc5(predictions: Predictions, weights: Floats) -> Floats:
+    """Part of the samples whose label is among the five most probable classes; 1 with five classes or fewer."""
+    return weighted_mean(predictions.rank_of_label < 5, weights)
+
+
+def mean_per_class_recall(predictions: Predictions, weights: Floats) -> Floats:
+    """Recall averaged over the classes that occur in the (re)sample, as CLIP_benchmark averages it."""
+    classes = predictions.probabilities.shape[1]
+    of_class = np.zeros((len(predictions), classes))
+    of_class[np.arange(len(predictions)), predictions.labels] = 1
+    support = weights @ of_class
+    hits = weights @ (of_class * predictions.correct[:, None])
+    present = support > 0
+    return np.asarray(np.divide(hits, support, out=np.zeros_like(hits), where=present).sum(1) / present.sum(1))

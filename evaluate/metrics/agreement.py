@@ -1,0 +1,44 @@
+"""How a candidate's answers differ from the reference's on the same samples.
+
+Values are parts of all samples, 0 to 1. ``agreement`` and ``cosine`` are higher-is-better, ``flips_lost`` lower,
+``flips_gained`` higher.
+"""
+
+from __future__ import annotations
+
+from scipy.stats import binomtest
+
+from clipq.evaluate.metrics.accuracy import weighted_mean
+from clipq.evaluate.predictions import Floats, Predictions
+
+
+def agreement(candidate: Predictions, reference: Predictions, weights: Floats) -> Floats:
+    """Part of the samples given the same class by both."""
+    return weighted_mean(candidate.predicted == reference.predicted, weights)
+
+
+def flips_lost(candidate: Predictions, reference: Predictions, weights: Floats) -> Floats:
+    """Part of the samples that the reference gets right and the candidate wrong."""
+    return weighted_mean(reference.correct & ~candidate.correct, weights)
+
+
+def flips_gained(candidate: Predictions, reference: Predictions, weights: Floats) -> Floats:
+    """Part of the samples that the reference gets wrong and the candidate right."""
+    return weighted_mean(~reference.correct & candidate.correct, weights)
+
+
+def mcnemar_p(candidate: Predictions, reference: Predictions) -> float:
+    """Two-sided exact McNemar p-value of equal accuracy (McNemar, 1947; binomial on the flips); 1 without flips.
+
+    >>> import numpy as np
+    >>> probabilities = np.eye(2)[[0, 0, 0, 0, 1]]
+    >>> right = Predictions(probabilities, np.array([0, 0, 0, 0, 1]))
+    >>> wrong = Predictions(probabilities[:, ::-1], np.array([0, 0, 0, 0, 1]))
+    >>> mcnemar_p(wrong, right)
+    0.0625
+    """
+    lost = int((reference.correct & ~candidate.correct).sum())
+    gained = int((~reference.correct & candidate.correct).sum())
+    if lost + gained == 0:
+        return 1.0
+    return float(binomtest(lost, lost + gained).pvalue)

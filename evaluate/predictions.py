@@ -1,0 +1,70 @@
+"""Zero-shot predictions of one engine on one view, and what every metric needs of them, computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipq.errors import DataError
+
+Floats = NDArray[np.floating[Any]]
+Integers = NDArray[np.integer[Any]]
+Booleans = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Class probabilities (samples × classes, rows sum to 1) and labels (class indices) of the same samples.
+
+    Raises DataError for what is not probabilities: metrics must not guess whether they were given logits.
+    """
+
+    probabilities: Floats
+    labels: Integers
+
+    def __post_init__(self) -> None:
+        probabilities, labels = self.probabilities, self.labels
+        if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or len(labels) == 0:
+            raise DataError(f"predictions of shape {probabilities.shape} do not go with labels of shape {labels.shape}")
+        if not np.isfinite(probabilities).all():
+            raise DataError("predictions hold values that are not finite: the engine or its text tower is broken")
+        if probabilities.min() < 0 or not np.allclose(probabilities.sum(1), 1, atol=1e-4):
+            raise DataError("predictions are not probabilities: rows must be non-negative and sum to 1")
+        if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
+            raise DataError(f"labels reach from {labels.min()} to {labels.max()}, classes from 0 to {probabilities.shape[1] - 1}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def predicted(self) -> Integers:
+        """Index of the most probable class (the first of equals)."""
+        return self.probabilities.argmax(1)
+
+    @cached_property
+    def confidence(self) -> Floats:
+        """Probability of the predicted class, float64."""
+        return self.probabilities.max(1).astype(np.float64)
+
+    @cached_property
+    def correct(self) -> Booleans:
+        """Whether the predicted class is the label."""
+        return self.predicted == self.labels
+
+    @cached_property
+    def of_label(self) -> Floats:
+        """Probability of the label, float64."""
+        return self.probabilities[np.arange(len(self)), self.labels].astype(np.float64)
+
+    @cached_property
+    def rank_of_label(self) -> Integers:
+        """How many classes are strictly more probable than the label; among equals the label comes first."""
+        return (self.probabilities > self.probabilities[np.arange(len(self)), self.labels][:, None]).sum(1)
+
+    def subset(self, rows: Booleans | Integers) -> Predictions:
+        """The predictions of some samples."""
+        return Predictions(self.probabilities[rows], self.labels[rows])

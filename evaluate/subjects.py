@@ -1,0 +1,101 @@
+"""What is evaluated: bundles in a runtime, deployed or simulated, one of them the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipq.bundle import TOWERS, Bundle, TowerName, open_bundle
+from clipq.engines.base import Engine
+from clipq.engines.catalog import onnxruntime_version, open_engine
+from clipq.engines.ort import has_quantize_dequantize
+from clipq.errors import BundleError, ResultsError
+from clipq.evaluate.measure import Engine as EngineColumns
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One bundle in one runtime; ``simulated`` runs its Q/DQ nodes around floating-point kernels."""
+
+    bundle: Bundle
+    runtime: str
+    threads: int
+    simulated: bool = False
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return self.columns.label
+
+    @property
+    def columns(self) -> EngineColumns:
+        """The first columns of its measurements."""
+        return EngineColumns(self.bundle.name, self.bundle.manifest.recipe.name, self.runtime, self.simulated)
+
+    def open(self, tower: TowerName) -> Engine:
+        """Load one tower."""
+        return open_engine(self.bundle, tower, self.runtime, threads=self.threads, simulated=self.simulated)
+
+    def identity(self, tower: TowerName) -> dict[str, Any]:
+        """What determines this tower's numbers: file, runtime and its version, kind of arithmetic."""
+        return {
+            "tower": self.bundle.manifest.tower(tower).sha256,
+            "runtime": self.runtime,
+            "runtime_version": onnxruntime_version(),
+            "simulated": self.simulated,
+        }
+
+
+def gather_subjects(
+    paths: Sequence[Path], *, runtime: str, threads: int, simulated: bool, reference: str | None
+) -> tuple[list[Subject], Subject | None]:
+    """Open bundles and find the reference among them (the only FP32 bundle, or the one named).
+
+    With ``simulated``, every Q/DQ bundle comes twice. Raises BundleError for bundles that do not belong together.
+    """
+    bundles = [open_bundle(path) for path in paths]
+    names = [bundle.name for bundle in bundles]
+    for name in names:
+        if names.count(name) > 1:
+            raise BundleError(f"two bundles are called {name!r}; rename one of the folders")
+    chosen = _reference(bundles, reference)
+    if chosen is not None:
+        for bundle in bundles:
+            _check_same_origin(bundle, chosen)
+    subjects = [Subject(bundle, runtime, threads) for bundle in bundles]
+    if simulated:
+        twins = [
+            Subject(bundle, runtime, threads, simulated=True)
+            for bundle in bundles
+            if any(has_quantize_dequantize(bundle.tower_path(tower)) for tower in TOWERS)
+        ]
+        if not twins:
+            raise BundleError("--simulated: none of the bundles has Q/DQ nodes (int8-static has); nothing to simulate")
+        subjects += twins
+    first = next((subject for subject in subjects if chosen is not None and subject.bundle.name == chosen.name), None)
+    return subjects, first
+
+
+def _reference(bundles: Sequence[Bundle], asked: str | None) -> Bundle | None:
+    if asked is not None:
+        for bundle in bundles:
+            if bundle.name == asked:
+                return bundle
+        raise ResultsError(f"--reference {asked!r} is not among the bundles: {', '.join(b.name for b in bundles)}")
+    fp32 = [bundle for bundle in bundles if bundle.manifest.recipe.name == "fp32"]
+    if len(fp32) > 1:
+        raise ResultsError(f"several FP32 bundles ({', '.join(b.name for b in fp32)}): choose one with --reference NAME")
+    return fp32[0] if fp32 else None
+
+
+def _check_same_origin(bundle: Bundle, reference: Bundle) -> None:
+    ours, theirs = bundle.manifest, reference.manifest
+    for what, mine, other in (
+        ("checkpoint", ours.checkpoint, theirs.checkpoint),
+        ("preprocessing", ours.preprocess, theirs.preprocess),
+        ("tokenizer", ours.tokenizer, theirs.tokenizer),
+    ):
+        if mine != other:
+            raise BundleError(f"{bundle.name} and the reference {reference.name} differ in their {what}; evaluate them apart")

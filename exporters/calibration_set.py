@@ -1,0 +1,99 @@
+"""The images and captions that activation ranges are measured on."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clipq.bundle import Bundle, TowerName
+from clipq.engines.base import Array
+from clipq.errors import DataError
+from clipq.files import sha256_file
+from clipq.preprocess import open_image, preprocess
+from clipq.tokenizer import TextTokenizer
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+CAPTIONS = "captions.csv"
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Images below a folder, and texts that go with them."""
+
+    folder: Path
+    images: tuple[Path, ...]
+    texts: tuple[str, ...]
+    texts_from: str
+
+    def digest(self) -> str:
+        """SHA-256 over the images' relative names and contents, and the texts."""
+        state = hashlib.sha256()
+        for image in self.images:
+            state.update(f"{image.relative_to(self.folder).as_posix()}\0{sha256_file(image)}\n".encode())
+        for text in self.texts:
+            state.update(f"{text}\n".encode())
+        return state.hexdigest()
+
+    def count(self, tower: TowerName) -> int:
+        """How many samples a tower sees."""
+        return len(self.images) if tower == "image" else len(self.texts)
+
+    def feeds(self, bundle: Bundle, tower: TowerName, advance: Callable[[int], None]) -> Iterator[dict[str, Array]]:
+        """Batches for a tower, drawn from disk as they are asked for; ``advance`` is told of each batch's size."""
+        name = bundle.manifest.tower(tower).input_name
+        tokenizer = TextTokenizer(bundle) if tower == "text" else None
+        for start in range(0, self.count(tower), BATCH):
+            if tokenizer is None:
+                paths = self.images[start : start + BATCH]
+                batch: Array = np.stack([preprocess(open_image(path), bundle.manifest.preprocess) for path in paths])
+            else:
+                batch = tokenizer(self.texts[start : start + BATCH])
+            yield {name: batch}
+            advance(len(batch))
+
+
+def open_calibration_set(folder: Path, bundle: Bundle) -> CalibrationSet:
+    """Find images recursively, and texts: ``captions.csv`` (``file,caption``), else the class folders' names.
+
+    A class folder's name fills the bundle's simple templates. Raises DataError where there are no images, or where
+    the captions name files that do not exist.
+    """
+    if not folder.is_dir():
+        raise DataError(f"--calibration-set {folder}: no such folder")
+    images = tuple(
+        path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    )
+    if not images:
+        raise DataError(f"--calibration-set {folder}: no images in it; ranges cannot be measured without data")
+    captions = folder / CAPTIONS
+    if captions.is_file():
+        return CalibrationSet(folder, images, _captions(captions), CAPTIONS)
+    names = sorted({path.parent.name for path in images if path.parent != folder})
+    if not names:
+        raise DataError(
+            f"--calibration-set {folder}: the text tower needs texts: add {CAPTIONS} (file,caption) "
+            "or sort the images into class folders"
+        )
+    templates = bundle.prompts.templates["simple-7"]
+    texts = tuple(template.replace("{}", name.replace("_", " ")) for name in names for template in templates)
+    return CalibrationSet(folder, images, texts, "class folders")
+
+
+def _captions(path: Path) -> tuple[str, ...]:
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        if not reader.fieldnames or not {"file", "caption"} <= set(reader.fieldnames):
+            raise DataError(f"{path}: needs the columns file,caption; it has {reader.fieldnames}")
+        rows = list(reader)
+    for row in rows:
+        if not (path.parent / row["file"]).is_file():
+            raise DataError(f"{path}: names {row['file']!r}, which does not exist")
+    if not rows:
+        raise DataError(f"{path}: has no rows")
+    return tuple(row["caption"] for row in rows)

@@ -1,0 +1,58 @@
+"""What can be exported and how: checkpoints, recipes and runtimes, each with its state on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from clipq.engines.catalog import RUNTIMES
+from clipq.errors import CheckpointError
+from clipq.exporters.recipes import RECIPES
+
+
+def known_checkpoints() -> list[str]:
+    """``MODEL/TAG`` of everything open_clip knows; raises CheckpointError where it is not installed."""
+    if not _can_export():
+        raise CheckpointError("open_clip is not installed: pip install 'clip-quant[export]'")
+    import open_clip
+
+    return [f"{model}/{tag}" for model, tag in open_clip.list_pretrained()]
+
+
+def overview() -> list[dict[str, Any]]:
+    """Rows ``kind, name, works, detail`` for the table of ``clipq-export list``."""
+    can_export = _can_export()
+    missing = "needs torch and open_clip: pip install 'clip-quant[export]'"
+    forms = {
+        "demo": "the built-in checkpoint",
+        "MODEL/TAG": "any of open_clip's (clipq-export list --checkpoints)",
+        "hf-hub:ORG/REPO": "an open_clip checkpoint on the Hugging Face hub",
+        "local-dir:PATH": "a folder with open_clip_config.json and weights",
+    }
+    rows: list[dict[str, Any]] = [
+        {"kind": "checkpoint", "name": name, "works": can_export, "detail": detail if can_export else missing}
+        for name, detail in forms.items()
+    ]
+    rows.append({"kind": "recipe", "name": "fp32", "works": True, "detail": "the reference; always made"})
+    for name, recipe in RECIPES.items():
+        rows.append({"kind": "recipe", "name": name, "works": True, "detail": f"{recipe.summary}{_options(recipe)}"})
+    for runtime in RUNTIMES.values():
+        status = runtime.status()
+        rows.append({"kind": "runtime", "name": runtime.name, "works": status.works, "detail": f"{runtime.summary}: {status.detail}"})
+    return rows
+
+
+def _can_export() -> bool:
+    return find_spec("torch") is not None and find_spec("open_clip") is not None
+
+
+def _options(recipe: Any) -> str:
+    types = typing.get_type_hints(recipe)
+    parts = []
+    for field in dataclasses.fields(recipe):
+        kind = types[field.name]
+        choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ("true", "false") if kind is bool else ()
+        parts.append(f"{field.name}={'|'.join(map(str, choices)) if choices else field.default}")
+    return f" [{', '.join(parts)}]" if parts else ""

@@ -1,0 +1,190 @@
+"""Open a checkpoint by any of the names its users have for it."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipq.bundle import Preprocess
+from clipq.errors import CheckpointError
+from clipq.files import sha256_file
+
+DEMO = "demo"
+
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A parsed checkpoint name: open_clip's model name or schema, the weights' tag or file, and how clipq calls it."""
+
+    model: str
+    pretrained: str | None
+    name: str
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A checkpoint in memory: the torch model (eval mode, float32, CPU), its tokenizer and its transform."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    preprocess: Preprocess
+    transform: Any
+    weights_sha256: str | None
+
+
+def parse_checkpoint(checkpoint: str, pretrained: str | None) -> Source:
+    """Resolve ``NAME/TAG``, ``NAME`` with ``--pretrained``, ``hf-hub:``, ``local-dir:`` and ``demo`` to a Source.
+
+    ``--pretrained`` is a tag of open_clip's, a file of weights, or ``random`` (untrained weights, for trying out
+    speed). Raises CheckpointError, with similar names, where the name or the tag is unknown.
+    """
+    import open_clip
+
+    if checkpoint == DEMO:
+        return Source(f"local-dir:{_demo_folder()}", None, DEMO)
+    if checkpoint.startswith(("hf-hub:", "local-dir:")):
+        if pretrained:
+            raise CheckpointError(f"--pretrained {pretrained!r} does not go with {checkpoint!r}, which names its weights")
+        if checkpoint.startswith("local-dir:"):
+            _check_local_folder(Path(checkpoint.removeprefix("local-dir:")))
+        return Source(checkpoint, None, checkpoint)
+    model, tag = checkpoint, pretrained
+    if "/" in checkpoint and not pretrained:
+        model, tag = checkpoint.split("/", 1)
+    model = model.replace("/", "-")
+    if model not in open_clip.list_models():
+        raise CheckpointError(f"unknown checkpoint {checkpoint!r}{_similar(model, [DEMO, *open_clip.list_models()])}")
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if not tag:
+        known = f"one of {', '.join(tags)}" if tags else "a weights file (open_clip has no tag for this model)"
+        raise CheckpointError(f"{model}: which weights? give {model}/TAG or --pretrained: {known}")
+    if Path(tag).is_file():
+        return Source(model, tag, f"{model}/{Path(tag).name}")
+    if tag != RANDOM and tag not in tags:
+        raise CheckpointError(f"{model} has no weights {tag!r}{_similar(tag, tags)}; known: {', '.join(tags) or 'none'}")
+    return Source(model, tag, f"{model}/{tag}")
+
+
+def load_checkpoint(source: Source) -> LoadedCheckpoint:
+    """Load model, tokenizer and transform through open_clip; raises CheckpointError with the reason in one line."""
+    import open_clip
+    import torch
+
+    torch.manual_seed(0)
+    schema = ":" in source.model.split("/")[0]
+    pretrained = None if schema or source.pretrained == RANDOM else source.pretrained
+    chatter = io.StringIO()
+    try:
+        with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(chatter), _quiet_logging():
+            warnings.simplefilter("always")
+            model, _, transform = open_clip.create_model_and_transforms(
+                source.model, pretrained=pretrained, require_pretrained=source.pretrained != RANDOM
+            )
+            tokenizer = _tokenizer(source)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{source.name}: {_reason(error)}") from error
+    for warning in caught:
+        if "QuickGELU mismatch" in str(warning.message):
+            raise CheckpointError(
+                f"{source.name}: these weights were trained with the other GELU (QuickGELU mismatch); "
+                f"use {_other_gelu(source)}"
+            )
+    size = model.visual.image_size
+    config = dict(open_clip.get_model_preprocess_cfg(model))
+    preprocess = Preprocess(
+        image_size=tuple(size) if isinstance(size, tuple | list) else (size, size),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation="bicubic" if config["interpolation"] == "random" else config["interpolation"],
+        resize_mode=config["resize_mode"],
+        fill_color=config.get("fill_color") or 0,
+    )
+    return LoadedCheckpoint(source.name, model.eval().float(), tokenizer, preprocess, transform, _weights_digest(source))
+
+
+def _demo_folder() -> Path:
+    import clipq.demo
+
+    return Path(clipq.demo.__file__).parent / "checkpoint"
+
+
+def _check_local_folder(folder: Path) -> None:
+    if not (folder / "open_clip_config.json").is_file():
+        raise CheckpointError(f"local-dir:{folder} has no open_clip_config.json; give the folder that open_clip would load")
+    if _local_weights(folder) is None:
+        # open_clip would go on with random weights.
+        raise CheckpointError(f"local-dir:{folder} has no weights (open_clip_model.safetensors or open_clip_pytorch_model.bin)")
+
+
+def _local_weights(folder: Path) -> Path | None:
+    from open_clip.factory import _find_checkpoint_in_dir
+
+    found = _find_checkpoint_in_dir(folder)
+    return Path(found) if found else None
+
+
+def _weights_digest(source: Source) -> str | None:
+    if source.model.startswith("local-dir:"):
+        weights = _local_weights(Path(source.model.removeprefix("local-dir:")))
+        return sha256_file(weights) if weights else None
+    if source.pretrained and Path(source.pretrained).is_file():
+        return sha256_file(Path(source.pretrained))
+    return None
+
+
+def _tokenizer(source: Source) -> Any:
+    import open_clip
+    from open_clip.tokenizer import SimpleTokenizer
+
+    folder = Path(source.model.removeprefix("local-dir:"))
+    merges = folder / "bpe_merges.txt.gz"
+    if source.model.startswith("local-dir:") and merges.is_file():
+        context_length = open_clip.get_tokenizer(source.model).context_length
+        return SimpleTokenizer(bpe_path=str(merges), context_length=context_length)
+    return open_clip.get_tokenizer(source.model)
+
+
+def _similar(name: str, known: list[str]) -> str:
+    folded = {candidate.lower(): candidate for candidate in known}
+    close = [folded[match] for match in difflib.get_close_matches(name.lower(), list(folded), n=4, cutoff=0.5)]
+    return f"; did you mean {', '.join(close)}?" if close else "; clipq-export list --checkpoints shows the known ones"
+
+
+def _other_gelu(source: Source) -> str:
+    suffix = "-quickgelu"
+    model = source.model.removesuffix(suffix) if source.model.endswith(suffix) else source.model + suffix
+    return f"{model}/{source.pretrained}"
+
+
+def _reason(error: Exception) -> str:
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    text = " | ".join(type(link).__name__ + ": " + (str(link).strip().splitlines() or [""])[0] for link in chain)
+    offline = ("LocalEntryNotFound", "ConnectionError", "ConnectError", "Name or service", "ProxyError", "MaxRetry", "OfflineMode")
+    if any(word in text for word in offline):
+        return "the model hub cannot be reached; download the weights elsewhere and give local-dir:FOLDER or --pretrained FILE"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
+
+
+@contextlib.contextmanager
+def _quiet_logging() -> Any:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,198 @@
+"""The command ``clipq-export``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from clipq import __version__
+from clipq.console import Group, progress_bar
+from clipq.errors import CheckpointError, RecipeError
+
+if TYPE_CHECKING:
+    from clipq.bundle import Bundle, TowerName
+    from clipq.exporters.quantized_bundle import Progress
+    from clipq.exporters.recipes import Recipe
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+recipe_option = click.option(
+    "--recipe", "recipes", multiple=True, metavar="NAME[:option=value,...]",
+    help="Quantization recipe; repeatable. `clipq-export list` shows them with their options.",
+)  # fmt: skip
+calibration_option = click.option(
+    "--calibration-set", type=click.Path(path_type=Path), metavar="DIR",
+    help="Images (found recursively) and captions.csv (file,caption) or class folders, for recipes that measure ranges.",
+)  # fmt: skip
+towers_option = click.option(
+    "--towers", type=click.Choice(["image", "text", "both"]), default="both", show_default=True,
+    help="Which towers the recipes quantize; the other stays FP32.",
+)  # fmt: skip
+pretrained_option = click.option(
+    "--pretrained", metavar="TAG|FILE|random",
+    help="Weights, where CHECKPOINT is a bare open_clip model name: open_clip's tag, a weights file, or `random`.",
+)  # fmt: skip
+
+
+@click.group(cls=Group, context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="clipq-export")
+def main() -> None:
+    """Checkpoint → ONNX → quantized bundle.
+
+    A bundle is a folder with two towers, a tokenizer and clipq.json; clipq-eval measures it without torch.
+    """
+
+
+@main.command("list")
+@click.option("--checkpoints", is_flag=True, help="Every checkpoint name open_clip knows, one a line.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def list_command(checkpoints: bool, as_json: bool) -> None:
+    """Show checkpoints, recipes and runtimes: what works on this machine, and why the rest does not."""
+    from clipq.exporters.catalog import known_checkpoints, overview
+
+    if checkpoints:
+        for name in known_checkpoints():
+            click.echo(name)
+        return
+    rows = overview()
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        click.echo(f"{kind}s")
+        for row in rows:
+            if row["kind"] == kind:
+                click.echo(f"  {'yes' if row['works'] else 'no ':3}  {row['name']:18}  {row['detail']}")
+
+
+@main.command()
+@click.argument("checkpoint")
+@pretrained_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the FP32 bundle.")
+def onnx(checkpoint: str, pretrained: str | None, output: Path) -> None:
+    """Export CHECKPOINT to an FP32 bundle and compare both towers with torch.
+
+    CHECKPOINT is MODEL/TAG (ViT-B-32/laion2b_s34b_b79k), MODEL with --pretrained, hf-hub:ORG/REPO, local-dir:PATH
+    (a folder with open_clip_config.json and weights), or demo.
+    """
+    bundle = _export(checkpoint, pretrained, output)
+    for name, tower in (("image", bundle.manifest.image), ("text", bundle.manifest.text)):
+        for parity in tower.parity:
+            click.echo(f"{name} tower, batch {parity.batch}: max abs {parity.max_abs:.1e}, cosine {parity.cosine:.7f}")
+    click.echo(str(bundle.path))
+
+
+@main.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@recipe_option
+@calibration_option
+@towers_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Parent folder of the new bundles [default: BUNDLE's].")
+def quantize(
+    bundle: Path, recipes: Sequence[str], calibration_set: Path | None, towers: str, output: Path | None
+) -> None:
+    """Quantize the FP32 BUNDLE: one new bundle per recipe."""
+    from clipq.bundle import open_bundle
+
+    parsed = _parse(recipes)
+    if not parsed:
+        raise RecipeError("nothing to do: give --recipe NAME (clipq-export list shows them)")
+    _quantize_all(open_bundle(bundle), parsed, calibration_set, towers, output or bundle.parent)
+
+
+@main.command()
+@click.argument("checkpoint")
+@pretrained_option
+@recipe_option
+@calibration_option
+@towers_option
+@click.option("--runtime", "runtimes", multiple=True, default=["ort-cpu"], show_default=True, help="Runtime the bundles must load in; repeatable.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder that receives one folder per bundle.")
+def run(
+    checkpoint: str,
+    pretrained: str | None,
+    recipes: Sequence[str],
+    calibration_set: Path | None,
+    towers: str,
+    runtimes: Sequence[str],
+    output: Path,
+) -> None:
+    """All of it: export CHECKPOINT (bundle `fp32`) and quantize it by each recipe, into one folder each."""
+    from clipq.engines.catalog import require_runtime
+
+    for runtime in runtimes:
+        require_runtime(runtime)
+    # Everything that can be refused is refused before minutes go into the export.
+    parsed = _parse(recipes)
+    if calibration_set is None and any(recipe.needs_calibration for recipe in parsed):
+        names = ", ".join(recipe.name for recipe in parsed if recipe.needs_calibration)
+        raise RecipeError(f"recipe {names} measures activation ranges: give --calibration-set DIR")
+    if calibration_set is not None and not calibration_set.is_dir():
+        raise RecipeError(f"--calibration-set {calibration_set}: no such folder")
+    source = _export(checkpoint, pretrained, output / "fp32")
+    click.echo(str(source.path))
+    _quantize_all(source, parsed, calibration_set, towers, output)
+
+
+def _parse(texts: Sequence[str]) -> list[Recipe]:
+    from clipq.exporters.recipes import parse_recipe
+
+    parsed = [parse_recipe(text) for text in texts if text != "fp32"]
+    slugs = [recipe.slug() for recipe in parsed]
+    for slug in slugs:
+        if slugs.count(slug) > 1:
+            raise RecipeError(f"two recipes would both make the bundle {slug!r}; drop one")
+    return parsed
+
+
+def _export(checkpoint: str, pretrained: str | None, output: Path) -> Bundle:
+    try:
+        import open_clip  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise CheckpointError(
+            f"exporting a checkpoint needs {error.name}: pip install 'clip-quant[export]' (from the checkout: pip install '.[export]')"
+        ) from error
+    from clipq.exporters.onnx_bundle import export_bundle
+
+    return export_bundle(checkpoint, pretrained, output, progress=lambda line: click.echo(line, err=True))
+
+
+def _quantize_all(
+    source: Bundle, recipes: Sequence[Recipe], calibration_set: Path | None, towers: str, output: Path
+) -> None:
+    from clipq.exporters.calibration_set import open_calibration_set
+    from clipq.exporters.quantized_bundle import quantize_bundle
+
+    calibration = open_calibration_set(calibration_set, source) if calibration_set else None
+    chosen = cast("tuple[TowerName, ...]", ("image", "text") if towers == "both" else (towers,))
+    for recipe in recipes:
+        name = recipe.slug() if towers == "both" else f"{recipe.slug()}-{towers}-only"
+        click.echo(f"quantizing: {name}", err=True)
+        with _progress() as progress:
+            made = quantize_bundle(
+                source, recipe, output / name, towers=chosen, calibration=calibration, progress=progress
+            )
+        click.echo(str(made.path))
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    from clipq.exporters.quantized_bundle import Progress
+
+    with progress_bar() as bar:
+        tasks: list[int] = []
+
+        def start(what: str, total: int) -> None:
+            tasks.append(bar.add_task(what, total=total or None))
+
+        yield Progress(start, lambda done: bar.advance(tasks[-1], done))
+
+
+if __name__ == "__main__":
+    main()

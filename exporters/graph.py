@@ -1,0 +1,78 @@
+"""torch module to ONNX file, and the proof that they agree."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clipq.bundle import Parity
+from clipq.engines.ort import OrtCpuEngine
+from clipq.errors import CheckpointError, ParityError
+
+OPSET = 21
+MAX_BATCH = 4096
+TOLERANCE_MAX_ABS = 1e-4
+TOLERANCE_COSINE = 0.99999
+
+
+def export_onnx(module: torch.nn.Module, example: torch.Tensor, input_name: str, output_name: str, target: Path) -> None:
+    """Write a module of one input and one output as ONNX (opset 21, dynamic batch, weights inside the file).
+
+    Raises CheckpointError where torch cannot export it.
+    """
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            logging.getLogger("onnxscript").setLevel(logging.ERROR)
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: batch},),
+                input_names=[input_name],
+                output_names=[output_name],
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+            assert program is not None
+            program.save(str(target), external_data=False)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"torch cannot export the {input_name} tower: {first[:400]}") from error
+
+
+def check_parity(module: torch.nn.Module, path: Path, feeds: Sequence[NDArray[Any]]) -> tuple[Parity, ...]:
+    """Compare an ONNX tower with its module on each feed; raises ParityError over the tolerance.
+
+    The cosine is the smallest over the rows, the difference is relative to features of unit length.
+    """
+    results = []
+    with OrtCpuEngine(path) as engine:
+        for feed in feeds:
+            with torch.no_grad():
+                expected = module(torch.from_numpy(feed)).numpy().astype(np.float64)
+            (name,) = (spec.name for spec in engine.inputs)
+            (actual,) = (array.astype(np.float64) for array in engine.run({name: feed}).values())
+            # Towers differ in the length of their features; evaluation normalizes them, so parity does too.
+            scale = np.linalg.norm(expected, axis=1, keepdims=True)
+            cosine = (expected * actual).sum(1) / (scale[:, 0] * np.linalg.norm(actual, axis=1))
+            results.append(Parity(batch=len(feed), max_abs=float(np.abs((expected - actual) / scale).max()), cosine=float(cosine.min())))
+    for result in results:
+        if not (result.max_abs <= TOLERANCE_MAX_ABS and result.cosine >= TOLERANCE_COSINE):
+            raise ParityError(
+                f"{path.name}: the exported tower differs from torch at batch {result.batch}: max abs {result.max_abs:.2e} "
+                f"(allowed {TOLERANCE_MAX_ABS:.0e}), cosine {result.cosine:.6f} (at least {TOLERANCE_COSINE})"
+            )
+    return tuple(results)

@@ -1,0 +1,148 @@
+"""Checkpoint to FP32 bundle: both towers as ONNX, checked against torch, with tokenizer and prompts."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipq import __version__
+from clipq.bundle import (
+    SCHEMA_VERSION,
+    Bundle,
+    Checkpoint,
+    Manifest,
+    Recipe,
+    StoredFile,
+    Tokenizer,
+    Tower,
+    TowerName,
+    open_bundle,
+    stored_file,
+    write_manifest,
+)
+from clipq.errors import CheckpointError
+from clipq.exporters.checkpoints import DEMO, LoadedCheckpoint, load_checkpoint, parse_checkpoint
+from clipq.files import directory_in_making
+
+logger = logging.getLogger(__name__)
+
+PARITY_BATCHES = (1, 7)
+
+
+def export_bundle(checkpoint: str, pretrained: str | None, target: Path, *, progress: Callable[[str], None]) -> Bundle:
+    """Export a checkpoint to an FP32 bundle at ``target``; nothing is left behind on failure."""
+    from clipq.exporters.graph import check_parity, export_onnx
+    from clipq.exporters.tokenizer_file import write_tokenizer
+    from clipq.exporters.towers import ImageTower, TextTower, make_exportable
+
+    progress(f"loading {checkpoint}")
+    loaded = load_checkpoint(parse_checkpoint(checkpoint, pretrained))
+    feeds = {"image": _image_feeds(loaded), "text": _text_feeds(loaded)}
+    # The reference values come from the untouched model: parity covers the rewriting as well as the export.
+    towers: dict[str, Any] = {"image": ImageTower(loaded.model), "text": TextTower(loaded.model)}
+    expected = {name: _Recorded(towers[name], feeds[name]) for name in towers}
+    make_exportable(loaded.model)
+    with directory_in_making(target) as making:
+        entries = {}
+        for name in ("image", "text"):
+            progress(f"exporting the {name} tower")
+            import torch
+
+            example = torch.from_numpy(feeds[name][1][:2])
+            export_onnx(towers[name], example, name, f"{name}_features", making / f"{name}.onnx")
+            parity = check_parity(expected[name], making / f"{name}.onnx", feeds[name])  # type: ignore[arg-type]
+            entries[name] = Tower(
+                **stored_file(making, f"{name}.onnx"),
+                input_name=name,
+                input_dtype="float32" if name == "image" else "int64",
+                input_shape=(None, *feeds[name][0].shape[1:]),
+                output_name=f"{name}_features",
+                recipe="fp32",
+                parity=parity,
+            )
+        cleaning = write_tokenizer(loaded.tokenizer, making / "tokenizer.json")
+        (making / "prompts.json").write_text(json.dumps(_prompts(loaded), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            checkpoint=Checkpoint(name=loaded.name, weights_sha256=loaded.weights_sha256),
+            recipe=Recipe(name="fp32"),
+            image=entries["image"],
+            text=entries["text"],
+            embed_dim=_embed_dim(expected["image"]),
+            logit_scale=_scalar(loaded.model.logit_scale.exp(), "logit_scale"),
+            logit_bias=None if loaded.model.logit_bias is None else _scalar(loaded.model.logit_bias, "logit_bias"),
+            preprocess=loaded.preprocess,
+            tokenizer=Tokenizer(
+                **stored_file(making, "tokenizer.json"), cleaning=cleaning, context_length=loaded.tokenizer.context_length
+            ),
+            prompts=StoredFile(**stored_file(making, "prompts.json")),
+            environment={"clipq": __version__, **{p: version(p) for p in ("torch", "open_clip_torch", "timm", "onnx", "onnxscript")}},
+        )
+        write_manifest(making, manifest)
+    return open_bundle(target)
+
+
+class _Recorded:
+    """The untouched module's answers, so that they can be compared after the module was rewritten."""
+
+    def __init__(self, module: Any, feeds: list[np.ndarray]):
+        import torch
+
+        with torch.no_grad():
+            self._answers = {len(feed): module(torch.from_numpy(feed)) for feed in feeds}
+
+    def __call__(self, feed: Any) -> Any:
+        return self._answers[len(feed)]
+
+
+def _embed_dim(recorded: _Recorded) -> int:
+    return int(next(iter(recorded._answers.values())).shape[1])
+
+
+def _scalar(value: Any, name: str) -> float:
+    if value.numel() != 1:
+        raise CheckpointError(f"{name} has {value.numel()} values; clipq knows one per checkpoint")
+    return float(value.detach().reshape(()))
+
+
+def _image_feeds(loaded: LoadedCheckpoint) -> list[np.ndarray]:
+    """Real pixels through the checkpoint's own transform: scenes of the demo world, enlarged."""
+    from PIL import Image
+
+    from clipq.demo import world
+
+    def pixels(index: int) -> np.ndarray:
+        image = Image.fromarray(world.sample("calibration", index)[1]).resize((320, 256), Image.Resampling.BICUBIC)
+        return loaded.transform(image).numpy()
+
+    return [np.stack([pixels(index) for index in range(batch)]) for batch in PARITY_BATCHES]
+
+
+def _text_feeds(loaded: LoadedCheckpoint) -> list[np.ndarray]:
+    from clipq.demo import world
+
+    captions = [world.sample("calibration", index)[0].caption() for index in range(max(PARITY_BATCHES))]
+    return [loaded.tokenizer(captions[:batch]).numpy() for batch in PARITY_BATCHES]
+
+
+def _prompts(loaded: LoadedCheckpoint) -> dict[str, Any]:
+    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+
+    from clipq.demo import world
+
+    class_names = {"imagenet-1k": list(IMAGENET_CLASSNAMES)}
+    if loaded.name == DEMO:
+        class_names = {"demo": list(world.CLASS_NAMES)}
+    return {
+        "templates": {
+            "imagenet-80": [template("{}") for template in OPENAI_IMAGENET_TEMPLATES],
+            "simple-7": [template("{}") for template in SIMPLE_IMAGENET_TEMPLATES],
+        },
+        "class_names": class_names,
+    }

@@ -1,0 +1,252 @@
+"""One quantized tower per recipe: ``quantize_tower`` dispatches on the recipe's type."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import singledispatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from clipq.engines.base import Array
+from clipq.errors import RecipeError
+from clipq.exporters.hqq import hqq_blocks
+from clipq.exporters.placement import place
+from clipq.exporters.ranges import collect_ranges
+from clipq.exporters.recipes import Fp16, Int8Dynamic, Int8Static, Recipe, WeightOnly
+
+Feeds = Callable[[], Iterator[dict[str, Array]]]
+
+
+@dataclass(frozen=True)
+class TowerSource:
+    """An FP32 tower to quantize: its file, and (for recipes that need them) its calibration feeds."""
+
+    path: Path
+    feeds: Feeds | None = None
+
+
+@singledispatch
+def quantize_tower(recipe: Recipe, source: TowerSource) -> onnx.ModelProto:
+    """The tower quantized by the recipe; raises RecipeError where the recipe does not fit it."""
+    raise RecipeError(f"recipe {recipe.name!r} has no quantizer")
+
+
+@quantize_tower.register
+def _(recipe: Fp16, source: TowerSource) -> onnx.ModelProto:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    return convert_float_to_float16(onnx.load(source.path), keep_io_types=True)
+
+
+@quantize_tower.register
+def _(recipe: Int8Static, source: TowerSource) -> onnx.ModelProto:
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorData, TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    if source.feeds is None:
+        raise RecipeError("int8-static needs a calibration set: give --calibration-set DIR")
+    model = prepared(source.path)
+    placement = place(model)
+    if not placement.nodes:
+        raise RecipeError(f"{source.path.name}: no linear or convolution to quantize")
+    nodes = {node.name: node for node in model.graph.node}
+    symmetric = recipe.activations == "symmetric"
+    # With asymmetric ranges a ReLU's clipping is part of the range, and the quantizer drops the node.
+    absorbed = [] if symmetric else _activations_after(model, placement.convolutions)
+    constants = {initializer.name for initializer in model.graph.initializer}
+    tensors = [
+        name
+        for node in [*placement.nodes, *absorbed]
+        for name in [*nodes[node].input[:1], *(nodes[node].output if nodes[node].op_type != "MatMul" else [])]
+        if name not in constants
+    ]
+    tensors = list(dict.fromkeys(tensors))
+    histograms = collect_ranges(model, tensors, source.feeds())
+    ranges = {}
+    for name in tensors:
+        low, high = histograms[name].range(recipe)
+        ranges[name] = TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
+    quantizer = QDQQuantizer(
+        model,
+        per_channel=recipe.weights == "per-channel",
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
+        nodes_to_quantize=[*placement.nodes, *absorbed],
+        nodes_to_exclude=[],
+        op_types_to_quantize=["MatMul", "Conv", "Relu", "Clip"] if absorbed else ["MatMul", "Conv"],
+        extra_options={
+            "ActivationSymmetric": symmetric,
+            "WeightSymmetric": True,
+            "MatMulConstBOnly": True,
+            "OpTypesToExcludeOutputQuantization": ["MatMul"],
+            "QuantizeBias": True,
+            "DedicatedQDQPair": False,
+            "AddQDQPairToWeight": False,
+        },
+    )
+    with _quiet():
+        quantizer.quantize_model()
+    return quantizer.model.model
+
+
+@quantize_tower.register
+def _(recipe: Int8Dynamic, source: TowerSource) -> onnx.ModelProto:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = prepared(source.path)
+    placement = place(model)
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        quantize_dynamic(
+            model,
+            Path(folder) / "dynamic.onnx",
+            op_types_to_quantize=["MatMul", "Conv"],
+            per_channel=recipe.weights == "per-channel",
+            reduce_range=False,
+            weight_type=QuantType.QInt8,
+            nodes_to_quantize=placement.nodes,
+            extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
+        )
+        return onnx.load(Path(folder) / "dynamic.onnx")
+
+
+@quantize_tower.register
+def _(recipe: WeightOnly, source: TowerSource) -> onnx.ModelProto:
+    model = prepared(source.path)
+    if not any(node.op_type == "MatMul" for node in model.graph.node):
+        raise RecipeError(f"{recipe.name}: {source.path.name} has no linear; convolutions have no weight-only kernel")
+    if recipe.algorithm == "hqq":
+        for node in model.graph.node:
+            if node.op_type == "MatMul":
+                _hqq_in_place(model, node, recipe)
+        if recipe.token_table:
+            model = _round_to_nearest(model, recipe, ("Gather",))
+        return _with_contrib_opset(_without_unused(model))
+    return _round_to_nearest(model, recipe, ("MatMul", "Gather") if recipe.token_table else ("MatMul",))
+
+
+def prepared(path: Path) -> onnx.ModelProto:
+    """The tower with constants folded, shapes inferred and Gemm split, as quantizers want it."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        output = Path(folder) / "prepared.onnx"
+        # Symbolic shape inference crashes on towers that torch.export made.
+        quant_pre_process(str(path), str(output), skip_symbolic_shape=True)
+        return _gemm_as_matmul(onnx.load(output))
+
+
+def _gemm_as_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Write each Gemm with a constant weight as MatMul and Add: quantizers skip Gemm."""
+    constants = {value.name: value for value in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        plain = not attributes.get("transA") and attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0
+        if node.op_type != "Gemm" or node.input[1] not in constants or not plain:
+            nodes.append(node)
+            continue
+        weight = onnx.numpy_helper.to_array(constants[node.input[1]])
+        weight_name = f"{node.name}_weight"
+        model.graph.initializer.append(
+            onnx.numpy_helper.from_array(np.ascontiguousarray(weight.T if attributes.get("transB") else weight), weight_name)
+        )
+        biased = len(node.input) > 2 and node.input[2] != ""
+        product = f"{node.output[0]}_product" if biased else node.output[0]
+        nodes.append(onnx.helper.make_node("MatMul", [node.input[0], weight_name], [product], name=node.name))
+        if biased:
+            nodes.append(onnx.helper.make_node("Add", [product, node.input[2]], list(node.output), name=f"{node.name}_bias"))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return _without_unused(model)
+
+
+def _round_to_nearest(model: onnx.ModelProto, recipe: WeightOnly, op_types: tuple[str, ...]) -> onnx.ModelProto:
+    from onnxruntime.quantization import QuantFormat
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    config = DefaultWeightOnlyQuantConfig(
+        block_size=recipe.block_size,
+        is_symmetric=recipe.symmetric,
+        accuracy_level=_accuracy_level(recipe),
+        quant_format=QuantFormat.QOperator if recipe.form == "matmulnbits" else QuantFormat.QDQ,
+        op_types_to_quantize=op_types,
+        quant_axes=(("MatMul", 0), ("Gather", 1)),
+        bits=recipe.bits,
+    )
+    with _quiet():
+        quantizer = MatMulNBitsQuantizer(model, bits=recipe.bits, algo_config=config)
+        quantizer.process()
+    return quantizer.model.model
+
+
+def _accuracy_level(recipe: WeightOnly) -> int:
+    # ONNX Runtime's numbers: 1 computes in float32, 4 allows int8 activations.
+    return 4 if recipe.kernel == "int8" else 1
+
+
+def _hqq_in_place(model: onnx.ModelProto, node: onnx.NodeProto, recipe: WeightOnly) -> None:
+    """Turn a MatMul with a constant weight into a MatMulNBits with HQQ's float zero points."""
+    initializers = {value.name: value for value in model.graph.initializer}
+    if node.input[1] not in initializers:
+        return
+    weight = onnx.numpy_helper.to_array(initializers[node.input[1]])
+    if weight.ndim != 2:
+        return
+    blocks = hqq_blocks(weight.T, recipe.bits, recipe.block_size)
+    names = [f"{node.name}_{part}" for part in ("quantized", "scales", "zero_points")]
+    arrays: list[Any] = [blocks.packed, blocks.scales, blocks.zero_points]
+    for name, array in zip(names, arrays, strict=True):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    replacement = onnx.helper.make_node(
+        "MatMulNBits",
+        [node.input[0], *names],
+        list(node.output),
+        name=node.name,
+        domain="com.microsoft",
+        K=weight.shape[0],
+        N=weight.shape[1],
+        bits=recipe.bits,
+        block_size=recipe.block_size,
+        accuracy_level=_accuracy_level(recipe),
+    )
+    node.CopyFrom(replacement)
+
+
+def _without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [value for value in model.graph.initializer if value.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model
+
+
+def _with_contrib_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    if all(opset.domain != "com.microsoft" for opset in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
+def _activations_after(model: onnx.ModelProto, convolutions: tuple[str, ...]) -> list[str]:
+    outputs = {output for node in model.graph.node if node.name in set(convolutions) for output in node.output}
+    return [node.name for node in model.graph.node if node.op_type in ("Relu", "Clip") and node.input[0] in outputs]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the quantizers' advice to the root logger; errors still surface as exceptions."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,151 @@
+"""FP32 bundle and recipe to quantized bundle."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from clipq import __version__
+from clipq.bundle import Bundle, Recipe, Tower, TowerName, open_bundle, stored_file, write_manifest
+from clipq.engines.base import Array
+from clipq.engines.catalog import onnxruntime_version, open_engine
+from clipq.engines.ort import RUNTIME
+from clipq.errors import EngineError, RecipeError
+from clipq.exporters import recipes
+from clipq.exporters.calibration_set import CalibrationSet
+from clipq.exporters.quantize import TowerSource, quantize_tower
+from clipq.files import directory_in_making
+from clipq.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a long job reports to: ``start(what, total)`` and ``advance(done)``."""
+
+    start: Callable[[str, int], None] = lambda what, total: None
+    advance: Callable[[int], None] = lambda done: None
+
+
+def quantize_bundle(
+    source: Bundle,
+    recipe: recipes.Recipe,
+    target: Path,
+    *,
+    towers: tuple[TowerName, ...],
+    calibration: CalibrationSet | None,
+    progress: Progress,
+) -> Bundle:
+    """Write the bundle that the recipe makes of an FP32 bundle; the towers not named are copied.
+
+    Raises RecipeError where the source is no FP32 bundle, data is missing, or the result does not run; then nothing
+    is left at ``target``.
+    """
+    if source.manifest.recipe.name != "fp32":
+        raise RecipeError(f"{source.path} was made by {source.manifest.recipe.name!r}; quantize the fp32 bundle instead")
+    if recipe.needs_calibration and calibration is None:
+        raise RecipeError(f"recipe {recipe.name} measures activation ranges: give --calibration-set DIR")
+    measured = calibration if recipe.needs_calibration else None
+    with directory_in_making(target) as making:
+        for entry in (source.manifest.tokenizer, source.manifest.prompts):
+            shutil.copyfile(source.path / entry.file, making / entry.file)
+        entries: dict[TowerName, Tower] = {}
+        for name in ("image", "text"):
+            entry = source.manifest.tower(name)
+            if name in towers:
+                entries[name] = _quantized_tower(source, recipe, name, making, measured, progress)
+            else:
+                shutil.copyfile(source.tower_path(name), making / entry.file)
+                entries[name] = entry
+        manifest = source.manifest.model_copy(
+            update={
+                "recipe": Recipe(
+                    name=recipe.name,
+                    options=recipe.options(),
+                    towers=towers,
+                    calibration=_describe(measured) if measured else None,
+                    source_digest=source.digest,
+                ),
+                "image": entries["image"],
+                "text": entries["text"],
+                "environment": {"clipq": __version__, **_versions()},
+            }
+        )
+        write_manifest(making, manifest)
+        _check_runs(Bundle(making, manifest), recipe)
+    return open_bundle(target)
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _quantized_tower(
+    source: Bundle,
+    recipe: recipes.Recipe,
+    name: TowerName,
+    making: Path,
+    calibration: CalibrationSet | None,
+    progress: Progress,
+) -> Tower:
+    entry = source.manifest.tower(name)
+    feeds: Callable[[], Iterator[dict[str, Array]]] | None = None
+    if calibration is not None:
+        progress.start(f"ranges of the {name} tower", calibration.count(name))
+
+        def feeds() -> Iterator[dict[str, Array]]:
+            return calibration.feeds(source, name, progress.advance)
+
+    else:
+        progress.start(f"{recipe.name}, {name} tower", 0)
+    model = quantize_tower(recipe, TowerSource(source.tower_path(name), feeds))
+    model.producer_name, model.producer_version = "clipq", __version__
+    onnx.save(model, str(making / entry.file))
+    return entry.model_copy(update={**stored_file(making, entry.file), "recipe": recipe.name, "parity": ()})
+
+
+def _check_runs(bundle: Bundle, recipe: recipes.Recipe) -> None:
+    """Load each new tower and run one sample: a bundle that cannot run, or gives NaN, is never written."""
+    height, width = bundle.manifest.preprocess.image_size
+    feeds: dict[TowerName, Array] = {
+        "image": np.zeros((1, 3, height, width), np.float32),
+        "text": TextTokenizer(bundle)(["a photo of a thing"]),
+    }
+    for name in bundle.manifest.recipe.towers:
+        tower = bundle.manifest.tower(name)
+        try:
+            with open_engine(bundle, name, RUNTIME) as engine:
+                output = engine.run({tower.input_name: feeds[name]})[tower.output_name]
+        except EngineError as error:
+            raise RecipeError(f"recipe {recipe.name}: the {name} tower does not run: {error}") from error
+        if not np.isfinite(output).all():
+            raise RecipeError(f"recipe {recipe.name}: the {name} tower gives values that are not finite")
+
+
+def _describe(calibration: CalibrationSet) -> dict[str, Any]:
+    return {
+        "digest": calibration.digest(),
+        "images": len(calibration.images),
+        "texts": len(calibration.texts),
+        "texts_from": calibration.texts_from,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"onnxruntime": onnxruntime_version() or "none"}
+    for package in ("onnx", "numpy", "pillow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # pragma: no cover
+            continue
+    return found

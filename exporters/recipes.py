@@ -1,0 +1,196 @@
+"""Quantization recipes: what can be asked for, every option explicit, nothing left to a library's defaults.
+
+A recipe is written ``NAME`` or ``NAME:option=value,option=value``; ``parse_recipe`` reads it, ``slug`` names the bundle
+made by it, ``options`` is what the manifest records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from clipq.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Base of all recipes."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    needs_calibration: ClassVar[bool] = False
+
+    def slug(self) -> str:
+        """A folder name that tells this recipe from its variants, e.g. ``int8-static-entropy``."""
+        parts = [self.name]
+        for index, field in enumerate(dataclasses.fields(self)):
+            value = getattr(self, field.name)
+            # The first option is the method and is always named; the others only where they differ.
+            if index == 0:
+                parts.append(_word(field.name, value))
+            elif value != field.default:
+                parts.append(_word(field.name, value))
+        return "-".join(parts)
+
+    def options(self) -> dict[str, Any]:
+        """Every option as resolved."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Fp16(Recipe):
+    """Weights and activations in half precision; inputs and outputs stay float32."""
+
+    name: ClassVar[str] = "fp16"
+    summary: ClassVar[str] = "half precision (on the CPU: half the size, not faster)"
+
+
+@dataclass(frozen=True)
+class Int8Static(Recipe):
+    """8-bit weights and activations, activation ranges from a calibration set (Q/DQ around linears and convolutions).
+
+    ``ranges``: ``minmax`` takes the extremes seen; ``entropy`` the clipping with the least Kullback-Leibler divergence
+    (Migacz, 2017); ``percentile`` keeps ``percentile`` % of the magnitudes. ``activations``: ``symmetric`` (int8, zero
+    point 0: the file TensorRT takes too) or ``asymmetric`` (uint8, for the CPU alone).
+    """
+
+    name: ClassVar[str] = "int8-static"
+    summary: ClassVar[str] = "8-bit weights and activations, ranges from a calibration set"
+    needs_calibration: ClassVar[bool] = True
+
+    ranges: Literal["minmax", "entropy", "percentile"] = "minmax"
+    percentile: float = 99.99
+    activations: Literal["symmetric", "asymmetric"] = "symmetric"
+    weights: Literal["per-channel", "per-tensor"] = "per-channel"
+
+    def __post_init__(self) -> None:
+        if not 50 < self.percentile <= 100:
+            raise RecipeError(f"int8-static: percentile={self.percentile} must lie in (50, 100]")
+
+
+@dataclass(frozen=True)
+class Int8Dynamic(Recipe):
+    """8-bit weights; activations quantized at run time, by the range of each batch."""
+
+    name: ClassVar[str] = "int8-dynamic"
+    summary: ClassVar[str] = "8-bit weights, activations quantized at run time"
+
+    weights: Literal["per-channel", "per-tensor"] = "per-channel"
+
+    def slug(self) -> str:
+        """``int8-dynamic``, with the weights' granularity where it is not per-channel."""
+        return self.name if self.weights == "per-channel" else f"{self.name}-{self.weights}"
+
+
+@dataclass(frozen=True)
+class WeightOnly(Recipe):
+    """Block-wise low-bit weights, floating-point activations in the file.
+
+    ``algorithm``: ``rtn`` rounds to nearest; ``hqq`` fits the zero points by half-quadratic splitting (Badri and
+    Shaji, 2023). ``form``: ``matmulnbits`` (ONNX Runtime's operator) or ``qdq`` (standard ONNX, 4 bits, ``rtn``).
+    ``kernel``: with ``int8`` the runtime may round activations to 8 bits for speed, with ``float`` it may not.
+    ``token_table``: quantize the text tower's token embeddings too.
+    """
+
+    bits: ClassVar[int]
+
+    algorithm: Literal["rtn", "hqq"] = "rtn"
+    block_size: Literal[16, 32, 64, 128, 256] = 32
+    form: Literal["matmulnbits", "qdq"] = "matmulnbits"
+    symmetric: bool = False
+    kernel: Literal["int8", "float"] = "int8"
+    token_table: bool = False
+
+    def __post_init__(self) -> None:
+        if self.form == "qdq" and (self.bits != 4 or self.algorithm != "rtn"):
+            raise RecipeError(f"{self.name}: form=qdq exists for 4 bits and algorithm=rtn only; use form=matmulnbits")
+        if self.form == "qdq" and self.token_table:
+            raise RecipeError(f"{self.name}: token_table=true needs form=matmulnbits")
+        if self.algorithm == "hqq" and (self.symmetric or self.bits != 4):
+            raise RecipeError(f"{self.name}: algorithm=hqq fits zero points at 4 bits; it goes with symmetric=false only")
+
+
+@dataclass(frozen=True)
+class Int8WeightOnly(WeightOnly):
+    """Block-wise 8-bit weights."""
+
+    name: ClassVar[str] = "int8-weight-only"
+    summary: ClassVar[str] = "block-wise 8-bit weights"
+    bits: ClassVar[int] = 8
+
+
+@dataclass(frozen=True)
+class Int4WeightOnly(WeightOnly):
+    """Block-wise 4-bit weights."""
+
+    name: ClassVar[str] = "int4-weight-only"
+    summary: ClassVar[str] = "block-wise 4-bit weights (RTN or HQQ)"
+    bits: ClassVar[int] = 4
+
+
+@dataclass(frozen=True)
+class Int2WeightOnly(WeightOnly):
+    """Block-wise 2-bit weights."""
+
+    name: ClassVar[str] = "int2-weight-only"
+    summary: ClassVar[str] = "block-wise 2-bit weights (to see the floor)"
+    bits: ClassVar[int] = 2
+
+
+RECIPES: dict[str, type[Recipe]] = {
+    recipe.name: recipe for recipe in (Fp16, Int8Static, Int8Dynamic, Int8WeightOnly, Int4WeightOnly, Int2WeightOnly)
+}
+
+
+def parse_recipe(text: str) -> Recipe:
+    """``int8-static:ranges=entropy`` to a recipe; raises RecipeError naming what is known.
+
+    >>> parse_recipe("int4-weight-only:algorithm=hqq").slug()
+    'int4-weight-only-hqq'
+    """
+    name, _, rest = text.partition(":")
+    if name not in RECIPES:
+        close = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise RecipeError(f"unknown recipe {name!r}: {hint}known: {', '.join(RECIPES)} (fp32 is always there)")
+    kind = RECIPES[name]
+    types = typing.get_type_hints(kind)
+    known = [field.name for field in dataclasses.fields(kind)]
+    values: dict[str, Any] = {}
+    for item in filter(None, rest.split(",")):
+        option, equals, value = item.partition("=")
+        option = option.strip().replace("-", "_")
+        if not equals or option not in known:
+            raise RecipeError(f"{name}: unknown option {item!r}; known: {', '.join(known) or 'none'}")
+        if option in values:
+            raise RecipeError(f"{name}: option {option!r} is given twice")
+        values[option] = _convert(name, option, value.strip(), types[option])
+    return kind(**values)
+
+
+def _convert(recipe: str, option: str, value: str, kind: Any) -> Any:
+    if typing.get_origin(kind) is Literal:
+        for choice in typing.get_args(kind):
+            if str(choice) == value:
+                return choice
+        choices = ", ".join(str(choice) for choice in typing.get_args(kind))
+        raise RecipeError(f"{recipe}: {option}={value!r}; known: {choices}")
+    if kind is bool:
+        if value not in ("true", "false"):
+            raise RecipeError(f"{recipe}: {option}={value!r}; known: true, false")
+        return value == "true"
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise RecipeError(f"{recipe}: {option}={value!r} is not a number") from error
+
+
+def _word(option: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return option.replace("_", "-") if value else f"no-{option.replace('_', '-')}"
+    if isinstance(value, int | float):
+        return f"{'block' if option == 'block_size' else option}{value:g}"
+    return f"{value}-kernel" if option == "kernel" else str(value)

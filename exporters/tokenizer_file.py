@@ -1,0 +1,88 @@
+"""open_clip's tokenizers as a ``tokenizer.json`` of the ``tokenizers`` library."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+
+from clipq.errors import CheckpointError
+
+Cleaning = Literal["lower", "canonicalize", "whitespace"]
+
+
+def write_tokenizer(tokenizer: Any, target: Path) -> Cleaning:
+    """Write the file with padding and truncation fixed to the context length; returns the cleaning that comes before.
+
+    Raises CheckpointError for a tokenizer whose ids this form cannot give.
+    """
+    from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer
+
+    if isinstance(tokenizer, SimpleTokenizer):
+        converted = _from_simple(tokenizer)
+        cleaning = _cleaning(tokenizer)
+    elif isinstance(tokenizer, HFTokenizer | SigLipTokenizer):
+        if getattr(tokenizer, "tokenizer_mode", ""):
+            raise CheckpointError(f"tokenizer mode {tokenizer.tokenizer_mode!r} is not supported; known: the standard mode")
+        if getattr(tokenizer, "strip_sep_token", False):
+            raise CheckpointError("a tokenizer with strip_sep_token is not supported")
+        converted = _from_fast(tokenizer)
+        cleaning = "canonicalize" if isinstance(tokenizer, SigLipTokenizer) else _cleaning(tokenizer)
+    else:
+        raise CheckpointError(f"tokenizer of type {type(tokenizer).__name__} is not supported")
+    converted.save(str(target))
+    return cleaning
+
+
+def _cleaning(tokenizer: Any) -> Cleaning:
+    names: dict[str, Cleaning] = {"_clean_lower": "lower", "_clean_canonicalize": "canonicalize", "_clean_whitespace": "whitespace"}
+    name = tokenizer.clean_fn.__name__
+    if name not in names:
+        raise CheckpointError(f"text cleaning {name!r} is not supported; known: {', '.join(names)}")
+    return names[name]
+
+
+def _from_simple(tokenizer: Any) -> Tokenizer:
+    """CLIP's byte-pair tokenizer."""
+    if tokenizer.reduction_fn is not None:
+        raise CheckpointError("a tokenizer with a reduction_mask (random or syntactic truncation) is not supported")
+    start, end = (tokenizer.decoder[index] for index in tokenizer.all_special_ids[:2])
+    merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
+    # An empty last line of the merges file leaves a merge of no parts.
+    pairs = [(merge[0], merge[1]) for merge in merges if len(merge) == 2]
+    converted = Tokenizer(models.BPE(vocab=tokenizer.encoder, merges=pairs, end_of_word_suffix="</w>"))
+    # The special tokens are matched inside text too, and anything the pattern does not match is dropped.
+    special = "|".join(tokenizer.decoder[index] for index in tokenizer.all_special_ids)
+    pattern = Regex(rf"(?i:{special}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+)")
+    converted.add_special_tokens([tokenizer.decoder[index] for index in tokenizer.all_special_ids])
+    converted.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(pattern, behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    converted.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(start, tokenizer.sot_token_id), (end, tokenizer.eot_token_id)]
+    )
+    converted.enable_truncation(tokenizer.context_length)
+    converted.enable_padding(length=tokenizer.context_length, pad_id=0, pad_token="!")
+    return converted
+
+
+def _from_fast(tokenizer: Any) -> Tokenizer:
+    """A transformers tokenizer that has a ``tokenizers`` backend."""
+    fast = tokenizer.tokenizer
+    backend = getattr(fast, "backend_tokenizer", None)
+    if backend is None:
+        raise CheckpointError(f"tokenizer {type(fast).__name__} has no fast form (the `tokenizers` library)")
+    converted = Tokenizer.from_str(json.dumps(json.loads(backend.to_str())))
+    converted.enable_truncation(tokenizer.context_length)
+    converted.enable_padding(
+        length=tokenizer.context_length,
+        pad_id=fast.pad_token_id,
+        pad_token=str(fast.pad_token),
+        direction=fast.padding_side,
+    )
+    return converted

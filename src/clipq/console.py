@@ -1,0 +1,51 @@
+"""What the two commands share on the terminal: one-line errors with their exit code, and progress on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from clipq.errors import ClipqError
+
+INTERRUPTED = 130
+
+
+class Group(click.Group):
+    """A click group that turns a ClipqError, a full disk and Ctrl-C into one line on stderr and an exit code."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command; never a traceback for what a user can act on."""
+        try:
+            return super().invoke(context)
+        except ClipqError as error:
+            click.echo(f"error: {error}", err=True)
+            context.exit(error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("interrupted: what was finished is kept, run the same command again to go on", err=True)
+            context.exit(INTERRUPTED)
+        except BrokenPipeError:
+            sys.stderr.close()
+            context.exit(0)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            click.echo(f"error: {error.strerror}{where}; free space or choose another output folder", err=True)
+            context.exit(2)
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Any]:
+    """A rich progress display on stderr, silent where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield progress

@@ -1,0 +1,54 @@
+"""Errors a user can act on. The command line prints their message as one line and exits with ``exit_code``.
+
+::
+
+    ClipqError
+    ├── BundleError        a bundle is missing, damaged, or of a newer schema
+    ├── CheckpointError    a checkpoint is unknown, unreachable, or cannot be exported
+    ├── ParityError        an exported tower does not match the checkpoint
+    ├── RecipeError        a quantization recipe cannot be applied as asked
+    ├── RuntimeUnavailable a runtime is not installed or does not work on this machine
+    ├── EngineError        an engine was fed wrongly or failed
+    ├── DataError          images, labels, class names or captions cannot be used
+    └── ResultsError       a results folder is missing, damaged, or of a newer schema
+"""
+
+from __future__ import annotations
+
+
+class ClipqError(Exception):
+    """What is wrong, which value, and the way out, in one line."""
+
+    exit_code = 2
+
+
+class BundleError(ClipqError):
+    """A bundle is missing, damaged, or of a newer schema."""
+
+
+class CheckpointError(ClipqError):
+    """A checkpoint is unknown, unreachable, or cannot be exported."""
+
+
+class ParityError(ClipqError):
+    """An exported tower does not match the checkpoint."""
+
+
+class RecipeError(ClipqError):
+    """A quantization recipe cannot be applied as asked."""
+
+
+class RuntimeUnavailable(ClipqError):
+    """A runtime is not installed or does not work on this machine."""
+
+
+class EngineError(ClipqError):
+    """An engine was fed wrongly or failed."""
+
+
+class DataError(ClipqError):
+    """Images, labels, class names or captions cannot be used."""
+
+
+class ResultsError(ClipqError):
+    """A results folder is missing, damaged, or of a newer schema."""

@@ -1,0 +1,109 @@
+"""Image file to array exactly as open_clip's inference transform does it, without torch.
+
+The order of steps is the transform's own: resize and crop in the file's colour mode, then convert to RGB. So a palette
+image is resized by nearest neighbour (Pillow has no other way), alpha is dropped and not blended, EXIF rotation is not
+applied, and of an animation the first frame counts.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from clipq.bundle import Preprocess
+from clipq.errors import DataError
+
+# Larger than Pillow's own warning level: what a resize would need in memory, in pixels.
+MAX_RESIZED_PIXELS = 100_000_000
+
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def open_image(path: Path) -> Image.Image:
+    """Decode an image file; raises DataError where it is empty, truncated, no image, or has 16 bits a channel."""
+    try:
+        if path.stat().st_size == 0:
+            raise DataError(f"{path}: the file is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+            image.load()
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: not an image that Pillow knows") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be decoded ({error})") from error
+    if image.mode.startswith(("I", "F")):
+        raise DataError(
+            f"{path}: {image.mode} pixels (16 or 32 bits); the checkpoint's transform would clip them to white: "
+            "convert the file to 8 bits a channel"
+        )
+    return image
+
+
+def resize_and_crop(image: Image.Image, config: Preprocess) -> Image.Image:
+    """The geometric part of the transform: a Pillow image of ``config.image_size``, RGB."""
+    height, width = config.image_size
+    resampling = _RESAMPLING[config.interpolation]
+    if config.resize_mode == "squash":
+        image = _resize(image, height, width, resampling)
+    elif config.resize_mode == "longest":
+        ratio = max(image.height / height, image.width / width)
+        image = _resize(image, round(image.height / ratio), round(image.width / ratio), resampling)
+        image = _centre_crop_or_pad(image, height, width, config.fill_color)
+    else:
+        if height == width:
+            # torchvision's Resize with one number truncates the long side; open_clip's own ResizeKeepRatio rounds.
+            short = min(image.width, image.height)
+            long = int(height * max(image.width, image.height) / short)
+            size = (height, long) if image.height <= image.width else (long, height)
+            image = _resize(image, *size, resampling)
+        else:
+            ratio = min(image.height / height, image.width / width)
+            # open_clip gives this step no interpolation, so it is bicubic whatever the configuration says.
+            image = _resize(image, round(image.height / ratio), round(image.width / ratio), Image.Resampling.BICUBIC)
+        image = _centre_crop_or_pad(image, height, width, 0)
+    return image.convert("RGB")
+
+
+def normalize(pixels: NDArray[np.uint8], config: Preprocess) -> NDArray[np.float32]:
+    """uint8 ``(..., H, W, 3)`` to float32 ``(..., 3, H, W)``: divide by 255, subtract the mean, divide by the std."""
+    scaled = pixels.astype(np.float32) / np.float32(255)
+    array = (scaled - np.array(config.mean, np.float32)) / np.array(config.std, np.float32)
+    return np.ascontiguousarray(np.moveaxis(array, -1, -3))
+
+
+def preprocess(image: Image.Image, config: Preprocess) -> NDArray[np.float32]:
+    """A decoded image to the tower's input, float32 ``(3, H, W)``."""
+    return normalize(np.asarray(resize_and_crop(image, config)), config)
+
+
+def _resize(image: Image.Image, height: int, width: int, resampling: Image.Resampling) -> Image.Image:
+    if height < 1 or width < 1 or height * width > MAX_RESIZED_PIXELS:
+        raise DataError(
+            f"an image of {image.width}x{image.height} pixels would become {width}x{height} before the crop; "
+            "crop it to a less extreme shape"
+        )
+    if (image.height, image.width) == (height, width):
+        return image
+    return image.resize((width, height), resampling)
+
+
+def _centre_crop_or_pad(image: Image.Image, height: int, width: int, fill: int) -> Image.Image:
+    if width > image.width or height > image.height:
+        across, down = max(width - image.width, 0), max(height - image.height, 0)
+        border = (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2)
+        colour = fill if len(image.getbands()) == 1 else (fill,) * len(image.getbands())
+        palette = image.getpalette() if image.mode == "P" else None
+        image = ImageOps.expand(image, border, colour)
+        if palette is not None:
+            image.putpalette(palette)
+    # round() to even, as the transform does it.
+    top = round((image.height - height) / 2)
+    left = round((image.width - width) / 2)
+    return image.crop((left, top, left + width, top + height))

@@ -1,0 +1,222 @@
+"""The result record: what was measured on one engine, on how many samples, with which digests, on which machine."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from clipq.errors import ResultsError
+from clipq.files import write_atomic
+
+SCHEMA_VERSION = 1
+
+CSV_COLUMNS = (
+    "bundle", "recipe", "runtime", "simulated", "view", "group", "metric", "unit", "value", "low", "high", "n",
+    "reference", "delta", "delta_low", "delta_high", "p_value",
+)  # fmt: skip
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Measurement(_Model):
+    """One number: a row of ``results.csv``.
+
+    ``low`` and ``high`` bound the 95 % interval. ``delta`` is the value minus the reference's on the same samples.
+    Fractions are 0 to 1, latencies milliseconds, sizes bytes. ``group`` is empty, ``column=value`` or ``batch=8``.
+    """
+
+    bundle: str
+    recipe: str
+    runtime: str
+    simulated: bool
+    view: str
+    group: str = ""
+    metric: str
+    unit: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int
+    reference: str = ""
+    delta: float | None = None
+    delta_low: float | None = None
+    delta_high: float | None = None
+    p_value: float | None = None
+
+
+class ReliabilityBin(_Model):
+    """One bar of a reliability diagram: how many samples, their mean confidence, their accuracy."""
+
+    lower: float
+    upper: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+class ViewRecord(_Model):
+    """A view as it was used: where from, how many samples, what was left out, which classes and templates."""
+
+    name: str
+    source: str
+    digest: str
+    n: int
+    classes: int
+    templates: str
+    template_count: int
+    skipped: dict[str, str]
+    reliability: tuple[ReliabilityBin, ...]
+
+
+class LatencyRecord(_Model):
+    """Raw times of one tower at one batch size, in milliseconds."""
+
+    tower: str
+    batch: int
+    milliseconds: tuple[float, ...]
+
+
+class KernelRecord(_Model):
+    """The matrix-multiply kernels of one operator in one tower, per batch."""
+
+    op: str
+    arithmetic: str
+    count: int
+    macs: int
+    milliseconds: float
+
+
+class CensusRecord(_Model):
+    """Which kernels ran in a tower, with shares from 0 to 1 and what the finding rests on."""
+
+    tower: str
+    recipe: str
+    verdict: str
+    integer_share: float
+    integer_time_share: float
+    matmul_time_share: float
+    kernels: tuple[KernelRecord, ...]
+    other_milliseconds: dict[str, float]
+    evidence: str
+
+
+class BundleRecord(_Model):
+    """The engine that was measured."""
+
+    name: str
+    digest: str
+    checkpoint: str
+    recipe: str
+    options: dict[str, Any]
+    towers: tuple[str, ...]
+    calibration: dict[str, Any] | None
+    file_bytes: int
+
+
+class Record(_Model):
+    """Everything measured on one bundle in one runtime, deployed or simulated."""
+
+    schema_version: int = SCHEMA_VERSION
+    created: str
+    bundle: BundleRecord
+    runtime: str
+    simulated: bool
+    reference: str
+    arguments_given: dict[str, Any]
+    arguments_resolved: dict[str, Any]
+    environment: dict[str, Any]
+    views: tuple[ViewRecord, ...]
+    latency: tuple[LatencyRecord, ...]
+    census: tuple[CensusRecord, ...]
+    measurements: tuple[Measurement, ...]
+    deployed_minus_simulated: tuple[Measurement, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What tables and charts call this record."""
+        return f"{self.bundle.name} (simulated)" if self.simulated else self.bundle.name
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions that a result depends on."""
+    packages = {}
+    for package in ("clip-quant", "numpy", "pillow", "onnxruntime-gpu", "onnxruntime", "tokenizers", "scipy"):
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "packages": packages,
+    }
+
+
+def write_record(folder: Path, record: Record) -> Path:
+    """Store a record under its bundle, runtime and kind; returns the path."""
+    kind = "__simulated" if record.simulated else ""
+    path = folder / "records" / f"{record.bundle.name}__{record.runtime}{kind}.json"
+    write_atomic(path, record.model_dump_json(indent=1) + "\n")
+    return path
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records of a results folder, the reference first; raises ResultsError where there are none or one is bad."""
+    paths = sorted((folder / "records").glob("*.json"))
+    if not paths:
+        raise ResultsError(f"{folder} holds no records; clipq-eval run -o {folder} makes them")
+    records = []
+    for path in paths:
+        try:
+            raw = json.loads(path.read_bytes())
+            found = raw.get("schema_version")
+            if isinstance(found, int) and found > SCHEMA_VERSION:
+                raise ResultsError(f"{path} has schema version {found}, this clipq reads up to {SCHEMA_VERSION}; upgrade clip-quant")
+            records.append(Record.model_validate(raw))
+        except (ValueError, AttributeError, ValidationError) as error:
+            raise ResultsError(f"{path} is damaged; delete it and run again") from error
+    return sorted(records, key=lambda record: (record.bundle.name != record.reference, record.bundle.name, record.simulated))
+
+
+def write_csv(folder: Path, records: Iterable[Record]) -> Path:
+    """Write ``results.csv``, one row per measurement of every record."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for record in records:
+        for measurement in record.measurements:
+            row = measurement.model_dump()
+            writer.writerow(["" if row[column] is None else _cell(row[column]) for column in CSV_COLUMNS])
+    path = folder / "results.csv"
+    write_atomic(path, stream.getvalue())
+    return path
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, float) else value
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

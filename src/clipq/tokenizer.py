@@ -1,0 +1,50 @@
+"""Text to token ids from the bundle's ``tokenizer.json``, without torch, with the same ids as open_clip's tokenizer."""
+
+from __future__ import annotations
+
+import html
+import string
+from collections.abc import Sequence
+
+import ftfy
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from clipq.bundle import Bundle
+from clipq.errors import BundleError
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def clean(text: str, cleaning: str) -> str:
+    """open_clip's text cleaning: mend the encoding, unescape HTML twice, fold white space; then lower or canonicalize.
+
+    >>> clean("  Caf&eacute;  &amp;amp; BAR ", "lower")
+    'café & bar'
+    >>> clean("A_photo, of a CAT!", "canonicalize")
+    'a photo of a cat'
+    """
+    text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    if cleaning == "canonicalize":
+        text = text.replace("_", " ").translate(_NO_PUNCTUATION).lower()
+    text = " ".join(text.split())
+    return text.lower() if cleaning == "lower" else text
+
+
+class TextTokenizer:
+    """A bundle's tokenizer: texts in, fixed-length rows of ids out."""
+
+    def __init__(self, bundle: Bundle):
+        self._entry = bundle.manifest.tokenizer
+        self._dtype = np.dtype(bundle.manifest.text.input_dtype)
+        try:
+            self._tokenizer = Tokenizer.from_file(str(bundle.path / self._entry.file))
+        except Exception as error:  # the library raises bare Exception
+            raise BundleError(f"{bundle.path / self._entry.file}: not a tokenizer file ({error})") from error
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Ids of each text, ``(len(texts), context_length)``, padded and truncated as open_clip does it."""
+        cleaned = [clean(text, self._entry.cleaning) for text in texts]
+        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(cleaned)]
+        return np.array(rows, dtype=self._dtype).reshape(len(rows), self._entry.context_length)

@@ -1,0 +1,84 @@
+"""tokenizer.json gives the ids of open_clip's tokenizer."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from support import write_t5_like
+
+from clipq.bundle import open_bundle
+from clipq.tokenizer import TextTokenizer, clean
+
+open_clip_tokenizer = pytest.importorskip("open_clip.tokenizer", reason="needs the export extra")
+
+HARD = [
+    "", " ", "a", "\n\t", "Café naïve Zürich ÅÉ", "日本語のテキスト", "한국어 문장", "Привет, мир!", "عربي נסיון",
+    "😀 emoji 🐶🐱 👨‍👩‍👧‍👦 🇫🇷", "&lt;b&gt; &amp;amp; &eacute; &#128512;", "it's we're they'll I'D YOU'VE don't", "<start_of_text> x <end_of_text>",
+    "<|endoftext|>", "<START_OF_TEXT>", "1234567890 3.14 1,000 ½ ² Ⅷ", "a" * 10_000, "word " * 2_000, "tab\tnew\nline\r\nend", "...!!!???---___",
+    "schön â€™ mojibake Ã©", "\u200bzero\u200dwidth\u00a0space", "ﬁ ligature Ǆ ß İ ı", "C++ & C# <html> {}[]", "\u0301combining e\u0301", "'s 'S 'ſ", "ſ",
+]  # fmt: skip
+
+
+def strings():
+    metadata = pytest.importorskip("open_clip.zero_shot_metadata")
+    rng = random.Random(0)
+    texts = list(HARD)
+    while len(texts) < 1900:
+        texts.append(rng.choice(metadata.OPENAI_IMAGENET_TEMPLATES)(rng.choice(metadata.IMAGENET_CLASSNAMES)))
+    alphabet = [chr(c) for c in range(32, 127)] + list("éüñçßÆøλЖשم日本語ก🎉½²€—“”…")
+    while len(texts) < 2000:
+        texts.append("".join(rng.choices(alphabet, k=rng.randint(1, 120))))
+    return texts
+
+
+class Stub:
+    """A bundle of which only the tokenizer is there."""
+
+    def __init__(self, folder, cleaning, context_length):
+        class Entry:
+            file = "tokenizer.json"
+
+        Entry.cleaning, Entry.context_length = cleaning, context_length
+        self.path = folder
+        self.manifest = type("M", (), {"tokenizer": Entry, "text": type("T", (), {"input_dtype": "int64"})})
+
+
+def same(tokenizer, folder, texts):
+    from clipq.exporters.tokenizer_file import write_tokenizer
+
+    cleaning = write_tokenizer(tokenizer, folder / "tokenizer.json")
+    actual = TextTokenizer(Stub(folder, cleaning, tokenizer.context_length))(texts)
+    expected = tokenizer(texts).numpy()
+    wrong = [text[:60] for text, a, e in zip(texts, actual, expected, strict=True) if (a != e).any()]
+    assert actual.dtype == np.int64 and not wrong, wrong[:5]
+
+
+@pytest.mark.parametrize("context_length", [77, 24])
+def test_clip_tokenizer(tmp_path, context_length):
+    same(open_clip_tokenizer.SimpleTokenizer(context_length=context_length), tmp_path, strings())
+
+
+def test_demo_tokenizer(bundles):
+    import clipq.demo
+    from pathlib import Path
+
+    merges = Path(clipq.demo.__file__).parent / "checkpoint" / "bpe_merges.txt.gz"
+    expected = open_clip_tokenizer.SimpleTokenizer(bpe_path=str(merges), context_length=24)(strings()).numpy()
+    assert (TextTokenizer(open_bundle(bundles / "fp32"))(strings()) == expected).all()
+
+
+@pytest.mark.parametrize("cleaning", ["canonicalize", "whitespace", "lower"])
+def test_transformers_tokenizer(tmp_path, cleaning):
+    pytest.importorskip("transformers", reason="needs the export extra")
+    write_t5_like(tmp_path / "hf")
+    tokenizer = open_clip_tokenizer.HFTokenizer(str(tmp_path / "hf"), context_length=64, clean=cleaning)
+    same(tokenizer, tmp_path, strings())
+
+
+@pytest.mark.parametrize("cleaning", ["lower", "canonicalize", "whitespace"])
+def test_cleaning_is_open_clips(cleaning):
+    expected = open_clip_tokenizer.get_clean_fn(cleaning)
+    for text in strings():
+        assert clean(text, cleaning) == expected(text)

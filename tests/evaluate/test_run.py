@@ -1,0 +1,238 @@
+"""The evaluation as a whole, on the demo checkpoint, through the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from support import assert_refused, evaluate, export
+
+from clipq.record import CSV_COLUMNS, Record, read_records
+
+METRICS = (
+    "acc1 acc5 mean_per_class_recall ece ece_adaptive mce confidence_gap nll brier aurc agreement flips_lost flips_gained cosine "
+    "latency_ms.p50 latency_ms.p90 latency_ms.p99 throughput file_bytes peak_rss_bytes integer_share"
+).split()
+NAMES = ("fp32", "int8-static-minmax", "int4-weight-only-rtn", "int2-weight-only-rtn")
+
+
+@pytest.fixture(scope="module")
+def results(bundles, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    paths = [str(bundles / name) for name in NAMES]
+    done = evaluate("run", *paths, "--data", "test=demo:test", "--data", "demo:outline:n=240", "-o", str(folder), "--simulated", "--repeats", "5")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(results):
+    with (results / "results.csv").open() as stream:
+        reader = csv.DictReader(stream)
+        assert tuple(reader.fieldnames) == CSV_COLUMNS
+        return list(reader)
+
+
+def pick(rows, bundle, metric, view="test", group="", simulated="false"):
+    (row,) = [
+        r for r in rows
+        if (r["bundle"], r["metric"], r["view"], r["group"], r["simulated"]) == (bundle, metric, view, group, simulated)
+    ]  # fmt: skip
+    return {key: float(value) if key in ("value", "low", "high", "delta", "delta_low", "delta_high", "p_value") and value else value for key, value in row.items()}
+
+
+def test_every_metric_is_there(rows):
+    assert {row["metric"] for row in rows} == set(METRICS)
+    keys = [(r["bundle"], r["runtime"], r["simulated"], r["view"], r["group"], r["metric"]) for r in rows]
+    assert len(keys) == len(set(keys))
+
+
+def test_demo_accuracy_is_where_it_was_designed(rows):
+    fp32 = pick(rows, "fp32", "acc1")
+    assert 0.85 <= fp32["value"] <= 0.97 and fp32["reference"] == "" and fp32["delta"] == ""
+    assert abs(pick(rows, "int8-static-minmax", "acc1")["delta"]) < 0.03
+    int2 = pick(rows, "int2-weight-only-rtn", "acc1")
+    assert int2["delta_high"] < -0.05 and int2["p_value"] < 1e-6 and int2["reference"] == "fp32"
+    assert pick(rows, "fp32", "acc1", "demo-outline")["value"] < fp32["value"]
+
+
+def test_groups_differ_in_difficulty(rows):
+    day, night = (pick(rows, "fp32", "acc1", group=f"light={light}") for light in ("day", "night"))
+    assert day["low"] > night["high"] and int(day["n"]) + int(night["n"]) == 960
+
+
+def test_intervals_hold_their_values(rows):
+    for row in rows:
+        if row["low"]:
+            # A percentile interval of a nonlinear metric (ECE, AURC) may miss the point value by a little.
+            slack = 0.02 + 0.02 * abs(float(row["value"]))
+            assert float(row["low"]) - slack <= float(row["value"]) <= float(row["high"]) + slack, row
+        if row["delta"]:
+            assert row["delta_low"] and row["delta_high"] and row["reference"] == "fp32"
+
+
+def test_flips_add_up(rows):
+    for name in NAMES[1:]:
+        lost, gained = pick(rows, name, "flips_lost")["value"], pick(rows, name, "flips_gained")["value"]
+        assert pick(rows, name, "acc1")["delta"] == pytest.approx(gained - lost, abs=1e-9)
+
+
+def test_simulated_is_another_engine(rows, results):
+    deployed, simulated = (pick(rows, "int8-static-minmax", "cosine", simulated=flag) for flag in ("false", "true"))
+    assert deployed["value"] != simulated["value"]
+    records = {record.name: record for record in read_records(results)}
+    twin = records["int8-static-minmax"].deployed_minus_simulated
+    assert {row.reference for row in twin} == {"int8-static-minmax (simulated)"}
+    assert not records["fp32"].deployed_minus_simulated
+    assert {census.verdict for census in records["int8-static-minmax (simulated)"].census} == {"float"}
+    assert all(census.integer_share > 0.85 for census in records["int8-static-minmax"].census)
+
+
+def test_record_is_complete(results):
+    record = json.loads((results / "records" / "int8-static-minmax__ort-cpu.json").read_text())
+    assert record["schema_version"] == 1 and record["arguments_given"]["command"] == "run"
+    assert record["arguments_resolved"]["bins"] == 15 and record["environment"]["cpu"]
+    assert len(record["bundle"]["digest"]) == 64 and record["bundle"]["calibration"]["images"] == 128
+    assert [len(entry["milliseconds"]) for entry in record["latency"]] == [5] * 4
+    assert sum(entry["n"] for entry in record["views"][0]["reliability"]) == 960
+
+
+def test_second_run_does_no_inference(results, bundles, monkeypatch):
+    """Every cell and every benchmark is found again: an engine that cannot even be opened is not missed."""
+    from clipq.evaluate import run as module
+    from clipq.evaluate.bench import BenchSettings
+
+    monkeypatch.setattr("clipq.evaluate.subjects.open_engine", None)
+    before = (results / "results.csv").read_text()
+    settings = module.Settings(
+        data=("test=demo:test", "demo:outline:n=240"), simulated=True, bench=BenchSettings(batches=(1, 8), repeats=5)
+    )
+    module.evaluate([bundles / name for name in NAMES], settings, results, given={"command": "run"}, progress=module.Progress())
+    assert (results / "results.csv").read_text() == before
+
+
+def test_killed_run_resumes(bundles, tmp_path):
+    """SIGKILL in the middle: the chunks that were stored are kept, the result is that of an undisturbed run."""
+    arguments = ["run", str(bundles / "fp32"), str(bundles / "int8-dynamic"), "--data", "demo:test", "--no-bench"]
+    command = [sys.executable, "-m", "clipq.evaluate.cli", *arguments, "-o", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    cells = tmp_path / "killed" / "cells"
+    deadline = time.monotonic() + 120
+    while len(list(cells.glob("*/*.safetensors"))) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in cells.glob("*/*.safetensors")}
+    assert kept and not (tmp_path / "killed" / "records").exists()
+    for folder in ("killed", "calm"):
+        assert evaluate(*arguments, "-o", str(tmp_path / folder)).returncode == 0
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    assert (tmp_path / "killed" / "results.csv").read_text() == (tmp_path / "calm" / "results.csv").read_text()
+
+
+def test_predictions_are_open_clips(bundles):
+    """FP32 through the bundle classifies as open_clip's own zero-shot code does."""
+    open_clip = pytest.importorskip("open_clip", reason="needs the export extra")
+    import torch
+
+    from clipq.demo import world
+    from clipq.exporters.checkpoints import load_checkpoint, parse_checkpoint
+    from PIL import Image
+
+    loaded = load_checkpoint(parse_checkpoint("demo", None))
+    classifier = open_clip.build_zero_shot_classifier(loaded.model, loaded.tokenizer, world.CLASS_NAMES, open_clip.OPENAI_IMAGENET_TEMPLATES)
+    samples = [world.sample("test", index) for index in range(240)]
+    with torch.no_grad():
+        images = torch.stack([loaded.transform(Image.fromarray(pixels)) for _, pixels in samples])
+        logits = loaded.model.logit_scale.exp() * loaded.model.encode_image(images, normalize=True) @ classifier
+    expected = logits.softmax(1).numpy()
+
+    from clipq.evaluate.run import Progress, Settings, _answer, _open_views
+    from clipq.evaluate.subjects import gather_subjects
+
+    settings = Settings(data=("demo:test:n=240",), bench=None)
+    subjects, _ = gather_subjects([bundles / "fp32"], runtime="ort-cpu", threads=0, simulated=False, reference=None)
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        (answered,) = _answer(_open_views(settings, subjects)[0], subjects, settings, Path(folder), Progress())
+    assert np.abs(answered.answers.predictions.probabilities - expected).max() < 1e-4
+
+
+def test_terminal_output(results, bundles):
+    done = evaluate("inspect", str(bundles / "int8-static-minmax"))
+    assert "MatMulIntegerToFloat" in done.stdout and "evidence" in done.stdout
+    rows = json.loads(evaluate("inspect", str(bundles / "fp32"), "--json").stdout)
+    assert [row["verdict"] for row in rows] == ["float", "float"]
+    rows = json.loads(evaluate("bench", str(bundles / "fp32"), str(bundles / "int8-dynamic"), "--repeats", "5", "--json", "--tower", "image").stdout)
+    assert {row["bundle"] for row in rows} == {"fp32", "int8-dynamic"} and all(row["ratio_low"] <= row["ratio"] <= row["ratio_high"] for row in rows)
+
+
+def test_wrong_use_is_refused(bundles, tmp_path):
+    fp32, out = str(bundles / "fp32"), str(tmp_path / "out")
+    run = ["--data", "demo:test:n=48", "-o", out, "--no-bench"]
+    assert_refused(evaluate("run", fp32, *run, "--runtime", "tensorrt"), "unknown runtime", "ort-cpu")
+    assert_refused(evaluate("run", fp32, *run, "--simulated"), "nothing to simulate")
+    assert_refused(evaluate("run", fp32, *run, "--reference", "int8"), "not among the bundles")
+    assert_refused(evaluate("run", fp32, *run, "--templates", "mine"), "imagenet-80")
+    assert_refused(evaluate("run", fp32, fp32, *run), "two bundles")
+    assert_refused(evaluate("run", fp32, *run, "--data", "demo:test"), "two views")
+    assert_refused(evaluate("report", str(tmp_path)), "holds no records")
+    (tmp_path / "file").write_text("")
+    assert_refused(evaluate("run", fp32, "--data", "demo:test:n=48", "-o", str(tmp_path / "file"), "--no-bench"), "is a file")
+    assert evaluate("run", fp32).returncode == 2
+
+
+def test_bundles_of_two_checkpoints_are_refused(bundles, tmp_path):
+    other = shutil.copytree(bundles / "int8-dynamic", tmp_path / "other")
+    manifest = json.loads((other / "clipq.json").read_text())
+    manifest["checkpoint"]["name"] = "another"
+    (other / "clipq.json").write_text(json.dumps(manifest))
+    done = evaluate("run", str(bundles / "fp32"), str(other), "--data", "demo:test:n=48", "-o", str(tmp_path / "out"), "--no-bench")
+    assert_refused(done, "differ in their checkpoint")
+
+
+def test_damaged_records_are_refused(results, tmp_path):
+    copy = shutil.copytree(results / "records", tmp_path / "results" / "records").parent
+    path = copy / "records" / "fp32__ort-cpu.json"
+    good = json.loads(path.read_text())
+    path.write_text(json.dumps(good | {"schema_version": 7}))
+    assert_refused(evaluate("report", str(copy)), "schema version 7", "upgrade")
+    path.write_text("{")
+    assert_refused(evaluate("report", str(copy)), "damaged")
+    assert Record.model_validate(good).reference == "fp32"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a small file system")
+def test_full_disk(bundles, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(small)], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"no right to mount: {mounted.stderr.decode().strip()}")
+    try:
+        done = export("quantize", str(bundles / "fp32"), "--recipe", "int8-dynamic", "-o", str(small))
+        assert_refused(done, "No space left")
+        assert list(small.iterdir()) == []
+        done = evaluate("run", str(bundles / "fp32"), "--data", "demo:test", "-o", str(small / "results"), "--no-bench")
+        assert_refused(done, "No space left")
+    finally:
+        subprocess.run(["umount", str(small)], check=False)
+
+
+def test_interrupt_is_one_line(bundles, tmp_path):
+    command = [sys.executable, "-m", "clipq.evaluate.cli", "run", str(bundles / "fp32"), "--data", "demo:test", "-o", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("cells/*/*.safetensors")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in stderr and "Traceback" not in stderr

@@ -1,0 +1,156 @@
+"""Data layouts that work, and bad input that is refused in one line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import assert_refused, evaluate
+
+from clipq.demo import world
+from clipq.errors import DataError
+from clipq.evaluate.views import open_view
+
+
+def image_folder(root, classes=("circle", "ring", "star"), each=3):
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for index in range(each):
+            Image.fromarray(world.sample("test", 24 * index + number)[1]).save(root / name / f"{index}.png")
+    return root
+
+
+def test_image_folder(tmp_path):
+    view = open_view(str(image_folder(tmp_path / "set")))
+    assert view.name == "set" and view.class_names == ("circle", "ring", "star")
+    assert [sample.label for sample in view.samples] == [0] * 3 + [1] * 3 + [2] * 3
+    assert view.samples[4].id == "ring/1.png"
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_class_names_and_templates_in_or_beside(tmp_path, beside):
+    root = image_folder(tmp_path / "set" / "test")
+    place = root.parent if beside else root
+    (place / "classnames.txt").write_text("a circle\na ring\na star\n")
+    (place / "zeroshot_classification_templates.txt").write_text("drawing of {c}\n")
+    view = open_view(f"mine={root}")
+    assert view.name == "mine" and view.class_names[1] == "a ring" and view.templates == ("drawing of {}",)
+
+
+def test_csv_with_groups(tmp_path):
+    image_folder(tmp_path)
+    rows = ["circle/0.png,circle,day", "ring/0.png,ring,night", "star/1.png,star,day"]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label,light", *rows]))
+    view = open_view(str(tmp_path / "labels.csv"))
+    assert view.samples[1].groups == {"light": "night"} and view.samples[1].label == 1
+    by_light = open_view(f"{tmp_path / 'labels.csv'}:label=light")
+    assert by_light.class_names == ("day", "night") and by_light.samples[0].groups == {"label": "circle"}
+
+
+def test_csv_with_numbers_into_classnames(tmp_path):
+    image_folder(tmp_path)
+    (tmp_path / "classnames.txt").write_text("circle\nring\nstar\n")
+    (tmp_path / "labels.csv").write_text("file,label\ncircle/0.png,0\nstar/0.png,2\nring/1.png,1\n")
+    assert [sample.label for sample in open_view(str(tmp_path / "labels.csv")).samples] == [0, 2, 1]
+
+
+def test_digest_follows_the_content_not_the_place(tmp_path):
+    first, second = image_folder(tmp_path / "a" / "x"), image_folder(tmp_path / "b" / "y")
+    assert open_view(str(first)).digest() == open_view(str(second)).digest()
+    Image.new("RGB", (48, 48)).save(second / "ring" / "0.png")
+    assert open_view(str(first)).digest() != open_view(str(second)).digest()
+
+
+def test_demo_views_are_prefixes():
+    short, long = open_view("demo:test:n=48"), open_view("demo:test")
+    assert long.samples[:48] == short.samples and len(long.samples) == 960
+    assert {sample.groups["light"] for sample in short.samples} == {"day", "night"}
+
+
+def bad(tmp_path, case):
+    root = tmp_path / "set"
+    if case == "missing":
+        return root, "neither a folder"
+    image_folder(root, each=0 if case == "no images" else 3)
+    if case == "no classes":
+        root = root / "circle"
+        return root, "no class folders"
+    if case == "no images":
+        return root, "no images"
+    if case == "too few class names":
+        (root / "classnames.txt").write_text("one\ntwo\n")
+        return root, "names 2 classes"
+    if case == "duplicate class names":
+        (root / "classnames.txt").write_text("one\none\ntwo\n")
+        return root, "more than one class"
+    if case == "bad template":
+        (root / "zeroshot_classification_templates.txt").write_text("a photo\n")
+        return root, "exactly once"
+    if case == "fewer samples than classes":
+        for index in range(9):
+            (root / f"empty{index}").mkdir()
+        return root, "fewer than"
+    csv = root / "labels.csv"
+    rows = {
+        "csv without label": ("file,class\ncircle/0.png,x\n", "no column 'label'"),
+        "csv unknown file": ("file,label\nnone.png,x\ncircle/0.png,y\n", "does not exist"),
+        "csv twice": ("file,label\ncircle/0.png,x\ncircle/0.png,y\n", "more than once"),
+        "csv one class": ("file,label\ncircle/0.png,x\ncircle/1.png,x\n", "only one class"),
+        "csv empty": ("file,label\n", "no rows"),
+    }
+    csv.write_text(rows[case][0])
+    return csv, rows[case][1]
+
+
+CASES = [
+    "missing", "no classes", "no images", "too few class names", "duplicate class names", "bad template",
+    "fewer samples than classes", "csv without label", "csv unknown file", "csv twice", "csv one class", "csv empty",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_data_is_refused(tmp_path, case):
+    source, words = bad(tmp_path, case)
+    with pytest.raises(DataError, match=words):
+        open_view(str(source))
+
+
+def test_unknown_demo_sets_and_options():
+    with pytest.raises(DataError, match="labelled ones: test"):
+        open_view("demo:textures")
+    with pytest.raises(DataError, match="not a number"):
+        open_view("demo:test:n=x")
+    with pytest.raises(DataError, match="fewer than"):
+        open_view("demo:test:n=5")
+
+
+def test_bad_images_stop_or_are_counted(bundles, tmp_path):
+    import json
+
+    root = image_folder(tmp_path / "set", each=5)
+    (root / "ring" / "1.png").write_bytes(b"")
+    (root / "star" / "2.png").write_bytes((root / "star" / "2.png").read_bytes()[:300])
+    arguments = ["run", str(bundles / "fp32"), "--data", str(root), "-o", str(tmp_path / "results"), "--no-bench"]
+    assert_refused(evaluate(*arguments), "1.png", "--on-bad-image skip")
+    assert not (tmp_path / "results" / "records").exists()
+    done = evaluate(*arguments, "--on-bad-image", "skip")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "results" / "records" / "fp32__ort-cpu.json").read_text())
+    assert record["views"][0]["n"] == 13 and set(record["views"][0]["skipped"]) == {"ring/1.png", "star/2.png"}
+    assert "2 images were skipped" in (tmp_path / "results" / "report.html").read_text()
+    assert_refused(evaluate(*arguments), "1.png")
+
+
+def test_odd_images_are_read(bundles, tmp_path):
+    root = image_folder(tmp_path / "set", each=2)
+    scene = Image.fromarray(world.sample("test", 3)[1])
+    scene.convert("P").save(root / "ring" / "palette.png")
+    scene.convert("CMYK").save(root / "ring" / "cmyk.jpg")
+    scene.convert("L").save(root / "star" / "grey.png")
+    scene.resize((10_000, 20)).save(root / "star" / "wide.png")
+    scene.save(root / "star" / "mislabelled.jpg", format="PNG")
+    done = evaluate("run", str(bundles / "fp32"), "--data", str(root), "-o", str(tmp_path / "results"), "--no-bench", "--json")
+    assert done.returncode == 0, done.stderr
+    Image.fromarray(np.full((40, 40), 9_000, np.uint16)).save(root / "ring" / "deep.png")
+    done = evaluate("run", str(bundles / "fp32"), "--data", str(root), "-o", str(tmp_path / "results"), "--no-bench")
+    assert_refused(done, "deep.png", "16 or 32 bits")

@@ -1,0 +1,125 @@
+"""Every open_clip family exports with parity: shrunken here, full size under the marker ``slow``."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+
+import pytest
+from support import CALIBRATION, export
+
+from clipq.bundle import open_bundle
+from clipq.engines.census import take_census
+from clipq.evaluate.bench import plausible_feed
+
+open_clip = pytest.importorskip("open_clip", reason="needs the export extra")
+
+TEXT = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2}
+SMALL = {
+    "ViT-B-32": {"vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 16, "patch_size": 16}},
+    "ViT-B-32-quickgelu": {"vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 16, "patch_size": 16}},
+    "ViT-B-16": {"vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 16, "patch_size": 8}},
+    "RN50": {"vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16}},
+    "convnext_base": {"vision_cfg": {"timm_model_name": "convnext_atto", "image_size": 64}},
+    "ViT-B-16-SigLIP": {"vision_cfg": {"timm_model_name": "vit_tiny_patch16_siglip_small", "image_size": 64}},
+    "MobileCLIP-S1": {"vision_cfg": {"timm_model_name": "fastvit_mci0", "image_size": 128}},
+    "coca_ViT-B-32": {"vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 16, "patch_size": 16}},
+}
+
+
+def shrunken(name, folder):
+    """A family's own configuration with smaller numbers and random weights, as a local-dir checkpoint."""
+    import torch
+    from safetensors.torch import save_file
+
+    config = deepcopy(open_clip.get_model_config(name))
+    config["embed_dim"] = 64
+    config["text_cfg"] |= TEXT
+    if name == "ViT-B-16-SigLIP":
+        from support import write_t5_like
+
+        write_t5_like(folder)
+        config["text_cfg"] |= {"vocab_size": 600, "hf_tokenizer_name": "own"}
+        config["vision_cfg"] |= {"timm_model_name": "vit_base_patch16_siglip_224", "image_size": 32}
+        config["embed_dim"] = 768
+    else:
+        config["vision_cfg"] |= SMALL[name]["vision_cfg"]
+    if name == "RN50":
+        config["vision_cfg"]["head_width"] = 16
+    if "multimodal_cfg" in config:
+        config["multimodal_cfg"] |= TEXT
+        config["vision_cfg"]["attn_pooler_heads"] = 4
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    torch.manual_seed(0)
+    custom = deepcopy(config)
+    kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP if custom.pop("custom_text", False) else open_clip.CLIP
+    custom.pop("custom_text", None)
+    model = kind(**custom)
+    save_file({k: v.contiguous().clone() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_family_exports_and_quantizes(name, tmp_path):
+    shrunken(name, tmp_path / "checkpoint")
+    done = export(
+        "run", f"local-dir:{tmp_path / 'checkpoint'}", "-o", str(tmp_path / "out"), "--recipe", "int8-static",
+        "--recipe", "int8-dynamic", "--calibration-set", str(CALIBRATION),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    bundle = open_bundle(tmp_path / "out" / "fp32")
+    for tower in (bundle.manifest.image, bundle.manifest.text):
+        assert [parity.batch for parity in tower.parity] == [1, 7]
+        assert all(parity.max_abs <= 1e-4 and parity.cosine >= 0.99999 for parity in tower.parity)
+    assert (bundle.manifest.logit_bias is not None) == (name == "ViT-B-16-SigLIP")
+    quantized = open_bundle(tmp_path / "out" / "int8-static-minmax")
+    for tower in ("image", "text"):
+        census = take_census(quantized.tower_path(tower), tower, plausible_feed(quantized, tower, 2))
+        assert census.integer_share > 0.5, (tower, census)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "ViT-B-16-SigLIP"])
+def test_full_size(name, tmp_path):
+    done = export("onnx", name, "--pretrained", "random", "-o", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    for tower in (open_bundle(tmp_path / "out").manifest.image, open_bundle(tmp_path / "out").manifest.text):
+        assert all(parity.max_abs <= 1e-4 for parity in tower.parity)
+
+
+def test_quickgelu_mismatch_is_refused(monkeypatch):
+    """OpenAI's weights under the name without -quickgelu would silently compute another function."""
+    import warnings
+
+    from clipq.errors import CheckpointError
+    from clipq.exporters import checkpoints
+
+    def mismatched(*arguments, **options):
+        warnings.warn("QuickGELU mismatch between final model config (quick_gelu=False)", UserWarning, stacklevel=1)
+        return open_clip.create_model("ViT-B-32", pretrained=None), None, None
+
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", mismatched)
+    with pytest.raises(CheckpointError, match="ViT-B-32-quickgelu/openai"):
+        checkpoints.load_checkpoint(checkpoints.parse_checkpoint("ViT-B-32/openai", None))
+
+
+def test_demo_checkpoint_is_the_shipped_bundle(tmp_path):
+    """Exporting the demo checkpoint gives the embeddings of the bundle that ships."""
+    import numpy as np
+    from support import DEMO_BUNDLE
+
+    from clipq.engines.ort import OrtCpuEngine
+
+    done = export("onnx", "demo", "-o", str(tmp_path / "fp32"))
+    assert done.returncode == 0, done.stderr
+    fresh, shipped = open_bundle(tmp_path / "fp32"), open_bundle(DEMO_BUNDLE)
+    assert fresh.manifest.logit_scale == shipped.manifest.logit_scale
+    assert fresh.prompts == shipped.prompts and fresh.manifest.tokenizer == shipped.manifest.tokenizer
+    for tower in ("image", "text"):
+        feed = plausible_feed(shipped, tower, 4)
+        outputs = []
+        for bundle in (fresh, shipped):
+            with OrtCpuEngine(bundle.tower_path(tower)) as engine:
+                (features,) = engine.run(feed).values()
+                outputs.append(features / np.linalg.norm(features, axis=1, keepdims=True))
+        assert np.abs(outputs[0] - outputs[1]).max() < 1e-5
