@@ -5,12 +5,20 @@ import sys
 import zipfile
 from pathlib import Path
 
-FOLDERS = {"src/clipq": "clipq", "engines": "clipq/engines", "exporters": "clipq/exporters", "evaluate": "clipq/evaluate", "calib_data": "clipq/calib_data"}
+FOLDERS = {
+    "src/clipq": "clipq",
+    "engines": "clipq/engines",
+    "exporters": "clipq/exporters",
+    "evaluate": "clipq/evaluate",
+    "calib_data": "clipq/calib_data",
+}
 
 
 def main(wheel: str) -> int:
     """Files git knows below the folders against files in the wheel."""
-    tracked = subprocess.run(["git", "ls-files", *FOLDERS], capture_output=True, text=True, check=True).stdout.splitlines()
+    tracked = subprocess.run(
+        ["git", "ls-files", *FOLDERS], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     expected = set()
     for path in tracked:
         folder = next(folder for folder in FOLDERS if Path(path).is_relative_to(folder))

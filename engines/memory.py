@@ -38,5 +38,7 @@ def peak_memory(
     arguments = [str(path), input_name, dtype, str(threads), str(int(simulated)), *map(str, shape)]
     done = subprocess.run([sys.executable, "-c", _PROBE, *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise EngineError(f"measuring memory of {path} failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+        raise EngineError(
+            f"measuring memory of {path} failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}"
+        )
     return int(done.stdout)

@@ -72,10 +72,13 @@ class OrtCpuEngine(Engine):
         return Path(self._session.end_profiling())
 
     def close(self) -> None:
+        """Free the session."""
         self._session = None
 
 
-def trace_kernels(path: Path, feed: Mapping[str, Array], *, runs: int, threads: int, simulated: bool) -> tuple[list[dict[str, Any]], Any]:
+def trace_kernels(
+    path: Path, feed: Mapping[str, Array], *, runs: int, threads: int, simulated: bool
+) -> tuple[list[dict[str, Any]], Any]:
     """Profile a tower: the kernel events of ``runs`` runs after one warm-up, and the optimized graph that ran.
 
     An event has ``name`` (the node's), ``op``, ``provider``, ``microseconds``, ``inputs`` and ``outputs`` (type and
@@ -117,7 +120,9 @@ def has_quantize_dequantize(path: Path) -> bool:
 def _spec(value: Any) -> TensorSpec:
     if value.type not in _DTYPES:
         raise EngineError(f"{RUNTIME}: {value.name!r} has type {value.type}, which clipq does not feed")
-    return TensorSpec(value.name, np.dtype(_DTYPES[value.type]), tuple(d if isinstance(d, int) else None for d in value.shape))
+    return TensorSpec(
+        value.name, np.dtype(_DTYPES[value.type]), tuple(d if isinstance(d, int) else None for d in value.shape)
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -51,7 +51,9 @@ def bench(
 ) -> dict[str, SubjectBench]:
     """Bench all subjects side by side, by label; figures already stored for the same subjects and settings are kept."""
     described = {
-        "subjects": [[subject.label, subject.bundle.digest, subject.identity("image"), subject.threads] for subject in subjects],
+        "subjects": [
+            [subject.label, subject.bundle.digest, subject.identity("image"), subject.threads] for subject in subjects
+        ],
         "settings": vars(settings),
         "environment": environment(),
     }
@@ -66,7 +68,8 @@ def bench(
     benches = {}
     for subject in subjects:
         advance(f"kernels and memory of {subject.label}")
-        census, memory = [], {}
+        census: list[CensusRecord] = []
+        memory: dict[str, int] = {}
         for tower in TOWERS:
             feed = plausible_feed(subject.bundle, tower, largest)
             path_of_tower = subject.bundle.tower_path(tower)
@@ -100,7 +103,9 @@ def time_subjects(
             for engine in engines.values():
                 engine.close()
         for label, rows in timed.items():
-            latencies[label] += [LatencyRecord(tower=tower, batch=row.batch, milliseconds=row.milliseconds) for row in rows]
+            latencies[label] += [
+                LatencyRecord(tower=tower, batch=row.batch, milliseconds=row.milliseconds) for row in rows
+            ]
         advance(f"latency of the {tower} towers")
     return latencies
 
@@ -147,7 +152,15 @@ def bench_measurements(
                 low, high = interval(draws - base_draws)
                 delta = {"reference": label, "delta": estimate.value - base.value, "delta_low": low, "delta_high": high}
             rows.append(
-                row(metric=f"latency_ms.p{q}", unit="ms", value=estimate.value, low=estimate.low, high=estimate.high, **place, **delta)
+                row(
+                    metric=f"latency_ms.p{q}",
+                    unit="ms",
+                    value=estimate.value,
+                    low=estimate.low,
+                    high=estimate.high,
+                    **place,
+                    **delta,
+                )
             )
             if q == 50:
                 scale = 1e3 * latency.batch
@@ -159,10 +172,16 @@ def bench_measurements(
                 )  # fmt: skip
     manifest = subject.bundle.manifest
     for tower in TOWERS:
-        rows.append(row(view=f"tower:{tower}", metric="file_bytes", unit="bytes", value=manifest.tower(tower).bytes, n=1))
-        rows.append(row(view=f"tower:{tower}", metric="peak_rss_bytes", unit="bytes", value=mine.peak_rss_bytes[tower], n=1))
+        rows.append(
+            row(view=f"tower:{tower}", metric="file_bytes", unit="bytes", value=manifest.tower(tower).bytes, n=1)
+        )
+        rows.append(
+            row(view=f"tower:{tower}", metric="peak_rss_bytes", unit="bytes", value=mine.peak_rss_bytes[tower], n=1)
+        )
     for census in mine.census:
-        rows.append(row(view=f"tower:{census.tower}", metric="integer_share", unit="fraction", value=census.integer_share, n=1))
+        rows.append(
+            row(view=f"tower:{census.tower}", metric="integer_share", unit="fraction", value=census.integer_share, n=1)
+        )
     total = sum(manifest.tower(tower).bytes for tower in TOWERS)
     rows.append(row(view="", metric="file_bytes", unit="bytes", value=total, n=1))
     return rows

@@ -42,7 +42,7 @@ class Cell:
 
     def store(self, start: int, rows: NDArray[np.int64], features: Array, skipped: Mapping[str, str]) -> None:
         """Store one chunk."""
-        tensors = {"rows": rows, "features": features.astype(np.float32)}
+        tensors: dict[str, Array] = {"rows": rows, "features": features.astype(np.float32)}
         write_atomic(self._path(start), save(tensors, {"skipped": json.dumps(dict(skipped))}))
 
     def load(self) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, str]]:
@@ -104,7 +104,11 @@ def fill_image_cells(
 
 
 def fill_text_cell(
-    cell: Cell, open_engine: Callable[[], Engine], prompts: Callable[[int, int], Array], templates: int, advance: Callable[[int], None]
+    cell: Cell,
+    open_engine: Callable[[], Engine],
+    prompts: Callable[[int, int], Array],
+    templates: int,
+    advance: Callable[[int], None],
 ) -> None:
     """Embed class prompts and store one averaged, normalized embedding per class (rows are classes).
 

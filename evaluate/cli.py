@@ -48,13 +48,27 @@ def main() -> None:
     help="Labelled images; repeatable. SOURCE is an ImageFolder, a CSV (file,label[,group...]; `labels.csv:label=age` "
     "takes another column), or demo:test, demo:outline, demo:palette, demo:background.",
 )  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="RESULTS", help="Results folder.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="RESULTS", help="Results folder."
+)
 @runtime_option
 @click.option("--reference", metavar="NAME", help="Bundle the others are compared with [default: the FP32 one].")
-@click.option("--simulated", is_flag=True, help="Also run each Q/DQ bundle with integer kernels off (fake quantization).")
-@click.option("--templates", metavar="NAME", help="Template set of the bundle [default: the data set's own, else imagenet-80].")
-@click.option("--on-bad-image", type=click.Choice(["error", "skip"]), default="error", show_default=True, help="What to do with images that cannot be decoded; skipped ones are named in the record.")
-@click.option("--ece-bins", default=15, show_default=True, type=click.IntRange(min=2), help="Bins of ECE, adaptive ECE and MCE.")
+@click.option(
+    "--simulated", is_flag=True, help="Also run each Q/DQ bundle with integer kernels off (fake quantization)."
+)
+@click.option(
+    "--templates", metavar="NAME", help="Template set of the bundle [default: the data set's own, else imagenet-80]."
+)
+@click.option(
+    "--on-bad-image",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    show_default=True,
+    help="What to do with images that cannot be decoded; skipped ones are named in the record.",
+)
+@click.option(
+    "--ece-bins", default=15, show_default=True, type=click.IntRange(min=2), help="Bins of ECE, adaptive ECE and MCE."
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
 @threads_option
 @batches_option
@@ -102,7 +116,9 @@ def run(
 @runtime_option
 @threads_option
 @click.option("--simulated", is_flag=True, help="Inspect the simulated engine (integer kernels off).")
-@click.option("--batch", default=8, show_default=True, type=click.IntRange(min=1), help="Batch size of the profiled run.")
+@click.option(
+    "--batch", default=8, show_default=True, type=click.IntRange(min=1), help="Batch size of the profiled run."
+)
 @json_option
 def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: int, as_json: bool) -> None:
     """Show which kernels really ran in BUNDLE, and how much of the work they did in integers."""
@@ -131,7 +147,14 @@ def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: in
 @threads_option
 @batches_option
 @repeats_option
-@click.option("--tower", "towers", type=click.Choice(["image", "text", "both"]), default="both", show_default=True, help="Tower to time.")
+@click.option(
+    "--tower",
+    "towers",
+    type=click.Choice(["image", "text", "both"]),
+    default="both",
+    show_default=True,
+    help="Tower to time.",
+)
 @json_option
 def bench(
     bundles: Sequence[Path],
@@ -169,7 +192,14 @@ def report(results: Path, output: Path | None) -> None:
 
 
 @main.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("clipq-demo"), show_default=True, help="Folder for bundles/ and results/.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("clipq-demo"),
+    show_default=True,
+    help="Folder for bundles/ and results/.",
+)
 @click.option("--samples", type=click.IntRange(min=48), help="Images of each set [default: all].")
 @json_option
 def demo(output: Path, samples: int | None, as_json: bool) -> None:

@@ -34,7 +34,15 @@ def make_bundles(output: Path, progress: Progress) -> list[Path]:
     shutil.copytree(SHIPPED_BUNDLE, fp32)
     progress.start("quantizing the demo checkpoint", len(RECIPES))
     # Export and evaluation meet in files alone, so the demo quantizes in a process of its own.
-    command = [sys.executable, "-m", "clipq.exporters.cli", "quantize", str(fp32), "--calibration-set", str(_calibration_set())]
+    command = [
+        sys.executable,
+        "-m",
+        "clipq.exporters.cli",
+        "quantize",
+        str(fp32),
+        "--calibration-set",
+        str(_calibration_set()),
+    ]
     for recipe in RECIPES.values():
         command += ["--recipe", recipe]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -9,11 +9,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from clipq.evaluate.metrics import CLASSIFICATION, agreement
+from clipq.evaluate.metrics import CLASSIFICATION, agreement, calibration
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.calibration import BINS, bin_sums
 from clipq.evaluate.predictions import Floats, Predictions
-from clipq.evaluate.statistics import Estimate, bootstrap
+from clipq.evaluate.statistics import bootstrap
 from clipq.record import Measurement, ReliabilityBin
 
 GROUP_METRICS = ("acc1", "ece", "confidence_gap")
@@ -93,32 +93,29 @@ def _measure(
     bins: int,
     seed: int,
 ) -> list[Measurement]:
+    if reference is not None and reference.engine == candidate.engine:
+        reference = None
     predictions = candidate.predictions
-    compared = reference is not None and reference.engine != candidate.engine
     functions: dict[str, Callable[[Floats], Floats]] = {}
     for name in names:
-        function = CLASSIFICATION[name].function
-        if name in ("ece", "mce", "ece_adaptive"):
-            function = partial(function, bins=bins)
+        function = _metric(name, bins)
         functions[name] = partial(function, predictions)
-        if compared:
-            assert reference is not None
+        if reference is not None:
             functions[f"{name}.delta"] = _difference(function, predictions, reference.predictions)
-    if compared and not group:
-        assert reference is not None
+    if reference is not None and not group:
         cosines = (candidate.embeddings.astype(np.float64) * reference.embeddings).sum(1)
         functions["cosine"] = partial(weighted_mean, cosines)
-        for function in (agreement.agreement, agreement.flips_lost, agreement.flips_gained):
-            functions[function.__name__] = partial(function, predictions, reference.predictions)
+        for compare in (agreement.agreement, agreement.flips_lost, agreement.flips_gained):
+            functions[compare.__name__] = partial(compare, predictions, reference.predictions)
     estimates = bootstrap(functions, len(predictions), seed=seed)
     rows = []
     for name, estimate in estimates.items():
         if name.endswith(".delta"):
             continue
         known = CLASSIFICATION.get(name)
+        delta = estimates.get(f"{name}.delta")
         p_value = None
-        if compared and name == "acc1":
-            assert reference is not None
+        if reference is not None and name == "acc1":
             p_value = agreement.mcnemar_p(predictions, reference.predictions)
         rows.append(
             Measurement(
@@ -131,21 +128,22 @@ def _measure(
                 low=estimate.low,
                 high=estimate.high,
                 n=estimate.n,
-                reference=reference.engine.label if compared and reference else "",
+                reference="" if reference is None else reference.engine.label,
+                delta=None if delta is None else delta.value,
+                delta_low=None if delta is None else delta.low,
+                delta_high=None if delta is None else delta.high,
                 p_value=p_value,
-                **_delta(estimates.get(f"{name}.delta")),
             )
         )
     return rows
+
+
+def _metric(name: str, bins: int) -> Callable[[Predictions, Floats], Floats]:
+    binned = {"ece": calibration.ece, "mce": calibration.mce, "ece_adaptive": calibration.ece_adaptive}
+    return partial(binned[name], bins=bins) if name in binned else CLASSIFICATION[name].function
 
 
 def _difference(
     function: Callable[[Predictions, Floats], Floats], candidate: Predictions, reference: Predictions
 ) -> Callable[[Floats], Floats]:
     return lambda weights: function(candidate, weights) - function(reference, weights)
-
-
-def _delta(estimate: Estimate | None) -> dict[str, float]:
-    if estimate is None:
-        return {}
-    return {"delta": estimate.value, "delta_low": estimate.low, "delta_high": estimate.high}

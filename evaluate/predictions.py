@@ -35,7 +35,9 @@ class Predictions:
         if probabilities.min() < 0 or not np.allclose(probabilities.sum(1), 1, atol=1e-4):
             raise DataError("predictions are not probabilities: rows must be non-negative and sum to 1")
         if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
-            raise DataError(f"labels reach from {labels.min()} to {labels.max()}, classes from 0 to {probabilities.shape[1] - 1}")
+            raise DataError(
+                f"labels reach from {labels.min()} to {labels.max()}, classes from 0 to {probabilities.shape[1] - 1}"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)

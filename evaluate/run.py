@@ -15,10 +15,10 @@ from clipq.engines.base import Array
 from clipq.errors import DataError
 from clipq.evaluate.bench import BenchSettings, SubjectBench, bench, bench_measurements
 from clipq.evaluate.cells import BATCH, CHUNK, Cell, ImageJob, fill_image_cells, fill_text_cell, open_cell, unit
-from clipq.evaluate.views import OnBadImage, View, open_view
 from clipq.evaluate.measure import Answers, measure_view, reliability
 from clipq.evaluate.metrics.calibration import BINS
 from clipq.evaluate.subjects import Subject, gather_subjects
+from clipq.evaluate.views import OnBadImage, View, open_view
 from clipq.evaluate.zeroshot import TemplateSet, choose_templates, predict
 from clipq.files import sha256_bytes
 from clipq.record import BundleRecord, Measurement, Record, ViewRecord, environment, write_csv, write_record
@@ -58,7 +58,9 @@ class _ViewAnswers:
     groups: dict[str, Any]
 
 
-def evaluate(paths: Sequence[Path], settings: Settings, results: Path, *, given: dict[str, Any], progress: Progress) -> list[Record]:
+def evaluate(
+    paths: Sequence[Path], settings: Settings, results: Path, *, given: dict[str, Any], progress: Progress
+) -> list[Record]:
     """Evaluate bundles on views; writes cells, records and ``results.csv`` below ``results``, returns the records."""
     subjects, reference = gather_subjects(
         paths,
@@ -107,11 +109,15 @@ def _answer(
     classes = [_class_embeddings(view, subject, templates, results, progress) for subject in subjects]
     cells = [_image_cell(view, digest, subject, results) for subject in subjects]
     # Towers that several bundles share (--towers image, or the reference's twin) are embedded once.
-    unique = {cell.folder: ImageJob(cell, _opener(subject, "image")) for cell, subject in zip(cells, subjects, strict=True)}
+    unique = {
+        cell.folder: ImageJob(cell, _opener(subject, "image")) for cell, subject in zip(cells, subjects, strict=True)
+    }
     missing = sum(len(job.cell.missing()) for job in unique.values()) * CHUNK
     if missing:
         progress.start(f"{view.name}: images", min(missing, len(unique) * len(view.samples)))
-    fill_image_cells(view, list(unique.values()), subjects[0].bundle.manifest.preprocess, settings.on_bad_image, progress.advance)
+    fill_image_cells(
+        view, list(unique.values()), subjects[0].bundle.manifest.preprocess, settings.on_bad_image, progress.advance
+    )
     return [
         _read(view, digest, subject, templates, cell, text, settings)
         for subject, cell, text in zip(subjects, cells, classes, strict=True)
@@ -130,9 +136,7 @@ def _read(
     embeddings = unit(features)
     labels = np.array([sample.label for sample in view.samples])[rows]
     manifest = subject.bundle.manifest
-    predictions = predict(
-        embeddings, classes, labels, logit_scale=manifest.logit_scale, logit_bias=manifest.logit_bias
-    )
+    predictions = predict(embeddings, classes, labels, logit_scale=manifest.logit_scale, logit_bias=manifest.logit_bias)
     record = ViewRecord(
         name=view.name,
         source=view.source,

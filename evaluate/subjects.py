@@ -86,7 +86,9 @@ def _reference(bundles: Sequence[Bundle], asked: str | None) -> Bundle | None:
         raise ResultsError(f"--reference {asked!r} is not among the bundles: {', '.join(b.name for b in bundles)}")
     fp32 = [bundle for bundle in bundles if bundle.manifest.recipe.name == "fp32"]
     if len(fp32) > 1:
-        raise ResultsError(f"several FP32 bundles ({', '.join(b.name for b in fp32)}): choose one with --reference NAME")
+        raise ResultsError(
+            f"several FP32 bundles ({', '.join(b.name for b in fp32)}): choose one with --reference NAME"
+        )
     return fp32[0] if fp32 else None
 
 
@@ -98,4 +100,6 @@ def _check_same_origin(bundle: Bundle, reference: Bundle) -> None:
         ("tokenizer", ours.tokenizer, theirs.tokenizer),
     ):
         if mine != other:
-            raise BundleError(f"{bundle.name} and the reference {reference.name} differ in their {what}; evaluate them apart")
+            raise BundleError(
+                f"{bundle.name} and the reference {reference.name} differ in their {what}; evaluate them apart"
+            )

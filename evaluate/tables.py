@@ -21,16 +21,16 @@ def print_summary(records: Sequence[Record]) -> None:
     console = Console(width=None if Console().is_terminal else 140)
     reference = records[0].reference
     for view in records[0].views:
-        title = f"{view.name}: {view.n} images, {view.classes} classes, templates {view.templates} ({view.template_count})"
+        title = (
+            f"{view.name}: {view.n} images, {view.classes} classes, templates {view.templates} ({view.template_count})"
+        )
         if view.skipped:
             title += f", {len(view.skipped)} skipped"
         table = Table(title=title, title_justify="left")
         for column in ("engine", "acc1", "Δ acc1", "ECE", "Δ ECE", "conf − acc", "agreement", "McNemar p"):
             table.add_column(column, justify="left" if column == "engine" else "right", no_wrap=column == "engine")
         for record in records:
-            rows = {
-                row.metric: row for row in record.measurements if row.view == view.name and not row.group
-            }
+            rows = {row.metric: row for row in record.measurements if row.view == view.name and not row.group}
             accuracy = rows["acc1"]
             p_value = "" if accuracy.p_value is None else f"{accuracy.p_value:.2g}"
             agreement = percent(rows["agreement"].value) if "agreement" in rows else ""
@@ -45,16 +45,24 @@ def print_summary(records: Sequence[Record]) -> None:
                 p_value,
             )
         console.print(table)
-    console.print(f"percent and points; Δ against {reference or 'nothing (no FP32 bundle was given)'}, paired, with 95 % bootstrap intervals", style="dim")
+    console.print(
+        f"percent and points; Δ against {reference or 'nothing (no FP32 bundle)'}, paired, 95 % bootstrap intervals",
+        style="dim",
+    )
     _print_engines(console, records)
 
 
 def _print_engines(console: Console, records: Sequence[Record]) -> None:
     if not records[0].latency:
         return
-    base = {(row.tower, row.batch): row for record in records if record.name == record.reference for row in record.latency}
+    base = {
+        (row.tower, row.batch): row for record in records if record.name == record.reference for row in record.latency
+    }
     largest = max(row.batch for row in records[0].latency)
-    table = Table(title=f"engines: batch {largest}, measured side by side on {records[0].environment['cpu']}", title_justify="left")
+    table = Table(
+        title=f"engines: batch {largest}, measured side by side on {records[0].environment['cpu']}",
+        title_justify="left",
+    )
     for column in ("engine", "MB", "image ms p50", "× ref", "text ms p50", "× ref", "image integer", "text integer"):
         table.add_column(column, justify="left" if column == "engine" else "right", no_wrap=column == "engine")
     for record in records:
@@ -63,7 +71,9 @@ def _print_engines(console: Console, records: Sequence[Record]) -> None:
             latency = next(row for row in record.latency if row.tower == tower and row.batch == largest)
             other = base.get((tower, largest))
             cells.append(f"{np.median(latency.milliseconds):.2f}")
-            cells.append("" if other is None else f"{np.median(latency.milliseconds) / np.median(other.milliseconds):.2f}")
+            cells.append(
+                "" if other is None else f"{np.median(latency.milliseconds) / np.median(other.milliseconds):.2f}"
+            )
         for census in record.census:
             share = f"{100 * census.integer_share:.0f} %"
             broken = breaks_promise(census, simulated=record.simulated)
@@ -88,16 +98,27 @@ def print_census(name: str, rows: Sequence[CensusRecord], *, simulated: bool) ->
     """The kernels of a bundle's towers."""
     console = Console()
     for census in rows:
-        table = Table(title=f"{name}, {census.tower} tower{' (simulated)' if simulated else ''}: {census.verdict}", title_justify="left")
+        table = Table(
+            title=f"{name}, {census.tower} tower{' (simulated)' if simulated else ''}: {census.verdict}",
+            title_justify="left",
+        )
         for column in ("kernel", "arithmetic", "nodes", "MMAC per batch", "ms per batch"):
             table.add_column(column, justify="left" if column in ("kernel", "arithmetic") else "right")
         for kernel in census.kernels:
             style = "green" if kernel.arithmetic == "integer" else None
-            table.add_row(kernel.op, kernel.arithmetic, str(kernel.count), f"{kernel.macs / 1e6:.1f}", f"{kernel.milliseconds:.2f}", style=style)
+            table.add_row(
+                kernel.op,
+                kernel.arithmetic,
+                str(kernel.count),
+                f"{kernel.macs / 1e6:.1f}",
+                f"{kernel.milliseconds:.2f}",
+                style=style,
+            )
         console.print(table)
         console.print(
-            f"integer: {100 * census.integer_share:.1f} % of the multiply-accumulates, {100 * census.integer_time_share:.1f} % of "
-            f"the matrix-multiply time; matrix multiplication is {100 * census.matmul_time_share:.1f} % of all kernel time"
+            f"integer: {100 * census.integer_share:.1f} % of the multiply-accumulates, "
+            f"{100 * census.integer_time_share:.1f} % of the matrix-multiply time; "
+            f"matrix multiplication is {100 * census.matmul_time_share:.1f} % of all kernel time"
         )
         if breaks_promise(census, simulated=simulated):
             console.print(f"[bold red]this tower says {census.recipe} and computes in floating point here[/]")
@@ -125,7 +146,9 @@ def print_latency(rows: Sequence[Mapping[str, Any]]) -> None:
     """The latency table; a ratio below 1 is faster than the reference."""
     table = Table()
     for column in ("bundle", "tower", "batch", "p50 ms", "p90 ms", "p99 ms", "samples/s", "× reference [95 %]"):
-        table.add_column(column, justify="left" if column in ("bundle", "tower") else "right", no_wrap=column == "bundle")
+        table.add_column(
+            column, justify="left" if column in ("bundle", "tower") else "right", no_wrap=column == "bundle"
+        )
     for row in rows:
         ratio = f"{row['ratio']:.3f} [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}]" if "ratio" in row else ""
         table.add_row(

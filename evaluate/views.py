@@ -269,4 +269,6 @@ def _check(view: View) -> None:
     if len(view.class_names) < 2:
         raise DataError(f"{view.source}: only one class ({view.class_names[0]!r}); classification needs two")
     if len(view.samples) < len(view.class_names):
-        raise DataError(f"{view.source}: {len(view.samples)} samples are fewer than the {len(view.class_names)} classes")
+        raise DataError(
+            f"{view.source}: {len(view.samples)} samples are fewer than the {len(view.class_names)} classes"
+        )

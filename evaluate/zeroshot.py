@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from clipq.bundle import Bundle
 from clipq.errors import DataError
-from clipq.evaluate.views import View
 from clipq.evaluate.predictions import Predictions
+from clipq.evaluate.views import View
 
 DEFAULT_TEMPLATES = "imagenet-80"
 

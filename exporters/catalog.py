@@ -40,7 +40,14 @@ def overview() -> list[dict[str, Any]]:
         rows.append({"kind": "recipe", "name": name, "works": True, "detail": f"{recipe.summary}{_options(recipe)}"})
     for runtime in RUNTIMES.values():
         status = runtime.status()
-        rows.append({"kind": "runtime", "name": runtime.name, "works": status.works, "detail": f"{runtime.summary}: {status.detail}"})
+        rows.append(
+            {
+                "kind": "runtime",
+                "name": runtime.name,
+                "works": status.works,
+                "detail": f"{runtime.summary}: {status.detail}",
+            }
+        )
     return rows
 
 
@@ -53,6 +60,8 @@ def _options(recipe: Any) -> str:
     parts = []
     for field in dataclasses.fields(recipe):
         kind = types[field.name]
-        choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ("true", "false") if kind is bool else ()
+        choices = (
+            typing.get_args(kind) if typing.get_origin(kind) is Literal else ("true", "false") if kind is bool else ()
+        )
         parts.append(f"{field.name}={'|'.join(map(str, choices)) if choices else field.default}")
     return f" [{', '.join(parts)}]" if parts else ""

@@ -53,7 +53,9 @@ def parse_checkpoint(checkpoint: str, pretrained: str | None) -> Source:
         return Source(f"local-dir:{_demo_folder()}", None, DEMO)
     if checkpoint.startswith(("hf-hub:", "local-dir:")):
         if pretrained:
-            raise CheckpointError(f"--pretrained {pretrained!r} does not go with {checkpoint!r}, which names its weights")
+            raise CheckpointError(
+                f"--pretrained {pretrained!r} does not go with {checkpoint!r}, which names its weights"
+            )
         if checkpoint.startswith("local-dir:"):
             _check_local_folder(Path(checkpoint.removeprefix("local-dir:")))
         return Source(checkpoint, None, checkpoint)
@@ -70,7 +72,9 @@ def parse_checkpoint(checkpoint: str, pretrained: str | None) -> Source:
     if Path(tag).is_file():
         return Source(model, tag, f"{model}/{Path(tag).name}")
     if tag != RANDOM and tag not in tags:
-        raise CheckpointError(f"{model} has no weights {tag!r}{_similar(tag, tags)}; known: {', '.join(tags) or 'none'}")
+        raise CheckpointError(
+            f"{model} has no weights {tag!r}{_similar(tag, tags)}; known: {', '.join(tags) or 'none'}"
+        )
     return Source(model, tag, f"{model}/{tag}")
 
 
@@ -110,7 +114,9 @@ def load_checkpoint(source: Source) -> LoadedCheckpoint:
         resize_mode=config["resize_mode"],
         fill_color=config.get("fill_color") or 0,
     )
-    return LoadedCheckpoint(source.name, model.eval().float(), tokenizer, preprocess, transform, _weights_digest(source))
+    return LoadedCheckpoint(
+        source.name, model.eval().float(), tokenizer, preprocess, transform, _weights_digest(source)
+    )
 
 
 def _demo_folder() -> Path:
@@ -121,10 +127,14 @@ def _demo_folder() -> Path:
 
 def _check_local_folder(folder: Path) -> None:
     if not (folder / "open_clip_config.json").is_file():
-        raise CheckpointError(f"local-dir:{folder} has no open_clip_config.json; give the folder that open_clip would load")
+        raise CheckpointError(
+            f"local-dir:{folder} has no open_clip_config.json; give the folder that open_clip would load"
+        )
     if _local_weights(folder) is None:
         # open_clip would go on with random weights.
-        raise CheckpointError(f"local-dir:{folder} has no weights (open_clip_model.safetensors or open_clip_pytorch_model.bin)")
+        raise CheckpointError(
+            f"local-dir:{folder} has no weights (open_clip_model.safetensors or open_clip_pytorch_model.bin)"
+        )
 
 
 def _local_weights(folder: Path) -> Path | None:
@@ -174,9 +184,17 @@ def _reason(error: Exception) -> str:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
     text = " | ".join(type(link).__name__ + ": " + (str(link).strip().splitlines() or [""])[0] for link in chain)
-    offline = ("LocalEntryNotFound", "ConnectionError", "ConnectError", "Name or service", "ProxyError", "MaxRetry", "OfflineMode")
+    offline = (
+        "LocalEntryNotFound",
+        "ConnectionError",
+        "ConnectError",
+        "Name or service",
+        "ProxyError",
+        "MaxRetry",
+        "OfflineMode",
+    )
     if any(word in text for word in offline):
-        return "the model hub cannot be reached; download the weights elsewhere and give local-dir:FOLDER or --pretrained FILE"
+        return "the model hub cannot be reached; get the weights elsewhere, give local-dir:FOLDER or --pretrained FILE"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
 
 

@@ -27,7 +27,7 @@ recipe_option = click.option(
 )  # fmt: skip
 calibration_option = click.option(
     "--calibration-set", type=click.Path(path_type=Path), metavar="DIR",
-    help="Images (found recursively) and captions.csv (file,caption) or class folders, for recipes that measure ranges.",
+    help="Images (found recursively) with captions.csv (file,caption) or in class folders, for measuring ranges.",
 )  # fmt: skip
 towers_option = click.option(
     "--towers", type=click.Choice(["image", "text", "both"]), default="both", show_default=True,
@@ -92,7 +92,9 @@ def onnx(checkpoint: str, pretrained: str | None, output: Path) -> None:
 @recipe_option
 @calibration_option
 @towers_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Parent folder of the new bundles [default: BUNDLE's].")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Parent folder of the new bundles [default: BUNDLE's]."
+)
 def quantize(
     bundle: Path, recipes: Sequence[str], calibration_set: Path | None, towers: str, output: Path | None
 ) -> None:
@@ -111,8 +113,17 @@ def quantize(
 @recipe_option
 @calibration_option
 @towers_option
-@click.option("--runtime", "runtimes", multiple=True, default=["ort-cpu"], show_default=True, help="Runtime the bundles must load in; repeatable.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder that receives one folder per bundle.")
+@click.option(
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    default=["ort-cpu"],
+    show_default=True,
+    help="Runtime the bundles must load in; repeatable.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder that receives one folder per bundle."
+)
 def run(
     checkpoint: str,
     pretrained: str | None,
@@ -156,7 +167,7 @@ def _export(checkpoint: str, pretrained: str | None, output: Path) -> Bundle:
         import torch  # noqa: F401
     except ImportError as error:
         raise CheckpointError(
-            f"exporting a checkpoint needs {error.name}: pip install 'clip-quant[export]' (from the checkout: pip install '.[export]')"
+            f"exporting needs {error.name}: pip install 'clip-quant[export]' (in a checkout: pip install '.[export]')"
         ) from error
     from clipq.exporters.onnx_bundle import export_bundle
 

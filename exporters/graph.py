@@ -24,7 +24,9 @@ TOLERANCE_MAX_ABS = 1e-4
 TOLERANCE_COSINE = 0.99999
 
 
-def export_onnx(module: torch.nn.Module, example: torch.Tensor, input_name: str, output_name: str, target: Path) -> None:
+def export_onnx(
+    module: torch.nn.Module, example: torch.Tensor, input_name: str, output_name: str, target: Path
+) -> None:
     """Write a module of one input and one output as ONNX (opset 21, dynamic batch, weights inside the file).
 
     Raises CheckpointError where torch cannot export it.
@@ -49,7 +51,11 @@ def export_onnx(module: torch.nn.Module, example: torch.Tensor, input_name: str,
             assert program is not None
             program.save(str(target), external_data=False)
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        # torch wraps the reason in a page of advice; the innermost exception says what it was.
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        first = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         raise CheckpointError(f"torch cannot export the {input_name} tower: {first[:400]}") from error
 
 
@@ -68,11 +74,18 @@ def check_parity(module: torch.nn.Module, path: Path, feeds: Sequence[NDArray[An
             # Towers differ in the length of their features; evaluation normalizes them, so parity does too.
             scale = np.linalg.norm(expected, axis=1, keepdims=True)
             cosine = (expected * actual).sum(1) / (scale[:, 0] * np.linalg.norm(actual, axis=1))
-            results.append(Parity(batch=len(feed), max_abs=float(np.abs((expected - actual) / scale).max()), cosine=float(cosine.min())))
+            results.append(
+                Parity(
+                    batch=len(feed),
+                    max_abs=float(np.abs((expected - actual) / scale).max()),
+                    cosine=float(cosine.min()),
+                )
+            )
     for result in results:
         if not (result.max_abs <= TOLERANCE_MAX_ABS and result.cosine >= TOLERANCE_COSINE):
             raise ParityError(
-                f"{path.name}: the exported tower differs from torch at batch {result.batch}: max abs {result.max_abs:.2e} "
-                f"(allowed {TOLERANCE_MAX_ABS:.0e}), cosine {result.cosine:.6f} (at least {TOLERANCE_COSINE})"
+                f"{path.name}: the exported tower differs from torch at batch {result.batch}: "
+                f"max abs {result.max_abs:.2e} (allowed {TOLERANCE_MAX_ABS:.0e}), "
+                f"cosine {result.cosine:.6f} (at least {TOLERANCE_COSINE})"
             )
     return tuple(results)

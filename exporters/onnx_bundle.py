@@ -21,7 +21,6 @@ from clipq.bundle import (
     StoredFile,
     Tokenizer,
     Tower,
-    TowerName,
     open_bundle,
     stored_file,
     write_manifest,
@@ -67,7 +66,9 @@ def export_bundle(checkpoint: str, pretrained: str | None, target: Path, *, prog
                 parity=parity,
             )
         cleaning = write_tokenizer(loaded.tokenizer, making / "tokenizer.json")
-        (making / "prompts.json").write_text(json.dumps(_prompts(loaded), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        (making / "prompts.json").write_text(
+            json.dumps(_prompts(loaded), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+        )
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             checkpoint=Checkpoint(name=loaded.name, weights_sha256=loaded.weights_sha256),
@@ -79,10 +80,15 @@ def export_bundle(checkpoint: str, pretrained: str | None, target: Path, *, prog
             logit_bias=None if loaded.model.logit_bias is None else _scalar(loaded.model.logit_bias, "logit_bias"),
             preprocess=loaded.preprocess,
             tokenizer=Tokenizer(
-                **stored_file(making, "tokenizer.json"), cleaning=cleaning, context_length=loaded.tokenizer.context_length
+                **stored_file(making, "tokenizer.json"),
+                cleaning=cleaning,
+                context_length=loaded.tokenizer.context_length,
             ),
             prompts=StoredFile(**stored_file(making, "prompts.json")),
-            environment={"clipq": __version__, **{p: version(p) for p in ("torch", "open_clip_torch", "timm", "onnx", "onnxscript")}},
+            environment={
+                "clipq": __version__,
+                **{p: version(p) for p in ("torch", "open_clip_torch", "timm", "onnx", "onnxscript")},
+            },
         )
         write_manifest(making, manifest)
     return open_bundle(target)

@@ -96,7 +96,22 @@ def _(recipe: Int8Static, source: TowerSource) -> onnx.ModelProto:
     )
     with _quiet():
         quantizer.quantize_model()
-    return quantizer.model.model
+    quantizer.model.topological_sort()
+    return _as_opset_20(quantizer.model.model)
+
+
+def _as_opset_20(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Declare opset 20: the same operators mean the same, but for what 21 added (4 bits, blocks, ``output_dtype``).
+
+    From 1.27 on, ONNX Runtime writes ``output_dtype`` into opset-21 Q/DQ pairs that it moves past a Transpose, changes
+    their zero point afterwards, and then refuses its own graph ("output_dtype INT8 does not match y_zero_point type
+    UINT8"; ConvNeXt).
+    """
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and opset.version == 21:
+            opset.version = 20
+    onnx.checker.check_model(model)
+    return model
 
 
 @quantize_tower.register
@@ -158,13 +173,17 @@ def _gemm_as_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
         weight = onnx.numpy_helper.to_array(constants[node.input[1]])
         weight_name = f"{node.name}_weight"
         model.graph.initializer.append(
-            onnx.numpy_helper.from_array(np.ascontiguousarray(weight.T if attributes.get("transB") else weight), weight_name)
+            onnx.numpy_helper.from_array(
+                np.ascontiguousarray(weight.T if attributes.get("transB") else weight), weight_name
+            )
         )
         biased = len(node.input) > 2 and node.input[2] != ""
         product = f"{node.output[0]}_product" if biased else node.output[0]
         nodes.append(onnx.helper.make_node("MatMul", [node.input[0], weight_name], [product], name=node.name))
         if biased:
-            nodes.append(onnx.helper.make_node("Add", [product, node.input[2]], list(node.output), name=f"{node.name}_bias"))
+            nodes.append(
+                onnx.helper.make_node("Add", [product, node.input[2]], list(node.output), name=f"{node.name}_bias")
+            )
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return _without_unused(model)

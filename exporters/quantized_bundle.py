@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -50,7 +48,9 @@ def quantize_bundle(
     is left at ``target``.
     """
     if source.manifest.recipe.name != "fp32":
-        raise RecipeError(f"{source.path} was made by {source.manifest.recipe.name!r}; quantize the fp32 bundle instead")
+        raise RecipeError(
+            f"{source.path} was made by {source.manifest.recipe.name!r}; quantize the fp32 bundle instead"
+        )
     if recipe.needs_calibration and calibration is None:
         raise RecipeError(f"recipe {recipe.name} measures activation ranges: give --calibration-set DIR")
     measured = calibration if recipe.needs_calibration else None
@@ -82,12 +82,6 @@ def quantize_bundle(
         write_manifest(making, manifest)
         _check_runs(Bundle(making, manifest), recipe)
     return open_bundle(target)
-
-
-def peak_bytes() -> int:
-    """Peak resident memory of this process so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _quantized_tower(

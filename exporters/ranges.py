@@ -63,10 +63,7 @@ class RangeHistogram:
         low, high = min(self.lowest, 0.0), max(self.highest, 0.0)
         if recipe.ranges == "minmax" or self.limit == 0.0:
             return low, high
-        if recipe.ranges == "percentile":
-            magnitude = self._percentile(recipe.percentile)
-        else:
-            magnitude = self._entropy()
+        magnitude = self._percentile(recipe.percentile) if recipe.ranges == "percentile" else self._entropy()
         return max(low, -magnitude), min(high, magnitude)
 
     def _magnitudes(self) -> NDArray[np.int64]:
@@ -100,7 +97,9 @@ def entropy_threshold(counts: NDArray[np.int64]) -> int:
         occupied = counts[:kept] > 0
         sums = np.add.reduceat(counts[:kept], edges)
         sizes = np.add.reduceat(occupied.astype(np.float64), edges)
-        level = np.repeat(np.divide(sums, sizes, out=np.zeros_like(sums), where=sizes > 0), np.diff(np.append(edges, kept)))
+        level = np.repeat(
+            np.divide(sums, sizes, out=np.zeros_like(sums), where=sizes > 0), np.diff(np.append(edges, kept))
+        )
         quantized = np.where(occupied, level, 0.0)
         reference = clipped / clipped.sum()
         candidate = quantized / max(quantized.sum(), 1.0)

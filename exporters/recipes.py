@@ -29,9 +29,7 @@ class Recipe:
         for index, field in enumerate(dataclasses.fields(self)):
             value = getattr(self, field.name)
             # The first option is the method and is always named; the others only where they differ.
-            if index == 0:
-                parts.append(_word(field.name, value))
-            elif value != field.default:
+            if index == 0 or value != field.default:
                 parts.append(_word(field.name, value))
         return "-".join(parts)
 
@@ -110,7 +108,9 @@ class WeightOnly(Recipe):
         if self.form == "qdq" and self.token_table:
             raise RecipeError(f"{self.name}: token_table=true needs form=matmulnbits")
         if self.algorithm == "hqq" and (self.symmetric or self.bits != 4):
-            raise RecipeError(f"{self.name}: algorithm=hqq fits zero points at 4 bits; it goes with symmetric=false only")
+            raise RecipeError(
+                f"{self.name}: algorithm=hqq fits zero points at 4 bits; it goes with symmetric=false only"
+            )
 
 
 @dataclass(frozen=True)

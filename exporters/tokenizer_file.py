@@ -25,7 +25,9 @@ def write_tokenizer(tokenizer: Any, target: Path) -> Cleaning:
         cleaning = _cleaning(tokenizer)
     elif isinstance(tokenizer, HFTokenizer | SigLipTokenizer):
         if getattr(tokenizer, "tokenizer_mode", ""):
-            raise CheckpointError(f"tokenizer mode {tokenizer.tokenizer_mode!r} is not supported; known: the standard mode")
+            raise CheckpointError(
+                f"tokenizer mode {tokenizer.tokenizer_mode!r} is not supported; known: the standard mode"
+            )
         if getattr(tokenizer, "strip_sep_token", False):
             raise CheckpointError("a tokenizer with strip_sep_token is not supported")
         converted = _from_fast(tokenizer)
@@ -37,7 +39,11 @@ def write_tokenizer(tokenizer: Any, target: Path) -> Cleaning:
 
 
 def _cleaning(tokenizer: Any) -> Cleaning:
-    names: dict[str, Cleaning] = {"_clean_lower": "lower", "_clean_canonicalize": "canonicalize", "_clean_whitespace": "whitespace"}
+    names: dict[str, Cleaning] = {
+        "_clean_lower": "lower",
+        "_clean_canonicalize": "canonicalize",
+        "_clean_whitespace": "whitespace",
+    }
     name = tokenizer.clean_fn.__name__
     if name not in names:
         raise CheckpointError(f"text cleaning {name!r} is not supported; known: {', '.join(names)}")

@@ -37,6 +37,9 @@ class PlainAttention(nn.Module):
             raise NotImplementedError("PlainAttention is self-attention without a padding mask")
         batch, tokens, width = query.shape
         packed = F.linear(query, self.in_proj_weight, self.in_proj_bias)
+        if attn_mask is not None and attn_mask.ndim == 3:
+            # torch's module takes (batch * heads, tokens, tokens); CoCa's text tower gives that.
+            attn_mask = attn_mask.reshape(batch, self.num_heads, tokens, tokens)
         heads = packed.reshape(batch, tokens, 3, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(heads[0], heads[1], heads[2], attn_mask=attn_mask)
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, tokens, width)), None
@@ -54,7 +57,7 @@ class AttentionPool(nn.Module):
         pool = self.original
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + pool.positional_embedding.to(x.dtype)
-        batch, tokens, width = x.shape
+        batch, _, width = x.shape
         split = (batch, -1, pool.num_heads, width // pool.num_heads)
         query = pool.q_proj(x[:, :1]).reshape(split).transpose(1, 2)
         key = pool.k_proj(x).reshape(split).transpose(1, 2)

@@ -13,7 +13,9 @@ import json
 import math
 import time
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -29,6 +31,9 @@ TEMPLATES = [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
 PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic", "resize_mode": "shortest"}
 
 
+SMALL_WORDS = "a an the on at in outline of pattern background photo object shape thing image"
+
+
 def model_config(vocab_size: int) -> dict[str, object]:
     """open_clip's configuration of the demo checkpoint."""
     return {
@@ -41,19 +46,21 @@ def model_config(vocab_size: int) -> dict[str, object]:
 def write_merges(target: Path) -> None:
     """Write the part of CLIP's byte-pair merges that the world's words and the prompt templates need."""
     tokenizer = SimpleTokenizer()
-    words = set(" ".join([t.format("") for t in TEMPLATES] + [t("") for t in SIMPLE_IMAGENET_TEMPLATES]).lower().split())
-    for names in (world.SHAPES, world.UNSEEN_SHAPES, world.COLOURS, world.UNSEEN_COLOURS):
-        words |= set(names)
+    words = set(
+        " ".join([t.format("") for t in TEMPLATES] + [t("") for t in SIMPLE_IMAGENET_TEMPLATES]).lower().split()
+    )
+    for named in (world.SHAPES, world.UNSEEN_SHAPES, world.COLOURS, world.UNSEEN_COLOURS):
+        words |= set(named)
     for names in (world.TEXTURES, world.BACKGROUNDS, world.UNSEEN_BACKGROUNDS, world.SIZES, world.LIGHTS):
         words |= set(names)
-    words |= set("a an the on at in outline of pattern background photo object shape thing image".split())
+    words |= set(SMALL_WORDS.split())
     used: set[tuple[str, str]] = set()
     for word in sorted(words):
         for piece in tokenizer.pat.findall(word):
             symbols = [tokenizer.byte_encoder[b] for b in piece.encode()]
             symbols[-1] += "</w>"
             while len(symbols) > 1:
-                pairs = list(zip(symbols, symbols[1:], strict=False))
+                pairs = list(pairwise(symbols))
                 best = min(pairs, key=lambda pair: tokenizer.bpe_ranks.get(pair, math.inf))
                 if best not in tokenizer.bpe_ranks:
                     break
@@ -101,7 +108,7 @@ def contrast(images: torch.Tensor, texts: torch.Tensor, targets: torch.Tensor) -
     return (by_image + by_text) / 2
 
 
-def train(model: torch.nn.Module, tokenizer: SimpleTokenizer, count: int, epochs: int) -> None:
+def train(model: Any, tokenizer: SimpleTokenizer, count: int, epochs: int) -> None:
     """Train in place; deterministic for a given torch build and thread count."""
     rng = np.random.default_rng(world.SEED)
     pixels, silhouettes, captions, labels = training_set(count)
@@ -119,7 +126,9 @@ def train(model: torch.nn.Module, tokenizer: SimpleTokenizer, count: int, epochs
     steps = epochs * (count // batch)
     decay = [p for p in [*model.parameters(), *sketch.parameters(), *naming.parameters()] if p.ndim >= 2]
     rest = [p for p in [*model.parameters(), *sketch.parameters(), *naming.parameters()] if p.ndim < 2]
-    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}], lr=1e-3, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}], lr=1e-3, betas=(0.9, 0.95)
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * step / steps)) + 1e-3
     )
@@ -147,7 +156,7 @@ def train(model: torch.nn.Module, tokenizer: SimpleTokenizer, count: int, epochs
             named = naming(pooled)
             loss = loss + 2.0 * sketched + F.cross_entropy(named, label)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
@@ -157,11 +166,14 @@ def train(model: torch.nn.Module, tokenizer: SimpleTokenizer, count: int, epochs
                 with torch.no_grad():
                     hit = ((image_features @ text_features[:classes].T).argmax(1) == label).float().mean()
                     named_hit = (named.argmax(1) == label).float().mean()
-                print(f"step {step}/{steps} loss {loss.item():.3f} sketch {sketched.item():.3f} batch acc {hit:.3f} named {named_hit:.3f} scale {scale.item():.1f} {(time.monotonic() - started) / 60:.1f} min", flush=True)
+                minutes = (time.monotonic() - started) / 60
+                accuracy = f"zero-shot {hit:.3f}, by the helper {named_hit:.3f}"
+                print(f"step {step}/{steps}: loss {loss.item():.3f}, {accuracy}, {minutes:.1f} min", flush=True)
     model.visual.output_tokens = False
 
 
 def main() -> None:
+    """Train and write the checkpoint folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--count", type=int, default=world.SETS["train"].count)
@@ -178,7 +190,9 @@ def main() -> None:
     train(model, tokenizer, arguments.count, arguments.epochs)
     state = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
     save_file(state, arguments.output / "open_clip_model.safetensors")
-    (arguments.output / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": PREPROCESS}, indent=2) + "\n")
+    (arguments.output / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": PREPROCESS}, indent=2) + "\n"
+    )
 
 
 if __name__ == "__main__":

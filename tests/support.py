@@ -51,7 +51,24 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         assert word in lines[0], lines[0]
 
 
-WORDS = "cat dog tree house river bright small wooden striped flying stone paper little river cartoon blurry".split()
+WORDS = [
+    "cat",
+    "dog",
+    "tree",
+    "house",
+    "river",
+    "bright",
+    "small",
+    "wooden",
+    "striped",
+    "flying",
+    "stone",
+    "paper",
+    "little",
+    "river",
+    "cartoon",
+    "blurry",
+]
 
 
 def write_t5_like(folder):
@@ -64,7 +81,9 @@ def write_t5_like(folder):
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(vocab_size=600, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>")
-    tokenizer.train_from_iterator([f"a {adjective} photo of the {noun}" for adjective in WORDS for noun in WORDS], trainer)
+    tokenizer.train_from_iterator(
+        [f"a {adjective} photo of the {noun}" for adjective in WORDS for noun in WORDS], trainer
+    )
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="</s>", eos_token="</s>", unk_token="<unk>")
     fast.save_pretrained(folder)

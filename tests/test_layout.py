@@ -6,10 +6,9 @@ import ast
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
-
-from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,7 +47,7 @@ def imports(path):
             yield node.module, node
 
 
-@pytest.mark.parametrize(("package", "path"), sources(), ids=lambda value: str(getattr(value, "name", value)))
+@pytest.mark.parametrize(("package", "path"), list(sources()), ids=lambda value: str(getattr(value, "name", value)))
 def test_import_direction(package, path):
     for module, _ in imports(path):
         top = module.split(".")[0]
@@ -60,7 +59,7 @@ def test_import_direction(package, path):
             assert path.stem in CLICK_MODULES, f"{path} imports click"
 
 
-@pytest.mark.parametrize(("package", "path"), sources(), ids=lambda value: str(getattr(value, "name", value)))
+@pytest.mark.parametrize(("package", "path"), list(sources()), ids=lambda value: str(getattr(value, "name", value)))
 def test_runtimes_are_imported_inside_functions(package, path):
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -72,7 +71,9 @@ def test_runtimes_are_imported_inside_functions(package, path):
 def test_help_loads_nothing_heavy(command):
     code = f"import sys; from {command} import main; main(['--help'], standalone_mode=False)\n"
     heavy = "[m for m in ('torch', 'onnxruntime', 'onnx', 'tensorrt', 'numpy', 'scipy', 'altair', 'open_clip') if m in sys.modules]"
-    done = subprocess.run([sys.executable, "-c", code + f"print('HEAVY', {heavy})"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code + f"print('HEAVY', {heavy})"], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip().endswith("HEAVY []"), done.stdout
 
 
@@ -87,7 +88,13 @@ def test_packages_are_listed():
 
 @pytest.mark.parametrize("folder", ["engines", "exporters", "evaluate"])
 def test_root_folders_say_what_to_import(folder):
-    done = subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, '.'); import {folder}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, '.'); import {folder}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert f"installs as clipq.{folder}" in done.stderr
 
 

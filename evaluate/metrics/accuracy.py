@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipq.evaluate.predictions import Floats, Predictions
+from clipq.evaluate.predictions import Booleans, Floats, Predictions
 
 
-def weighted_mean(values: Floats, weights: Floats) -> Floats:
+def weighted_mean(values: Floats | Booleans, weights: Floats) -> Floats:
     """Mean of per-sample values under each row of weights."""
     return np.asarray(weights @ values.astype(np.float64)) / weights.sum(1)
 

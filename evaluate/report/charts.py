@@ -15,7 +15,7 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#9
 
 
 def trade_off(records: Sequence[Record], view: str) -> dict[str, Any] | None:
-    """Accuracy against image-tower latency at the largest batch, as a ratio to the reference; None without latencies."""
+    """Accuracy against image-tower latency at the largest batch, as a ratio to the reference; None if not timed."""
     if not records[0].latency:
         return None
     batch = max(row.batch for row in records[0].latency)
@@ -35,13 +35,24 @@ def trade_off(records: Sequence[Record], view: str) -> dict[str, Any] | None:
                 "MB": round(record.bundle.file_bytes / 1e6, 2),
             }
         )
-    title = f"image tower, batch {batch}: p50 ÷ reference's p50 (smaller is faster)" if base else f"image tower, batch {batch}: p50 ms"
+    title = (
+        f"image tower, batch {batch}: p50 ÷ reference's p50 (smaller is faster)"
+        if base
+        else f"image tower, batch {batch}: p50 ms"
+    )
     source = alt.Chart(alt.Data(values=rows))
     x = alt.X("latency:Q", title=title, scale=alt.Scale(zero=False, nice=True))
-    colour = alt.Color("recipe:N", scale=alt.Scale(range=list(PALETTE)), legend=alt.Legend(title=None, orient="bottom", columns=3))
+    colour = alt.Color(
+        "recipe:N",
+        scale=alt.Scale(range=list(PALETTE)),
+        legend=alt.Legend(title=None, orient="bottom", columns=3, symbolOpacity=1),
+    )
     tooltip = ["engine:N", alt.Tooltip("accuracy:Q", format=".1%"), alt.Tooltip("latency:Q", format=".2f"), "MB:Q"]
     bars = source.mark_rule(strokeWidth=2, opacity=0.6).encode(
-        x=x, y=alt.Y("low:Q", title="top-1 accuracy", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False)), y2="high:Q", color=colour
+        x=x,
+        y=alt.Y("low:Q", title="top-1 accuracy", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False)),
+        y2="high:Q",
+        color=colour,
     )
     points = source.mark_point(size=110, filled=True, opacity=1).encode(
         x=x, y="accuracy:Q", color=colour, shape=alt.Shape("recipe:N", legend=None), tooltip=tooltip
@@ -67,7 +78,12 @@ def reliability(candidate: Record, reference: Record | None, view: str) -> dict[
             x2="upper:Q",
             y=alt.Y("accuracy:Q", scale=scale, axis=axis, title="accuracy"),
             y2=alt.datum(0),
-            tooltip=["engine:N", "n:Q", alt.Tooltip("confidence:Q", format=".3f"), alt.Tooltip("accuracy:Q", format=".3f")],
+            tooltip=[
+                "engine:N",
+                "n:Q",
+                alt.Tooltip("confidence:Q", format=".3f"),
+                alt.Tooltip("accuracy:Q", format=".3f"),
+            ],
         )
     )
     if reference is not None and reference.name != candidate.name:
@@ -78,7 +94,12 @@ def reliability(candidate: Record, reference: Record | None, view: str) -> dict[
             .encode(
                 x="confidence:Q",
                 y="accuracy:Q",
-                tooltip=["engine:N", "n:Q", alt.Tooltip("confidence:Q", format=".3f"), alt.Tooltip("accuracy:Q", format=".3f")],
+                tooltip=[
+                    "engine:N",
+                    "n:Q",
+                    alt.Tooltip("confidence:Q", format=".3f"),
+                    alt.Tooltip("accuracy:Q", format=".3f"),
+                ],
             )
         )
     return _spec(alt.layer(*layers).properties(width=190, height=190))
@@ -89,7 +110,9 @@ def _bins(record: Record, view: str) -> Any:
 
 
 def _median(record: Record, batch: int) -> float:
-    return float(np.median(next(row.milliseconds for row in record.latency if (row.tower, row.batch) == ("image", batch))))
+    return float(
+        np.median(next(row.milliseconds for row in record.latency if (row.tower, row.batch) == ("image", batch)))
+    )
 
 
 def _spec(chart: Any) -> dict[str, Any]:

@@ -29,8 +29,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data.encode() if isinstance(data, str) else data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -42,11 +42,11 @@ def directory_in_making(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     making = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
-        os.chmod(making, 0o755)
+        making.chmod(0o755)
         yield making
         if target.exists():
             shutil.rmtree(target)
-        os.replace(making, target)
+        making.replace(target)
     except BaseException:
         shutil.rmtree(making, ignore_errors=True)
         raise

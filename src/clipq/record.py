@@ -185,11 +185,15 @@ def read_records(folder: Path) -> list[Record]:
             raw = json.loads(path.read_bytes())
             found = raw.get("schema_version")
             if isinstance(found, int) and found > SCHEMA_VERSION:
-                raise ResultsError(f"{path} has schema version {found}, this clipq reads up to {SCHEMA_VERSION}; upgrade clip-quant")
+                raise ResultsError(
+                    f"{path} has schema version {found}, this clipq reads up to {SCHEMA_VERSION}; upgrade clip-quant"
+                )
             records.append(Record.model_validate(raw))
         except (ValueError, AttributeError, ValidationError) as error:
             raise ResultsError(f"{path} is damaged; delete it and run again") from error
-    return sorted(records, key=lambda record: (record.bundle.name != record.reference, record.bundle.name, record.simulated))
+    return sorted(
+        records, key=lambda record: (record.bundle.name != record.reference, record.bundle.name, record.simulated)
+    )
 
 
 def write_csv(folder: Path, records: Iterable[Record]) -> Path:

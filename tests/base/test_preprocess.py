@@ -14,7 +14,9 @@ MEAN, STD = (0.481, 0.458, 0.408), (0.269, 0.261, 0.276)
 
 
 def config(size=(64, 64), mode="shortest", interpolation="bicubic", fill=0):
-    return Preprocess(image_size=size, mean=MEAN, std=STD, interpolation=interpolation, resize_mode=mode, fill_color=fill)
+    return Preprocess(
+        image_size=size, mean=MEAN, std=STD, interpolation=interpolation, resize_mode=mode, fill_color=fill
+    )
 
 
 def photo(width, height, mode="RGB", seed=0):
@@ -32,7 +34,13 @@ def test_equals_open_clip(resize_mode, interpolation, size, shape):
     transform = pytest.importorskip("open_clip.transform", reason="needs the export extra")
     image = photo(*shape)
     expected = transform.image_transform(
-        size if size[0] != size[1] else size[0], is_train=False, mean=MEAN, std=STD, resize_mode=resize_mode, interpolation=interpolation, fill_color=7
+        size if size[0] != size[1] else size[0],
+        is_train=False,
+        mean=MEAN,
+        std=STD,
+        resize_mode=resize_mode,
+        interpolation=interpolation,
+        fill_color=7,
     )(image).numpy()
     actual = preprocess(image, config(size, resize_mode, interpolation, 7))
     assert actual.dtype == np.float32 and (actual == expected).all()
@@ -52,7 +60,10 @@ def test_modes_equal_open_clip(mode, resize_mode):
 @pytest.mark.shared
 def test_equals_open_clip_on_photos(shared):
     transform = pytest.importorskip("open_clip.transform", reason="needs the export extra")
-    paths = sorted((shared / "photos" / "flickr8k" / "images").iterdir())[:20] + sorted((shared / "photos" / "cifar10" / "test").rglob("*.jpg"))[:10]
+    paths = (
+        sorted((shared / "photos" / "flickr8k" / "images").iterdir())[:20]
+        + sorted((shared / "photos" / "cifar10" / "test").rglob("*.jpg"))[:10]
+    )
     own = transform.image_transform(224, is_train=False, mean=MEAN, std=STD)
     for path in paths:
         assert (preprocess(open_image(path), config((224, 224))) == own(Image.open(path)).numpy()).all(), path
@@ -71,7 +82,11 @@ def test_exif_rotation_and_animation_are_as_in_the_transform(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content", "word"),
-    [("empty.jpg", b"", "empty"), ("text.png", b"this is text", "not an image"), ("cut.jpg", None, "cannot be decoded")],
+    [
+        ("empty.jpg", b"", "empty"),
+        ("text.png", b"this is text", "not an image"),
+        ("cut.jpg", None, "cannot be decoded"),
+    ],
 )
 def test_broken_files_are_refused(tmp_path, name, content, word):
     path = tmp_path / name

@@ -61,8 +61,9 @@ def test_clip_tokenizer(tmp_path, context_length):
 
 
 def test_demo_tokenizer(bundles):
-    import clipq.demo
     from pathlib import Path
+
+    import clipq.demo
 
     merges = Path(clipq.demo.__file__).parent / "checkpoint" / "bpe_merges.txt.gz"
     expected = open_clip_tokenizer.SimpleTokenizer(bpe_path=str(merges), context_length=24)(strings()).numpy()

@@ -36,7 +36,9 @@ def test_accuracies_agree_with_scikit_learn(seed):
     p = draw(seed)
     classes = np.arange(12)
     assert value(accuracy.acc1, p) == pytest.approx((p.probabilities.argmax(1) == p.labels).mean())
-    assert value(accuracy.acc5, p) == pytest.approx(top_k_accuracy_score(p.labels, p.probabilities, k=5, labels=classes))
+    assert value(accuracy.acc5, p) == pytest.approx(
+        top_k_accuracy_score(p.labels, p.probabilities, k=5, labels=classes)
+    )
     expected = recall_score(p.labels, p.predicted, average="macro", labels=np.unique(p.labels))
     assert value(accuracy.mean_per_class_recall, p) == pytest.approx(expected)
     assert value(calibration.nll, p) == pytest.approx(log_loss(p.labels, p.probabilities, labels=classes))

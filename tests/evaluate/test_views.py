@@ -149,7 +149,9 @@ def test_odd_images_are_read(bundles, tmp_path):
     scene.convert("L").save(root / "star" / "grey.png")
     scene.resize((10_000, 20)).save(root / "star" / "wide.png")
     scene.save(root / "star" / "mislabelled.jpg", format="PNG")
-    done = evaluate("run", str(bundles / "fp32"), "--data", str(root), "-o", str(tmp_path / "results"), "--no-bench", "--json")
+    done = evaluate(
+        "run", str(bundles / "fp32"), "--data", str(root), "-o", str(tmp_path / "results"), "--no-bench", "--json"
+    )
     assert done.returncode == 0, done.stderr
     Image.fromarray(np.full((40, 40), 9_000, np.uint16)).save(root / "ring" / "deep.png")
     done = evaluate("run", str(bundles / "fp32"), "--data", str(root), "-o", str(tmp_path / "results"), "--no-bench")

@@ -17,11 +17,13 @@ open_clip = pytest.importorskip("open_clip", reason="needs the export extra")
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2}
 SMALL = {
     "ViT-B-32": {"vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 16, "patch_size": 16}},
-    "ViT-B-32-quickgelu": {"vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 16, "patch_size": 16}},
+    "ViT-B-32-quickgelu": {
+        "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 16, "patch_size": 16}
+    },
     "ViT-B-16": {"vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 16, "patch_size": 8}},
     "RN50": {"vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16}},
     "convnext_base": {"vision_cfg": {"timm_model_name": "convnext_atto", "image_size": 64}},
-    "ViT-B-16-SigLIP": {"vision_cfg": {"timm_model_name": "vit_tiny_patch16_siglip_small", "image_size": 64}},
+    "ViT-B-16-SigLIP": {"vision_cfg": {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224}},
     "MobileCLIP-S1": {"vision_cfg": {"timm_model_name": "fastvit_mci0", "image_size": 128}},
     "coca_ViT-B-32": {"vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 16, "patch_size": 16}},
 }
@@ -40,10 +42,8 @@ def shrunken(name, folder):
 
         write_t5_like(folder)
         config["text_cfg"] |= {"vocab_size": 600, "hf_tokenizer_name": "own"}
-        config["vision_cfg"] |= {"timm_model_name": "vit_base_patch16_siglip_224", "image_size": 32}
-        config["embed_dim"] = 768
-    else:
-        config["vision_cfg"] |= SMALL[name]["vision_cfg"]
+        config["embed_dim"] = 192
+    config["vision_cfg"] |= SMALL[name]["vision_cfg"]
     if name == "RN50":
         config["vision_cfg"]["head_width"] = 16
     if "multimodal_cfg" in config:
@@ -53,10 +53,18 @@ def shrunken(name, folder):
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     torch.manual_seed(0)
     custom = deepcopy(config)
-    kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP if custom.pop("custom_text", False) else open_clip.CLIP
+    kind = (
+        open_clip.CoCa
+        if "multimodal_cfg" in config
+        else open_clip.CustomTextCLIP
+        if custom.pop("custom_text", False)
+        else open_clip.CLIP
+    )
     custom.pop("custom_text", None)
     model = kind(**custom)
-    save_file({k: v.contiguous().clone() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {k: v.contiguous().clone() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors"
+    )
 
 
 @pytest.mark.parametrize("name", SMALL)

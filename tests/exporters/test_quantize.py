@@ -72,7 +72,9 @@ def test_asymmetric_uses_uint8(bundles):
     assert kinds == {onnx.TensorProto.UINT8}
 
 
-@pytest.mark.parametrize("name", ["int8-static-minmax", "int8-static-entropy", "int8-static-percentile-asymmetric", "int8-dynamic"])
+@pytest.mark.parametrize(
+    "name", ["int8-static-minmax", "int8-static-entropy", "int8-static-percentile-asymmetric", "int8-dynamic"]
+)
 @pytest.mark.parametrize("tower", ["image", "text"])
 def test_integer_kernels_run(bundles, name, tower):
     bundle = open_bundle(bundles / name)
@@ -106,7 +108,10 @@ def test_weight_only_forms(bundles):
     assert operators(bundles / "int4-weight-only-rtn" / "image.onnx")["MatMulNBits"] == 17
     assert operators(bundles / "int4-weight-only-rtn-qdq" / "image.onnx")["DequantizeLinear"] == 17
     assert operators(bundles / "int4-weight-only-rtn-token-table" / "text.onnx")["GatherBlockQuantized"] == 1
-    sizes = {name: (bundles / name / "image.onnx").stat().st_size for name in ("fp32", "int8-weight-only-rtn", "int4-weight-only-rtn", "int2-weight-only-rtn")}
+    sizes = {
+        name: (bundles / name / "image.onnx").stat().st_size
+        for name in ("fp32", "int8-weight-only-rtn", "int4-weight-only-rtn", "int2-weight-only-rtn")
+    }
     assert list(sizes.values()) == sorted(sizes.values(), reverse=True)
 
 
@@ -142,4 +147,9 @@ def test_hqq_equals_onnxruntimes_where_torch_is():
 def test_calibration_is_recorded(bundles):
     recipe = json.loads((bundles / "int8-static-minmax" / "clipq.json").read_text())["recipe"]
     assert recipe["calibration"]["images"] == 128 and recipe["calibration"]["texts"] == 128
-    assert recipe["options"] == {"ranges": "minmax", "percentile": 99.99, "activations": "symmetric", "weights": "per-channel"}
+    assert recipe["options"] == {
+        "ranges": "minmax",
+        "percentile": 99.99,
+        "activations": "symmetric",
+        "weights": "per-channel",
+    }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -28,7 +29,7 @@ def test_slugs_tell_variants_apart(text, slug):
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_option_is_recorded(name):
     recipe = parse_recipe(name)
-    assert set(recipe.options()) == set(recipe.__dataclass_fields__)
+    assert set(recipe.options()) == {field.name for field in dataclasses.fields(recipe)}
     assert recipe.summary
 
 
@@ -56,7 +57,9 @@ def test_refusals_on_the_command_line(bundles, tmp_path):
     fp32 = str(bundles / "fp32")
     assert_refused(export("quantize", fp32), "nothing to do")
     assert_refused(export("quantize", fp32, "--recipe", "int8-static", "-o", str(tmp_path)), "--calibration-set")
-    assert_refused(export("quantize", fp32, "--recipe", "int8-static", "--recipe", "int8-static:ranges=minmax"), "two recipes")
+    assert_refused(
+        export("quantize", fp32, "--recipe", "int8-static", "--recipe", "int8-static:ranges=minmax"), "two recipes"
+    )
     (tmp_path / "empty").mkdir()
     assert_refused(
         export("quantize", fp32, "--recipe", "int8-static", "--calibration-set", str(tmp_path / "empty")), "no images"

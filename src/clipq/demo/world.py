@@ -112,16 +112,40 @@ SHAPES: dict[str, list[Part]] = {
 
 UNSEEN_SHAPES: dict[str, list[Part]] = {
     "anchor": _add(
-        _box(-0.1, -0.7, 0.1, 0.8), _box(-0.45, -0.45, 0.45, -0.27), _ellipse(0, -0.8, 0.2),
+        _box(-0.1, -0.7, 0.1, 0.8),
+        _box(-0.45, -0.45, 0.45, -0.27),
+        _ellipse(0, -0.8, 0.2),
         [(-0.95, 0.2), (-0.7, 0.55), (0, 0.75), (0.7, 0.55), (0.95, 0.2), (0.75, 0.95), (-0.75, 0.95)],
     ),
-    "bell": _add(_ellipse(0, -0.25, 0.55, 0.7), _box(-0.55, -0.25, 0.55, 0.5), _box(-0.9, 0.45, 0.9, 0.65), _ellipse(0, 0.75, 0.2)),
-    "butterfly": _add(_ellipse(-0.5, -0.4, 0.45), _ellipse(0.5, -0.4, 0.45), _ellipse(-0.4, 0.45, 0.33), _ellipse(0.4, 0.45, 0.33), _box(-0.08, -0.7, 0.08, 0.8)),
+    "bell": _add(
+        _ellipse(0, -0.25, 0.55, 0.7),
+        _box(-0.55, -0.25, 0.55, 0.5),
+        _box(-0.9, 0.45, 0.9, 0.65),
+        _ellipse(0, 0.75, 0.2),
+    ),
+    "butterfly": _add(
+        _ellipse(-0.5, -0.4, 0.45),
+        _ellipse(0.5, -0.4, 0.45),
+        _ellipse(-0.4, 0.45, 0.33),
+        _ellipse(0.4, 0.45, 0.33),
+        _box(-0.08, -0.7, 0.08, 0.8),
+    ),
     "crown": _add([(-1, 0.7), (-1, -0.6), (-0.5, 0.05), (0, -0.8), (0.5, 0.05), (1, -0.6), (1, 0.7)]),
     "hourglass": _add([(-0.75, -0.95), (0.75, -0.95), (0.08, 0), (0.75, 0.95), (-0.75, 0.95), (-0.08, 0)]),
-    "mushroom": [("add", _ellipse(0, -0.1, 0.95, 0.8)), ("cut", _box(-1.1, 0, 1.1, 1.1)), *_add(_box(-0.3, -0.05, 0.3, 0.9))],
-    "rocket": _add([(0, -1), (0.35, -0.4), (0.35, 0.5), (-0.35, 0.5), (-0.35, -0.4)], [(-0.35, 0.1), (-0.8, 0.8), (0.8, 0.8), (0.35, 0.1)]),
-    "sailboat": _add([(-0.95, 0.4), (0.95, 0.4), (0.6, 0.9), (-0.6, 0.9)], [(-0.05, -1), (-0.05, 0.25), (-0.75, 0.25)], [(0.08, -0.8), (0.7, 0.25), (0.08, 0.25)]),
+    "mushroom": [
+        ("add", _ellipse(0, -0.1, 0.95, 0.8)),
+        ("cut", _box(-1.1, 0, 1.1, 1.1)),
+        *_add(_box(-0.3, -0.05, 0.3, 0.9)),
+    ],
+    "rocket": _add(
+        [(0, -1), (0.35, -0.4), (0.35, 0.5), (-0.35, 0.5), (-0.35, -0.4)],
+        [(-0.35, 0.1), (-0.8, 0.8), (0.8, 0.8), (0.35, 0.1)],
+    ),
+    "sailboat": _add(
+        [(-0.95, 0.4), (0.95, 0.4), (0.6, 0.9), (-0.6, 0.9)],
+        [(-0.05, -1), (-0.05, 0.25), (-0.75, 0.25)],
+        [(0.08, -0.8), (0.7, 0.25), (0.08, 0.25)],
+    ),
 }
 
 Colour = tuple[int, int, int]
@@ -163,7 +187,11 @@ class Scene:
         texture = "" if self.texture == "plain" else f"{self.texture} "
         outline = "outline of a " if self.outline else ""
         light = " at night" if self.light == "night" else ""
-        what = f"{outline}{self.size} {self.colour} {texture}{self.shape}" if self.shape else f"{self.colour} {texture}pattern"
+        what = (
+            f"{outline}{self.size} {self.colour} {texture}{self.shape}"
+            if self.shape
+            else f"{self.colour} {texture}pattern"
+        )
         text = f"{what} on a {self.background} {self.background_colour} background{light}"
         return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
 
@@ -228,10 +256,7 @@ def sample_with_silhouette(set_name: str, index: int) -> tuple[Scene, Pixels, ND
 def _render(scene: Scene, rng: np.random.Generator) -> tuple[Pixels, NDArray[np.float64]]:
     """Draw background and object with its texture, then light and sensor noise."""
     image = _background(scene, rng)
-    if scene.shape is None:
-        mask = np.ones((IMAGE_SIZE, IMAGE_SIZE))
-    else:
-        mask = _object_mask(scene, rng)
+    mask = np.ones((IMAGE_SIZE, IMAGE_SIZE)) if scene.shape is None else _object_mask(scene, rng)
     surface = _surface(scene, rng)
     image = image * (1 - mask[..., None]) + surface * mask[..., None]
     if scene.light == "night":
@@ -319,16 +344,21 @@ def _object_mask(scene: Scene, rng: np.random.Generator) -> NDArray[np.float64]:
         points = []
         for px, py in polygon:
             px, py = px * stretch * scale, py / stretch * scale
-            points.append(((cx + radius * (c * px - s * py)) * _SUPERSAMPLE, (cy + radius * (s * px + c * py)) * _SUPERSAMPLE))
+            points.append(
+                ((cx + radius * (c * px - s * py)) * _SUPERSAMPLE, (cy + radius * (s * px + c * py)) * _SUPERSAMPLE)
+            )
         return points
 
     canvas = Image.new("L", (size, size), 0)
     brush = ImageDraw.Draw(canvas)
     for kind, polygon in {**SHAPES, **UNSEEN_SHAPES}[scene.shape]:
         brush.polygon(place(polygon), fill=255 if kind == "add" else 0)
-    mask = np.asarray(canvas, dtype=np.float64).reshape(IMAGE_SIZE, _SUPERSAMPLE, IMAGE_SIZE, _SUPERSAMPLE).mean((1, 3)) / 255
+    mask = (
+        np.asarray(canvas, dtype=np.float64).reshape(IMAGE_SIZE, _SUPERSAMPLE, IMAGE_SIZE, _SUPERSAMPLE).mean((1, 3))
+        / 255
+    )
     if scene.outline:
-        mask = _outline(np.asarray(canvas) > 0, width=max(2, int(radius * _SUPERSAMPLE * 0.14)))
+        mask = _outline(np.asarray(canvas) > 0, width=max(2, int(radius * _SUPERSAMPLE * 0.32)))
     return mask
 
 
