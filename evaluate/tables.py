@@ -18,7 +18,7 @@ SUMMARY_METRICS = ("acc1", "ece", "confidence_gap", "agreement")
 
 def print_summary(records: Sequence[Record]) -> None:
     """One table per view: each engine's main figures, with the paired difference to the reference and its interval."""
-    console = Console(width=None if Console().is_terminal else 140)
+    console = _console()
     reference = records[0].reference
     for view in records[0].views:
         title = (
@@ -96,7 +96,7 @@ def points(row: Measurement) -> str:
 
 def print_census(name: str, rows: Sequence[CensusRecord], *, simulated: bool) -> None:
     """The kernels of a bundle's towers."""
-    console = Console()
+    console = _console()
     for census in rows:
         table = Table(
             title=f"{name}, {census.tower} tower{' (simulated)' if simulated else ''}: {census.verdict}",
@@ -155,4 +155,9 @@ def print_latency(rows: Sequence[Mapping[str, Any]]) -> None:
             row["bundle"], row["tower"], str(row["batch"]), *(f"{row[f'p{q}']:.2f}" for q in (50, 90, 99)),
             f"{row['throughput']:.0f}", ratio,
         )  # fmt: skip
-    Console().print(table)
+    _console().print(table)
+
+
+def _console() -> Console:
+    # Where nobody's window gives a width, tables get room.
+    return Console(width=None if Console().is_terminal else 150)

@@ -18,6 +18,7 @@ from clipq.engines.base import Array
 from clipq.errors import RecipeError
 from clipq.exporters.hqq import hqq_blocks
 from clipq.exporters.placement import place
+from clipq.exporters.qdq import QdqInserter
 from clipq.exporters.ranges import collect_ranges
 from clipq.exporters.recipes import Fp16, Int8Dynamic, Int8Static, Recipe, WeightOnly
 
@@ -47,57 +48,23 @@ def _(recipe: Fp16, source: TowerSource) -> onnx.ModelProto:
 
 @quantize_tower.register
 def _(recipe: Int8Static, source: TowerSource) -> onnx.ModelProto:
-    from onnxruntime.quantization import CalibrationMethod, QuantType
-    from onnxruntime.quantization.calibrate import TensorData, TensorsData
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-
     if source.feeds is None:
         raise RecipeError("int8-static needs a calibration set: give --calibration-set DIR")
     model = prepared(source.path)
     placement = place(model)
     if not placement.nodes:
         raise RecipeError(f"{source.path.name}: no linear or convolution to quantize")
-    nodes = {node.name: node for node in model.graph.node}
-    symmetric = recipe.activations == "symmetric"
-    # With asymmetric ranges a ReLU's clipping is part of the range, and the quantizer drops the node.
-    absorbed = [] if symmetric else _activations_after(model, placement.convolutions)
-    constants = {initializer.name for initializer in model.graph.initializer}
-    tensors = [
-        name
-        for node in [*placement.nodes, *absorbed]
-        for name in [*nodes[node].input[:1], *(nodes[node].output if nodes[node].op_type != "MatMul" else [])]
-        if name not in constants
-    ]
-    tensors = list(dict.fromkeys(tensors))
-    histograms = collect_ranges(model, tensors, source.feeds())
-    ranges = {}
-    for name in tensors:
-        low, high = histograms[name].range(recipe)
-        ranges[name] = TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32))
-    quantizer = QDQQuantizer(
-        model,
-        per_channel=recipe.weights == "per-channel",
-        reduce_range=False,
-        weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QInt8 if symmetric else QuantType.QUInt8,
-        tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
-        nodes_to_quantize=[*placement.nodes, *absorbed],
-        nodes_to_exclude=[],
-        op_types_to_quantize=["MatMul", "Conv", "Relu", "Clip"] if absorbed else ["MatMul", "Conv"],
-        extra_options={
-            "ActivationSymmetric": symmetric,
-            "WeightSymmetric": True,
-            "MatMulConstBOnly": True,
-            "OpTypesToExcludeOutputQuantization": ["MatMul"],
-            "QuantizeBias": True,
-            "DedicatedQDQPair": False,
-            "AddQDQPairToWeight": False,
-        },
-    )
-    with _quiet():
-        quantizer.quantize_model()
-    quantizer.model.topological_sort()
-    return _as_opset_20(quantizer.model.model)
+    inserter = QdqInserter(model, placement, recipe)
+    histograms = collect_ranges(model, inserter.tensors, source.feeds())
+    inserter.insert({name: histogram.range(recipe) for name, histogram in histograms.items()})
+    del model.graph.value_info[:]
+    return _as_opset_20(_without_unused(model))
+
+
+def _require_linear(model: onnx.ModelProto, recipe: Recipe, source: TowerSource) -> None:
+    constants = {value.name for value in model.graph.initializer}
+    if not any(node.op_type == "MatMul" and node.input[1] in constants for node in model.graph.node):
+        raise RecipeError(f"{recipe.name}: {source.path.name} has no linear, and convolutions have no such kernel")
 
 
 def _as_opset_20(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -119,16 +86,16 @@ def _(recipe: Int8Dynamic, source: TowerSource) -> onnx.ModelProto:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = prepared(source.path)
-    placement = place(model)
+    _require_linear(model, recipe, source)
     with tempfile.TemporaryDirectory() as folder, _quiet():
+        # Linears alone: ONNX Runtime's ConvInteger has one weight scale for all channels and is slower than float.
         quantize_dynamic(
             model,
             Path(folder) / "dynamic.onnx",
-            op_types_to_quantize=["MatMul", "Conv"],
+            op_types_to_quantize=["MatMul"],
             per_channel=recipe.weights == "per-channel",
             reduce_range=False,
             weight_type=QuantType.QInt8,
-            nodes_to_quantize=placement.nodes,
             extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
         )
         return onnx.load(Path(folder) / "dynamic.onnx")
@@ -137,8 +104,7 @@ def _(recipe: Int8Dynamic, source: TowerSource) -> onnx.ModelProto:
 @quantize_tower.register
 def _(recipe: WeightOnly, source: TowerSource) -> onnx.ModelProto:
     model = prepared(source.path)
-    if not any(node.op_type == "MatMul" for node in model.graph.node):
-        raise RecipeError(f"{recipe.name}: {source.path.name} has no linear; convolutions have no weight-only kernel")
+    _require_linear(model, recipe, source)
     if recipe.algorithm == "hqq":
         for node in model.graph.node:
             if node.op_type == "MatMul":
@@ -253,11 +219,6 @@ def _with_contrib_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     if all(opset.domain != "com.microsoft" for opset in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     return model
-
-
-def _activations_after(model: onnx.ModelProto, convolutions: tuple[str, ...]) -> list[str]:
-    outputs = {output for node in model.graph.node if node.name in set(convolutions) for output in node.output}
-    return [node.name for node in model.graph.node if node.op_type in ("Relu", "Clip") and node.input[0] in outputs]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,182 @@
+"""Insert QuantizeLinear / DequantizeLinear pairs around chosen linears and convolutions.
+
+ONNX Runtime's own quantizer gives the quantized value of a tensor to *all* its readers, residual adds included; here
+each chosen node has a pair of its own and everything else goes on reading floating point. A convolution's output is
+quantized too, for no runtime has an integer convolution that writes floating point.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from clipq.exporters.placement import Placement
+from clipq.exporters.recipes import Int8Static
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """Scale and zero point of a tensor: real = scale · (integer − zero point)."""
+
+    scale: NDArray[np.float32]
+    zero_point: NDArray[Any]
+
+
+def activation_quantizer(low: float, high: float, symmetric: bool) -> Quantizer:
+    """int8 with zero point 0 over ``[-m, m]``, or uint8 over ``[low, high]``; 0 is exact in both."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    if symmetric:
+        return Quantizer(np.array(max(-low, high, 1e-8) / 127, np.float32), np.array(0, np.int8))
+    scale = np.float32(max(high - low, 1e-8) / 255)
+    return Quantizer(np.array(scale), np.array(np.clip(np.rint(-low / scale), 0, 255), np.uint8))
+
+
+def weight_quantizer(weight: NDArray[np.float32], axis: int | None) -> Quantizer:
+    """Symmetric int8, a scale per index of ``axis`` or one for all."""
+    others = tuple(index for index in range(weight.ndim) if index != axis) if axis is not None else None
+    scale = np.maximum(np.abs(weight).max(axis=others), 1e-8) / 127
+    return Quantizer(np.asarray(scale, np.float32), np.zeros(np.shape(scale), np.int8))
+
+
+class QdqInserter:
+    """Rewrites one tower; ``tensors`` are the activations whose ranges ``insert`` will ask for."""
+
+    def __init__(self, model: onnx.ModelProto, placement: Placement, recipe: Int8Static):
+        self._graph = model.graph
+        self._chosen = set(placement.nodes)
+        self._symmetric = recipe.activations == "symmetric"
+        self._per_channel = recipe.weights == "per-channel"
+        self._constants = {value.name: value for value in model.graph.initializer}
+        self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in model.graph.node:
+            for name in node.input:
+                self._readers[name].append(node)
+        self._copies: dict[str, int] = defaultdict(int)
+
+    @property
+    def tensors(self) -> list[str]:
+        """Inputs of the chosen nodes, and outputs of the chosen convolutions after a ReLU that follows."""
+        names = []
+        for node in self._graph.node:
+            if node.name in self._chosen:
+                names.append(node.input[0])
+                if node.op_type == "Conv":
+                    names.append(self._clipped(node))
+        return list(dict.fromkeys(names))
+
+    def insert(self, ranges: dict[str, Range]) -> None:
+        """Rewrite the graph in place."""
+        nodes: list[onnx.NodeProto] = []
+        absorbed: set[str] = set()
+        quantized_outputs: set[str] = set()
+        for node in list(self._graph.node):
+            if node.name in absorbed:
+                continue
+            if node.name not in self._chosen:
+                nodes.append(node)
+                continue
+            source = node.input[0]
+            if source not in quantized_outputs or len(self._readers[source]) > 1:
+                quantizer = activation_quantizer(*ranges[source], self._symmetric)
+                pair, name = self._pair(source, f"{source}_for_{node.name}", self._apart(source, quantizer))
+                nodes += pair
+                node.input[0] = name
+            else:
+                quantizer = activation_quantizer(*ranges[source], self._symmetric)
+            nodes += self._constants_of(node, quantizer)
+            nodes.append(node)
+            if node.op_type == "Conv":
+                clipped = self._clipped(node)
+                output = node.output[0]
+                if clipped != output and not self._symmetric:
+                    # Asymmetric ranges begin at 0 after a ReLU: saturating does what the node did.
+                    absorbed.add(self._readers[output][0].name)
+                    output = clipped
+                node.output[0] = f"{output}_float"
+                pair, _ = self._pair(
+                    node.output[0], output, activation_quantizer(*ranges[clipped], self._symmetric), result=output
+                )
+                nodes += pair
+                quantized_outputs.add(output)
+                self._copies[output] += 1
+        del self._graph.node[:]
+        self._graph.node.extend(nodes)
+
+    def _clipped(self, convolution: onnx.NodeProto) -> str:
+        """The convolution's output, or that of the ReLU that alone reads it: what it cuts off needs no range."""
+        readers = self._readers[convolution.output[0]]
+        if len(readers) == 1 and readers[0].op_type in ("Relu", "Clip"):
+            return str(readers[0].output[0])
+        return str(convolution.output[0])
+
+    def _apart(self, source: str, quantizer: Quantizer) -> Quantizer:
+        """A scale one float32 step larger for every further pair on a tensor.
+
+        ONNX Runtime merges equal pairs, and then neither turns the merged one to uint8 nor fuses its readers.
+        """
+        scale = quantizer.scale
+        for _ in range(self._copies[source]):
+            scale = np.nextafter(scale, np.float32(np.inf))
+        self._copies[source] += 1
+        return Quantizer(np.asarray(scale, np.float32), quantizer.zero_point)
+
+    def _pair(
+        self, source: str, stem: str, quantizer: Quantizer, result: str | None = None
+    ) -> tuple[list[onnx.NodeProto], str]:
+        result = result or f"{stem}_dequantized"
+        scale = self._constant(f"{stem}_scale", quantizer.scale)
+        parameters = [scale, self._constant(f"{stem}_zero", quantizer.zero_point)]
+        quantize = helper.make_node("QuantizeLinear", [source, *parameters], [f"{stem}_quantized"], name=f"{stem}_Q")
+        dequantize = helper.make_node(
+            "DequantizeLinear", [f"{stem}_quantized", *parameters], [result], name=f"{stem}_DQ"
+        )
+        return [quantize, dequantize], result
+
+    def _constants_of(self, node: onnx.NodeProto, source: Quantizer) -> list[onnx.NodeProto]:
+        """Dequantized weight, and for a convolution its bias (int32, scale = input scale · weight scale)."""
+        weight = numpy_helper.to_array(self._constants[node.input[1]]).astype(np.float32)
+        axis = (0 if node.op_type == "Conv" else 1) if self._per_channel else None
+        quantizer = weight_quantizer(weight, axis)
+        shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
+        scale = quantizer.scale.reshape(shape) if axis is not None else quantizer.scale
+        integers = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
+        nodes = [self._dequantized(node, 1, "weight", integers, quantizer.scale, quantizer.zero_point, axis)]
+        if node.op_type == "Conv" and len(node.input) > 2 and node.input[2]:
+            bias = numpy_helper.to_array(self._constants[node.input[2]]).astype(np.float64)
+            bias_scale = np.broadcast_to(source.scale * quantizer.scale, bias.shape).astype(np.float32)
+            limit = np.iinfo(np.int32)
+            levels = np.clip(np.rint(bias / bias_scale), limit.min, limit.max).astype(np.int32)
+            nodes.append(self._dequantized(node, 2, "bias", levels, bias_scale, np.zeros(bias.shape, np.int32), 0))
+        return nodes
+
+    def _dequantized(
+        self,
+        node: onnx.NodeProto,
+        position: int,
+        part: str,
+        integers: NDArray[Any],
+        scale: NDArray[np.float32],
+        zero_point: NDArray[Any],
+        axis: int | None,
+    ) -> onnx.NodeProto:
+        stem = f"{node.name}_{part}"
+        inputs = [
+            self._constant(f"{stem}_quantized", integers),
+            self._constant(f"{stem}_scale", scale),
+            self._constant(f"{stem}_zero", zero_point),
+        ]
+        node.input[position] = f"{stem}_dequantized"
+        attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
+        return helper.make_node("DequantizeLinear", inputs, [f"{stem}_dequantized"], name=f"{stem}_DQ", **attributes)
+
+    def _constant(self, name: str, array: NDArray[Any]) -> str:
+        self._graph.initializer.append(numpy_helper.from_array(array, name))
+        return name

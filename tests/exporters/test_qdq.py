@@ -1,0 +1,84 @@
+"""Q/DQ insertion on a small residual network whose right answer can be worked out."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from clipq.engines.census import take_census
+from clipq.engines.ort import OrtCpuEngine
+from clipq.exporters.placement import place
+from clipq.exporters.qdq import QdqInserter, activation_quantizer, weight_quantizer
+from clipq.exporters.ranges import collect_ranges
+from clipq.exporters.recipes import Int8Static
+
+
+def network():
+    """Stem → ReLU r → (conv → ReLU → conv) + r → conv: r feeds a convolution and a residual add."""
+    rng = np.random.default_rng(0)
+    values, nodes = [], []
+
+    def conv(number, source, target):
+        weight = rng.normal(0, 0.2, (16, 3 if number == 0 else 16, 3, 3)).astype(np.float32)
+        values.extend(
+            [
+                numpy_helper.from_array(weight, f"w{number}"),
+                numpy_helper.from_array(rng.normal(0, 0.1, 16).astype(np.float32), f"b{number}"),
+            ]
+        )
+        nodes.append(
+            helper.make_node("Conv", [source, f"w{number}", f"b{number}"], [target], name=f"conv{number}", pads=[1] * 4)
+        )
+
+    conv(0, "image", "c0")
+    nodes.append(helper.make_node("Relu", ["c0"], ["r"], name="relu0"))
+    conv(1, "r", "c1")
+    nodes.append(helper.make_node("Relu", ["c1"], ["r1"], name="relu1"))
+    conv(2, "r1", "c2")
+    nodes.append(helper.make_node("Add", ["c2", "r"], ["sum"], name="add"))
+    conv(3, "sum", "out")
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [None, 3, 16, 16])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [None, 16, 16, 16])], values,
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize("activations", ["symmetric", "asymmetric"])
+def test_residual_network(tmp_path, activations):
+    recipe, model = Int8Static("minmax", activations=activations), network()
+    images = np.random.default_rng(1).normal(0, 1, (32, 3, 16, 16)).astype(np.float32)
+    onnx.save(model, tmp_path / "fp32.onnx")
+    inserter = QdqInserter(model, place(model), recipe)
+    assert inserter.tensors == ["r", "r1", "c2", "sum", "out"]  # r1, not c1: what the ReLU cuts needs no range
+    histograms = collect_ranges(model, inserter.tensors, [{"image": images}])
+    inserter.insert({name: histogram.range(recipe) for name, histogram in histograms.items()})
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, tmp_path / "int8.onnx")
+    (add,) = [node for node in model.graph.node if node.op_type == "Add"]
+    assert add.input[1] == "r"  # the residual goes on in floating point
+    assert sum(node.op_type == "Relu" for node in model.graph.node) == (2 if activations == "symmetric" else 1)
+    outputs = []
+    for name in ("fp32", "int8"):
+        with OrtCpuEngine(tmp_path / f"{name}.onnx") as engine:
+            outputs.append(engine.run({"image": images})["out"])
+    error = np.abs(outputs[0] - outputs[1]).max() / np.abs(outputs[0]).max()
+    assert 0 < error < 0.05
+    census = take_census(tmp_path / "int8.onnx", "image", {"image": images})
+    integer = sum(group.count for group in census.groups if group.arithmetic == "integer")
+    assert integer == 3, census.groups  # all but the first convolution
+
+
+def test_quantizers_by_hand():
+    symmetric = activation_quantizer(-1.0, 2.54, True)
+    assert float(symmetric.scale) == pytest.approx(0.02) and symmetric.zero_point.dtype == np.int8
+    asymmetric = activation_quantizer(-1.0, 1.55, False)
+    assert float(asymmetric.scale) == pytest.approx(0.01) and int(asymmetric.zero_point) == 100
+    assert int(activation_quantizer(0.5, 2.0, False).zero_point) == 0  # zero is always representable
+    weight = np.array([[1.27, -0.5], [0.0, 0.0]], np.float32)
+    assert weight_quantizer(weight, None).scale == pytest.approx(0.01)
+    assert weight_quantizer(weight, 1).scale.tolist() == pytest.approx([0.01, 0.5 / 127])
+    assert weight_quantizer(weight, 0).scale[1] > 0
