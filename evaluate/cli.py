@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from clipq import __version__
-from clipq.console import Group, progress_bar
+from clipq.console import Group, progress_bars
 from clipq.errors import DataError
 
 if TYPE_CHECKING:
     from clipq.bundle import TowerName
-    from clipq.evaluate.run import Progress
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -206,7 +204,7 @@ def demo(output: Path, samples: int | None, as_json: bool) -> None:
     """Quantize and evaluate the built-in checkpoint, offline: a tour of what clipq does, in about a minute."""
     from clipq.evaluate.demo import demo_settings, make_bundles
 
-    with _progress() as progress:
+    with progress_bars() as progress:
         bundles = make_bundles(output / "bundles", progress)
     click.echo("The figures are about the demo checkpoint and its drawn world; they say nothing about CLIP.", err=True)
     _evaluate(bundles, demo_settings(samples), output / "results", as_json)
@@ -221,7 +219,7 @@ def _evaluate(bundles: Sequence[Path], settings: Any, output: Path, as_json: boo
         raise DataError(f"-o {output} is a file; give a folder")
     context = click.get_current_context()
     given = {"command": context.info_name, "bundles": [str(path) for path in bundles], **_jsonable(context.params)}
-    with _progress() as progress:
+    with progress_bars() as progress:
         records = evaluate(bundles, settings, output, given=given, progress=progress)
     page = write_report(records, output / "report.html")
     if as_json:
@@ -233,19 +231,6 @@ def _evaluate(bundles: Sequence[Path], settings: Any, output: Path, as_json: boo
 
 def _jsonable(parameters: dict[str, Any]) -> dict[str, Any]:
     return {key: json.loads(json.dumps(value, default=str)) for key, value in parameters.items() if key != "bundles"}
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    from clipq.evaluate.run import Progress
-
-    with progress_bar() as bar:
-        tasks: list[int] = []
-
-        def start(what: str, total: int) -> None:
-            tasks.append(bar.add_task(what, total=total or None))
-
-        yield Progress(start, lambda done: bar.advance(tasks[-1], done) if tasks else None)
 
 
 if __name__ == "__main__":

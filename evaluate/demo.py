@@ -10,7 +10,8 @@ from pathlib import Path
 import clipq.demo
 from clipq.errors import ClipqError
 from clipq.evaluate.bench import BenchSettings
-from clipq.evaluate.run import Progress, Settings
+from clipq.evaluate.run import Settings
+from clipq.progress import Progress
 
 SHIPPED_BUNDLE = Path(clipq.demo.__file__).parent / "bundle"
 CALIBRATION_SET = Path(clipq.demo.__file__).parent.parent / "calib_data" / "demo"

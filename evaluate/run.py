@@ -21,6 +21,7 @@ from clipq.evaluate.subjects import Subject, gather_subjects
 from clipq.evaluate.views import OnBadImage, View, open_view
 from clipq.evaluate.zeroshot import TemplateSet, choose_templates, predict
 from clipq.files import sha256_bytes
+from clipq.progress import Progress
 from clipq.record import BundleRecord, Measurement, Record, ViewRecord, environment, write_csv, write_record
 from clipq.tokenizer import TextTokenizer
 
@@ -41,14 +42,6 @@ class Settings:
     seed: int = 0
     threads: int = 0
     bench: BenchSettings | None = field(default_factory=BenchSettings)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run reports to: ``start(what, total)`` opens a bar, ``advance(done)`` moves it."""
-
-    start: Callable[[str, int], None] = lambda what, total: None
-    advance: Callable[[int], None] = lambda done: None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
-import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from clipq.bundle import Preprocess
 from clipq.errors import CheckpointError
 from clipq.files import sha256_file
+from clipq.progress import quiet_logging
 
 DEMO = "demo"
 
@@ -88,7 +88,7 @@ def load_checkpoint(source: Source) -> LoadedCheckpoint:
     pretrained = None if schema or source.pretrained == RANDOM else source.pretrained
     chatter = io.StringIO()
     try:
-        with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(chatter), _quiet_logging():
+        with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(chatter), quiet_logging():
             warnings.simplefilter("always")
             model, _, transform = open_clip.create_model_and_transforms(
                 source.model, pretrained=pretrained, require_pretrained=source.pretrained != RANDOM
@@ -196,13 +196,3 @@ def _reason(error: Exception) -> str:
     if any(word in text for word in offline):
         return "the model hub cannot be reached; get the weights elsewhere, give local-dir:FOLDER or --pretrained FILE"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
-
-
-@contextlib.contextmanager
-def _quiet_logging() -> Any:
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

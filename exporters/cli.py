@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
 
 from clipq import __version__
-from clipq.console import Group, progress_bar
+from clipq.console import Group, progress_bars
 from clipq.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
     from clipq.bundle import Bundle, TowerName
-    from clipq.exporters.quantized_bundle import Progress
     from clipq.exporters.recipes import Recipe
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -185,24 +183,11 @@ def _quantize_all(
     for recipe in recipes:
         name = recipe.slug() if towers == "both" else f"{recipe.slug()}-{towers}-only"
         click.echo(f"quantizing: {name}", err=True)
-        with _progress() as progress:
+        with progress_bars() as progress:
             made = quantize_bundle(
                 source, recipe, output / name, towers=chosen, calibration=calibration, progress=progress
             )
         click.echo(str(made.path))
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    from clipq.exporters.quantized_bundle import Progress
-
-    with progress_bar() as bar:
-        tasks: list[int] = []
-
-        def start(what: str, total: int) -> None:
-            tasks.append(bar.add_task(what, total=total or None))
-
-        yield Progress(start, lambda done: bar.advance(tasks[-1], done))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from clipq.exporters.placement import place
 from clipq.exporters.qdq import QdqInserter
 from clipq.exporters.ranges import collect_ranges
 from clipq.exporters.recipes import Fp16, Int8Dynamic, Int8Static, Recipe, WeightOnly
+from clipq.progress import quiet_logging
 
 Feeds = Callable[[], Iterator[dict[str, Array]]]
 
@@ -87,7 +86,7 @@ def _(recipe: Int8Dynamic, source: TowerSource) -> onnx.ModelProto:
 
     model = prepared(source.path)
     _require_linear(model, recipe, source)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet_logging():
         # Linears alone: ONNX Runtime's ConvInteger has one weight scale for all channels and is slower than float.
         quantize_dynamic(
             model,
@@ -119,7 +118,7 @@ def prepared(path: Path) -> onnx.ModelProto:
     """The tower with constants folded, shapes inferred and Gemm split, as quantizers want it."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet_logging():
         output = Path(folder) / "prepared.onnx"
         # Symbolic shape inference crashes on towers that torch.export made.
         quant_pre_process(str(path), str(output), skip_symbolic_shape=True)
@@ -168,7 +167,7 @@ def _round_to_nearest(model: onnx.ModelProto, recipe: WeightOnly, op_types: tupl
         quant_axes=(("MatMul", 0), ("Gather", 1)),
         bits=recipe.bits,
     )
-    with _quiet():
+    with quiet_logging():
         quantizer = MatMulNBitsQuantizer(model, bits=recipe.bits, algo_config=config)
         quantizer.process()
     return quantizer.model.model
@@ -219,14 +218,3 @@ def _with_contrib_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     if all(opset.domain != "com.microsoft" for opset in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     return model
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the quantizers' advice to the root logger; errors still surface as exceptions."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

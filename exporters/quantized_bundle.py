@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,8 @@ from clipq.exporters import recipes
 from clipq.exporters.calibration_set import CalibrationSet
 from clipq.exporters.quantize import TowerSource, quantize_tower
 from clipq.files import directory_in_making
+from clipq.progress import Progress
 from clipq.tokenizer import TextTokenizer
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a long job reports to: ``start(what, total)`` and ``advance(done)``."""
-
-    start: Callable[[str, int], None] = lambda what, total: None
-    advance: Callable[[int], None] = lambda done: None
 
 
 def quantize_bundle(

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from clipq.errors import ClipqError
+from clipq.progress import Progress
 
 INTERRUPTED = 130
 
@@ -40,12 +41,19 @@ class Group(click.Group):
 
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[Any]:
-    """A rich progress display on stderr, silent where stderr is no terminal."""
+def progress_bars() -> Iterator[Progress]:
+    """Progress as bars on stderr, silent where stderr is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield progress
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks = [bars.add_task("starting", total=None)]
+
+        def start(what: str, total: int) -> None:
+            bars.update(tasks[-1], visible=False)
+            tasks.append(bars.add_task(what, total=total or None))
+
+        yield Progress(start, lambda done: bars.advance(tasks[-1], done))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from support import assert_refused, evaluate, export
 
+from clipq.progress import Progress
 from clipq.record import CSV_COLUMNS, Record, read_records
 
 METRICS = [
@@ -152,7 +153,7 @@ def test_second_run_does_no_inference(results, bundles, monkeypatch):
         data=("test=demo:test", "demo:outline:n=240"), simulated=True, bench=BenchSettings(batches=(1, 8), repeats=5)
     )
     module.evaluate(
-        [bundles / name for name in NAMES], settings, results, given={"command": "run"}, progress=module.Progress()
+        [bundles / name for name in NAMES], settings, results, given={"command": "run"}, progress=Progress()
     )
     assert (results / "results.csv").read_text() == before
 
@@ -195,7 +196,7 @@ def test_predictions_are_open_clips(bundles):
         logits = loaded.model.logit_scale.exp() * loaded.model.encode_image(images, normalize=True) @ classifier
     expected = logits.softmax(1).numpy()
 
-    from clipq.evaluate.run import Progress, Settings, _answer, _open_views
+    from clipq.evaluate.run import Settings, _answer, _open_views
     from clipq.evaluate.subjects import gather_subjects
 
     settings = Settings(data=("demo:test:n=240",), bench=None)
