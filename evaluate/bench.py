@@ -16,7 +16,7 @@ from clipq.engines.base import Array
 from clipq.engines.census import Census, take_census
 from clipq.engines.latency import measure_latency
 from clipq.engines.memory import peak_memory
-from clipq.evaluate.statistics import interval, percentile_estimate
+from clipq.evaluate.statistics import percentile_draws
 from clipq.evaluate.subjects import Subject
 from clipq.files import sha256_bytes, write_atomic
 from clipq.record import CensusRecord, KernelRecord, LatencyRecord, Measurement, environment
@@ -145,19 +145,23 @@ def bench_measurements(
     for index, latency in enumerate(mine.latency):
         place = {"view": f"tower:{latency.tower}", "group": f"batch={latency.batch}", "n": len(latency.milliseconds)}
         for q in PERCENTILES:
-            estimate, draws = percentile_estimate(latency.milliseconds, q)
+            draws = percentile_draws(latency.milliseconds, q)
+            low, high = draws.interval()
             delta: dict[str, Any] = {}
             if other is not None:
-                base, base_draws = percentile_estimate(other.latency[index].milliseconds, q, seed=1)
-                low, high = interval(draws - base_draws)
-                delta = {"reference": label, "delta": estimate.value - base.value, "delta_low": low, "delta_high": high}
+                difference = draws - percentile_draws(other.latency[index].milliseconds, q, seed=1)
+                bounds = difference.interval()
+                delta = {
+                    "reference": label, "delta": difference.value, "delta_low": bounds[0], "delta_high": bounds[1],
+                    "p_value": difference.p_value(),
+                }  # fmt: skip
             rows.append(
                 row(
                     metric=f"latency_ms.p{q}",
                     unit="ms",
-                    value=estimate.value,
-                    low=estimate.low,
-                    high=estimate.high,
+                    value=draws.value,
+                    low=low,
+                    high=high,
                     **place,
                     **delta,
                 )
@@ -166,8 +170,8 @@ def bench_measurements(
                 scale = 1e3 * latency.batch
                 rows.append(
                     row(
-                        metric="throughput", unit="samples/s", value=scale / estimate.value,
-                        low=scale / estimate.high, high=scale / estimate.low, **place,
+                        metric="throughput", unit="samples/s", value=scale / draws.value,
+                        low=scale / high, high=scale / low, **place,
                     )
                 )  # fmt: skip
     manifest = subject.bundle.manifest

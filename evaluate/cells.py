@@ -6,6 +6,7 @@ finds everything there and does no inference.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from clipq.data.views import OnBadImage, View
 from clipq.engines.base import Array, Engine
 from clipq.errors import EngineError, ResultsError
-from clipq.evaluate.views import OnBadImage, View
 from clipq.files import sha256_bytes, write_atomic
 from clipq.preprocess import normalize
 
@@ -74,20 +75,33 @@ def open_cell(root: Path, identity: Mapping[str, Any], rows: int, chunk: int) ->
 
 @dataclass(frozen=True)
 class ImageJob:
-    """One engine's share of filling a view's cells; ``open`` loads the engine when it is first needed."""
+    """One engine's share of filling a view's cells; ``open`` loads it when it is needed, ``labels`` are its names."""
 
     cell: Cell
     open: Callable[[], Engine]
+    labels: list[str]
 
 
 def fill_image_cells(
     view: View, jobs: Sequence[ImageJob], preprocess: Any, on_bad_image: OnBadImage, advance: Callable[[int], None]
-) -> None:
-    """Embed a view with every engine that lacks it; each image is decoded once for all of them."""
+) -> list[tuple[ImageJob, EngineError]]:
+    """Embed a view with every engine that lacks it; each image is decoded once for all of them.
+
+    Returns the jobs that were given up, each with the reason: their engines failed, or answered with what is no
+    embedding.
+    """
     missing = {id(job): set(job.cell.missing()) for job in jobs}
-    waiting = [job for job in jobs if missing[id(job)]]
-    engines = {id(job): job.open() for job in waiting}
-    try:
+    engines: dict[int, Engine] = {}
+    failures: list[tuple[ImageJob, EngineError]] = []
+    with contextlib.ExitStack() as stack:
+        waiting = []
+        for job in jobs:
+            if missing[id(job)]:
+                try:
+                    engines[id(job)] = stack.enter_context(job.open())
+                    waiting.append(job)
+                except EngineError as error:
+                    failures.append((job, error))
         for start in range(0, len(view.samples), CHUNK):
             due = [job for job in waiting if start in missing[id(job)]]
             if not due:
@@ -95,12 +109,16 @@ def fill_image_cells(
             batch = view.pixels(start, start + CHUNK, preprocess, on_bad_image)
             array = normalize(batch.pixels, preprocess) if len(batch.rows) else batch.pixels
             for job in due:
-                features = _run_in_batches(engines[id(job)], array)
+                try:
+                    features = run_in_batches(engines[id(job)], array)
+                    unit(features)
+                except EngineError as error:
+                    failures.append((job, error))
+                    waiting.remove(job)
+                    continue
                 job.cell.store(start, batch.rows, features, batch.skipped)
                 advance(len(batch.rows))
-    finally:
-        for engine in engines.values():
-            engine.close()
+    return failures
 
 
 def fill_text_cell(
@@ -120,7 +138,7 @@ def fill_text_cell(
     with open_engine() as engine:
         for start in missing:
             stop = min(start + cell.chunk, cell.rows)
-            features = unit(_run_in_batches(engine, prompts(start, stop)))
+            features = unit(run_in_batches(engine, prompts(start, stop)))
             averaged = unit(features.reshape(stop - start, templates, -1).mean(1))
             cell.store(start, np.arange(start, stop, dtype=np.int64), averaged, {})
             advance(stop - start)
@@ -134,7 +152,8 @@ def unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(features / length)
 
 
-def _run_in_batches(engine: Engine, array: Array) -> NDArray[np.float32]:
+def run_in_batches(engine: Engine, array: Array) -> NDArray[np.float32]:
+    """An engine's features of an array, in the batches that every evaluation uses."""
     (name,) = (spec.name for spec in engine.inputs)
     (output,) = engine.outputs
     parts = [engine.run({name: part})[output.name] for part in _batches(array)]

@@ -15,6 +15,8 @@ from clipq.errors import DataError
 
 if TYPE_CHECKING:
     from clipq.bundle import TowerName
+    from clipq.evaluate.run import Where
+    from clipq.evaluate.suite import Suite
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -36,15 +38,16 @@ repeats_option = click.option(
 @click.group(cls=Group, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="clipq-eval")
 def main() -> None:
-    """Measure quantized CLIP engines: accuracy, confidence calibration, agreement, latency, memory, kernels."""
+    """Measure quantized CLIP engines: accuracy, calibration, OOD, robustness, fairness, retrieval, latency, kernels."""
 
 
 @main.command()
 @bundles_argument
+@click.option("--suite", metavar="FILE|NAME", help="What to evaluate on; see `clipq-eval suite`.")
 @click.option(
-    "--data", multiple=True, required=True, metavar="[NAME=]SOURCE",
-    help="Labelled images; repeatable. SOURCE is an ImageFolder, a CSV (file,label[,group...]; `labels.csv:label=age` "
-    "takes another column), or demo:test, demo:outline, demo:palette, demo:background.",
+    "--data", multiple=True, metavar="[NAME=]SOURCE",
+    help="Labelled images, instead of a suite; repeatable. SOURCE is an ImageFolder, a CSV (file,label[,group...]; "
+    "`labels.csv:label=age` takes another column), demo:SET, wds:FOLDER-OR-URL, hf:ORG/NAME or utkface:FOLDER.",
 )  # fmt: skip
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="RESULTS", help="Results folder."
@@ -58,55 +61,112 @@ def main() -> None:
     "--templates", metavar="NAME", help="Template set of the bundle [default: the data set's own, else imagenet-80]."
 )
 @click.option(
-    "--on-bad-image",
-    type=click.Choice(["error", "skip"]),
-    default="error",
-    show_default=True,
-    help="What to do with images that cannot be decoded; skipped ones are named in the record.",
-)
+    "--on-bad-image", type=click.Choice(["error", "skip"]),
+    help="What to do with images that cannot be decoded; skipped ones are named in the record [default: error].",
+)  # fmt: skip
+@click.option("--ece-bins", type=click.IntRange(min=2), help="Bins of the calibration errors [default: 15].")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of resamples, samples and corruptions [default: 0].")
 @click.option(
-    "--ece-bins", default=15, show_default=True, type=click.IntRange(min=2), help="Bins of ECE, adaptive ECE and MCE."
-)
-@click.option("--seed", default=0, show_default=True, help="Seed of the bootstrap.")
+    "--fetch", "cache", is_flag=False, flag_value="~/.cache/clipq", metavar="[FOLDER]",
+    help="Allow downloads of remote sources, kept in FOLDER [default: ~/.cache/clipq].",
+)  # fmt: skip
 @threads_option
-@batches_option
-@repeats_option
+@click.option(
+    "--batch", "batches", multiple=True, type=click.IntRange(min=1),
+    help="Batch size of the latency measurement; repeatable [default: 1, 8].",
+)  # fmt: skip
+@click.option("--repeats", type=click.IntRange(min=3), help="Timed batches per engine and size [default: 30].")
 @click.option("--no-bench", is_flag=True, help="Leave out latency, memory and the kernel census.")
 @json_option
 def run(
     bundles: Sequence[Path],
+    suite: str | None,
     data: Sequence[str],
     output: Path,
     runtime: str,
+    cache: str | None,
+    threads: int,
+    batches: Sequence[int],
+    repeats: int | None,
+    no_bench: bool,
+    as_json: bool,
     reference: str | None,
     simulated: bool,
     templates: str | None,
-    on_bad_image: str,
-    ece_bins: int,
-    seed: int,
-    threads: int,
-    batches: Sequence[int],
-    repeats: int,
-    no_bench: bool,
-    as_json: bool,
+    on_bad_image: str | None,
+    ece_bins: int | None,
+    seed: int | None,
 ) -> None:
-    """Evaluate BUNDLES on data, compared with the FP32 one among them; writes records, results.csv and report.html."""
-    from clipq.evaluate.bench import BenchSettings
-    from clipq.evaluate.run import Settings
+    """Evaluate BUNDLES by a suite or on data, compared with the FP32 one; writes records, results.csv, report.html."""
+    from clipq.evaluate.run import Where
+    from clipq.evaluate.suite import LatencyEntry, Suite, ViewEntry, read_suite
 
-    settings = Settings(
-        data=tuple(data),
-        runtime=runtime,
-        reference=reference,
-        simulated=simulated,
-        templates=templates,
-        on_bad_image=cast("Any", on_bad_image),
-        bins=ece_bins,
-        seed=seed,
-        threads=threads,
-        bench=None if no_bench else BenchSettings(batches=tuple(sorted(set(batches))), repeats=repeats),
-    )
-    _evaluate(bundles, settings, output, as_json)
+    if bool(suite) == bool(data):
+        raise click.UsageError("give --suite FILE, or --data SOURCE (repeatable)")
+    given = {
+        "reference": reference, "simulated": simulated or None, "templates": templates, "on_bad_image": on_bad_image,
+        "ece_bins": ece_bins, "seed": seed,
+    }  # fmt: skip
+    asked = {key: value for key, value in given.items() if value is not None}
+    chosen = read_suite(suite) if suite else Suite(view=tuple(ViewEntry(source=source) for source in data))
+    latency = chosen.latency or (None if suite else LatencyEntry())
+    if batches or repeats:
+        base = latency or LatencyEntry()
+        latency = LatencyEntry(batches=tuple(sorted(set(batches))) or base.batches, repeats=repeats or base.repeats)
+    chosen = chosen.model_copy(update={**asked, "latency": None if no_bench else latency})
+    where = Where(output, runtime, threads, Path(cache).expanduser() if cache else None)
+    _evaluate(bundles, chosen, where, as_json)
+
+
+@main.group(cls=Group)
+def suite() -> None:
+    """Suites: what an evaluation asks. Built in are demo, quick, paper and template."""
+
+
+@suite.command("init")
+@click.argument("name", default="template")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("suite.toml"), show_default=True, metavar="FILE"
+)
+def suite_init(name: str, output: Path) -> None:
+    """Write the built-in suite NAME [template] to a file of your own."""
+    from clipq.evaluate.suite import suite_text
+    from clipq.files import write_atomic
+
+    text = suite_text(name)
+    if output.exists():
+        raise DataError(f"{output} exists; choose another name with -o")
+    write_atomic(output, text)
+    click.echo(str(output))
+
+
+@suite.command("check")
+@click.argument("name", metavar="FILE|NAME")
+@click.option("--open", "opens", is_flag=True, help="Also open every local data set, as a run would.")
+def suite_check(name: str, opens: bool) -> None:
+    """Say what is wrong with a suite, all at once, each with its line."""
+    from clipq.evaluate.plan import open_plan
+    from clipq.evaluate.suite import read_suite
+
+    checked = read_suite(name)
+    if opens:
+        open_plan(checked, None)
+    click.echo(f"{name}: good")
+
+
+@suite.command("show")
+@click.argument("name", metavar="FILE|NAME")
+@json_option
+def suite_show(name: str, as_json: bool) -> None:
+    """Show what a suite asks, defaults resolved."""
+    from clipq.evaluate.suite import read_suite
+    from clipq.evaluate.tables import print_suite
+
+    checked = read_suite(name)
+    if as_json:
+        click.echo(checked.model_dump_json(indent=2, by_alias=True))
+    else:
+        print_suite(name, checked)
 
 
 @main.command()
@@ -201,27 +261,28 @@ def report(results: Path, output: Path | None) -> None:
 @click.option("--samples", type=click.IntRange(min=48), help="Images of each set [default: all].")
 @json_option
 def demo(output: Path, samples: int | None, as_json: bool) -> None:
-    """Quantize and evaluate the built-in checkpoint, offline: a tour of what clipq does, in about a minute."""
-    from clipq.evaluate.demo import demo_settings, make_bundles
+    """Quantize and evaluate the built-in checkpoint, offline: every axis of reliability, in two minutes."""
+    from clipq.evaluate.demo import demo_suite, make_bundles
+    from clipq.evaluate.run import Where
 
     with progress_bars() as progress:
         bundles = make_bundles(output / "bundles", progress)
     click.echo("The figures are about the demo checkpoint and its drawn world; they say nothing about CLIP.", err=True)
-    _evaluate(bundles, demo_settings(samples), output / "results", as_json)
+    _evaluate(bundles, demo_suite(samples), Where(output / "results"), as_json)
 
 
-def _evaluate(bundles: Sequence[Path], settings: Any, output: Path, as_json: bool) -> None:
+def _evaluate(bundles: Sequence[Path], suite: Suite, where: Where, as_json: bool) -> None:
     from clipq.evaluate.report.page import write_report
     from clipq.evaluate.run import evaluate
     from clipq.evaluate.tables import print_summary
 
-    if output.exists() and not output.is_dir():
-        raise DataError(f"-o {output} is a file; give a folder")
+    if where.results.exists() and not where.results.is_dir():
+        raise DataError(f"-o {where.results} is a file; give a folder")
     context = click.get_current_context()
     given = {"command": context.info_name, "bundles": [str(path) for path in bundles], **_jsonable(context.params)}
     with progress_bars() as progress:
-        records = evaluate(bundles, settings, output, given=given, progress=progress)
-    page = write_report(records, output / "report.html")
+        records = evaluate(bundles, suite, where, given=given, progress=progress)
+    page = write_report(records, where.results / "report.html")
     if as_json:
         click.echo(json.dumps([row.model_dump() for record in records for row in record.measurements], indent=2))
     else:

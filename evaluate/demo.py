@@ -9,8 +9,7 @@ from pathlib import Path
 
 import clipq.demo
 from clipq.errors import ClipqError
-from clipq.evaluate.bench import BenchSettings
-from clipq.evaluate.run import Settings
+from clipq.evaluate.suite import Suite, read_suite
 from clipq.progress import Progress
 
 SHIPPED_BUNDLE = Path(clipq.demo.__file__).parent / "bundle"
@@ -24,7 +23,6 @@ RECIPES = {
     "int4-weight-only-hqq": "int4-weight-only:algorithm=hqq",
     "int2-weight-only-rtn": "int2-weight-only",
 }
-SETS = ("test", "outline", "palette", "background")
 
 
 def make_bundles(output: Path, progress: Progress) -> list[Path]:
@@ -56,14 +54,15 @@ def make_bundles(output: Path, progress: Progress) -> list[Path]:
     return [fp32, *(output / name for name in RECIPES)]
 
 
-def demo_settings(samples: int | None) -> Settings:
-    """The demo's evaluation: one in-distribution and three shifted sets, INT8 beside its simulation."""
-    suffix = "" if samples is None else f":n={samples}"
-    return Settings(
-        data=tuple(f"{name}=demo:{name}{suffix}" for name in SETS),
-        simulated=True,
-        bench=BenchSettings(batches=(1, 8), repeats=20),
-    )
+def demo_suite(samples: int | None) -> Suite:
+    """The built-in suite ``demo``; ``samples`` takes that many images of each view."""
+    suite = read_suite("demo")
+    if samples is None:
+        return suite
+    views = tuple(entry.model_copy(update={"samples": min(samples, entry.samples or samples)}) for entry in suite.views)
+    corruptions = tuple(e.model_copy(update={"samples": min(samples, e.samples or samples)}) for e in suite.corruptions)
+    square = tuple(e.model_copy(update={"samples": min(samples, e.samples or samples)}) for e in suite.square)
+    return suite.model_copy(update={"views": views, "corruptions": corruptions, "square": square})
 
 
 def _calibration_set() -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,31 @@ from clipq.errors import DataError
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
 Booleans = NDArray[np.bool_]
+
+
+class Graded(Protocol):
+    """Answers whose confidence and correctness are known: all that binned calibration errors ask for."""
+
+    @property
+    def confidence(self) -> Floats:
+        """Probability of the predicted class."""
+
+    @property
+    def correct(self) -> Booleans:
+        """Whether the predicted class is the label."""
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What remains of predictions where a hundred conditions are compared: confidence and correctness."""
+
+    confidence: Floats
+    correct: Booleans
+
+    def __len__(self) -> int:
+        return len(self.correct)
 
 
 @dataclass(frozen=True)
@@ -63,9 +88,18 @@ class Predictions:
         return self.probabilities[np.arange(len(self)), self.labels].astype(np.float64)
 
     @cached_property
+    def sum_of_squares(self) -> Floats:
+        """Sum of the squared class probabilities, float64."""
+        return np.einsum("nc,nc->n", self.probabilities, self.probabilities, dtype=np.float64)
+
+    @cached_property
     def rank_of_label(self) -> Integers:
         """How many classes are strictly more probable than the label; among equals the label comes first."""
         return (self.probabilities > self.probabilities[np.arange(len(self)), self.labels][:, None]).sum(1)
+
+    def outcome(self) -> Outcome:
+        """Confidence and correctness alone."""
+        return Outcome(self.confidence, self.correct)
 
     def subset(self, rows: Booleans | Integers) -> Predictions:
         """The predictions of some samples."""

@@ -1,8 +1,8 @@
-"""One evaluation: subjects × views to cells, cells to measurements, measurements to records."""
+"""One evaluation: subjects × views to cells, cells to estimates, estimates to records."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,215 +10,344 @@ from typing import Any
 
 import numpy as np
 
-from clipq.bundle import TOWERS, TowerName
-from clipq.engines.base import Array
-from clipq.errors import DataError
+from clipq.bundle import TOWERS
+from clipq.data.views import View
+from clipq.errors import EngineError
+from clipq.evaluate.attacked import SquareResults, attack_all
+from clipq.evaluate.axes import adversarial, classification, corruption, fairness, ood, retrieval, shift
+from clipq.evaluate.axes.classification import Answers
 from clipq.evaluate.bench import BenchSettings, SubjectBench, bench, bench_measurements
-from clipq.evaluate.cells import BATCH, CHUNK, Cell, ImageJob, fill_image_cells, fill_text_cell, open_cell, unit
-from clipq.evaluate.measure import Answers, measure_view, reliability
-from clipq.evaluate.metrics.calibration import BINS
+from clipq.evaluate.embeddings import Embeddings
+from clipq.evaluate.estimates import Estimate, measurements
+from clipq.evaluate.metrics.ood import outlier_scores
+from clipq.evaluate.plan import (
+    Plan,
+    PlannedCorruptions,
+    PlannedSquare,
+    PlannedTransfer,
+    PlannedView,
+    groups_of,
+    open_plan,
+)
+from clipq.evaluate.predictions import Floats, Outcome
 from clipq.evaluate.subjects import Subject, gather_subjects
-from clipq.evaluate.views import OnBadImage, View, open_view
-from clipq.evaluate.zeroshot import TemplateSet, choose_templates, predict
-from clipq.files import sha256_bytes
+from clipq.evaluate.suite import Suite
 from clipq.progress import Progress
-from clipq.record import BundleRecord, Measurement, Record, ViewRecord, environment, write_csv, write_record
-from clipq.tokenizer import TextTokenizer
-
-CLASSES_PER_CHUNK = 16
+from clipq.record import AttackRecord, BundleRecord, Record, ViewRecord, environment, write_csv, write_record
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What an evaluation was asked to do, defaults resolved."""
+class Where:
+    """Where engines run and results and fetched data go; without a cache nothing is fetched."""
 
-    data: tuple[str, ...]
+    results: Path
     runtime: str = "ort-cpu"
-    reference: str | None = None
-    simulated: bool = False
-    templates: str | None = None
-    on_bad_image: OnBadImage = "error"
-    bins: int = BINS
-    seed: int = 0
     threads: int = 0
-    bench: BenchSettings | None = field(default_factory=BenchSettings)
+    cache: Path | None = None
 
 
-@dataclass(frozen=True)
-class _ViewAnswers:
-    record: ViewRecord
-    answers: Answers
-    groups: dict[str, Any]
+@dataclass
+class _Found:
+    """What was found out about one subject."""
+
+    estimates: list[Estimate] = field(default_factory=list)
+    against_twin: list[Estimate] = field(default_factory=list)
+    views: list[ViewRecord] = field(default_factory=list)
 
 
 def evaluate(
-    paths: Sequence[Path], settings: Settings, results: Path, *, given: dict[str, Any], progress: Progress
+    paths: Sequence[Path], suite: Suite, where: Where, *, given: dict[str, Any], progress: Progress
 ) -> list[Record]:
-    """Evaluate bundles on views; writes cells, records and ``results.csv`` below ``results``, returns the records."""
+    """Evaluate bundles by a suite; writes cells, records and ``results.csv``, returns the records.
+
+    An engine that fails is named in its record and left out; raises EngineError where the reference fails.
+    """
     subjects, reference = gather_subjects(
-        paths,
-        runtime=settings.runtime,
-        threads=settings.threads,
-        simulated=settings.simulated,
-        reference=settings.reference,
+        paths, runtime=where.runtime, threads=where.threads, simulated=suite.simulated, reference=suite.reference
     )
-    views = _open_views(settings, subjects)
-    measured: dict[str, list[_ViewAnswers]] = {subject.label: [] for subject in subjects}
-    for view in views:
-        for subject, answered in zip(subjects, _answer(view, subjects, settings, results, progress), strict=True):
-            measured[subject.label].append(answered)
+    progress.start("opening and checking the data", 0)
+    plan = open_plan(suite, where.cache)
+    embeddings = Embeddings(where.results / "cells", suite.templates, suite.on_bad_image, progress)
+    for view in plan.classified_views():
+        embeddings.templates_of(view, subjects[0])
+    _fill(plan, subjects, embeddings)
+    squares = attack_all(plan, subjects, embeddings, where.results / "cells")
+    working = [subject for subject in subjects if subject.label not in embeddings.failed]
+    if reference is not None and reference.label in embeddings.failed:
+        raise EngineError(f"the reference {reference.label} failed: {embeddings.failed[reference.label]}")
+    if not working:
+        raise EngineError("every engine failed: " + "; ".join(f"{k}: {v}" for k, v in embeddings.failed.items()))
     benches: dict[str, SubjectBench] = {}
-    if settings.bench is not None:
-        progress.start("benchmarks", len(TOWERS) + len(subjects))
-        benches = bench(subjects, settings.bench, results / "bench", lambda what: progress.advance(1))
-    progress.start("metrics and intervals", len(subjects))
-    records = []
-    for subject in subjects:
-        records.append(_record(subject, subjects, reference, measured, benches, settings, given))
-        progress.advance(1)
+    if suite.latency is not None:
+        settings = BenchSettings(batches=suite.latency.batches, repeats=suite.latency.repeats)
+        progress.start("latency, memory, kernels", len(TOWERS) + len(working))
+        benches = bench(working, settings, where.results / "bench", lambda what: progress.advance(1))
+    found = _Measuring(plan, working, reference, embeddings, squares).measure(progress)
+    records = [
+        _record(subject, reference, found, benches, embeddings.failed.get(subject.label, ""), plan, where, given)
+        for subject in subjects
+    ]
     for record in records:
-        write_record(results, record)
-    write_csv(results, records)
+        write_record(where.results, record)
+    write_csv(where.results, records)
     return records
 
 
-def _open_views(settings: Settings, subjects: Sequence[Subject]) -> list[View]:
-    views = [open_view(spec) for spec in settings.data]
-    names = [view.name for view in views]
-    for name in names:
-        if names.count(name) > 1:
-            raise DataError(f"two views are called {name!r}; name them: --data NAME=SOURCE")
-    for view in views:
-        choose_templates(view, subjects[0].bundle, settings.templates)
-    return views
+def _fill(plan: Plan, subjects: Sequence[Subject], embeddings: Embeddings) -> None:
+    """Embed everything that the plan asks for."""
+    for view in plan.classified_views():
+        embeddings.fill_classes(view, subjects)
+    for planned in plan.views:
+        if planned.entry.role == "retrieval":
+            embeddings.fill_captions(planned.view, subjects)
+    for view in plan.image_views():
+        embeddings.fill_images(view, subjects)
 
 
-def _answer(
-    view: View, subjects: Sequence[Subject], settings: Settings, results: Path, progress: Progress
-) -> list[_ViewAnswers]:
-    """Fill the cells of a view for all subjects and read the predictions off them."""
-    digest = view.digest()
-    templates = choose_templates(view, subjects[0].bundle, settings.templates)
-    classes = [_class_embeddings(view, subject, templates, results, progress) for subject in subjects]
-    cells = [_image_cell(view, digest, subject, results) for subject in subjects]
-    # Towers that several bundles share (--towers image, or the reference's twin) are embedded once.
-    unique = {
-        cell.folder: ImageJob(cell, _opener(subject, "image")) for cell, subject in zip(cells, subjects, strict=True)
-    }
-    missing = sum(len(job.cell.missing()) for job in unique.values()) * CHUNK
-    if missing:
-        progress.start(f"{view.name}: images", min(missing, len(unique) * len(view.samples)))
-    fill_image_cells(
-        view, list(unique.values()), subjects[0].bundle.manifest.preprocess, settings.on_bad_image, progress.advance
-    )
-    return [
-        _read(view, digest, subject, templates, cell, text, settings)
-        for subject, cell, text in zip(subjects, cells, classes, strict=True)
-    ]
+@dataclass
+class _Measuring:
+    """Cells to estimates, one view at a time, so that one view's predictions of two engines are in memory at once."""
 
+    plan: Plan
+    subjects: list[Subject]
+    reference: Subject | None
+    embeddings: Embeddings
+    squares: SquareResults
+    found: dict[str, _Found] = field(default_factory=dict)
 
-def _read(
-    view: View, digest: str, subject: Subject, templates: TemplateSet, cell: Cell, classes: Array, settings: Settings
-) -> _ViewAnswers:
-    rows, features, skipped = cell.load()
-    if skipped and settings.on_bad_image == "error":
-        name, reason = next(iter(skipped.items()))
-        raise DataError(f"{view.name}: {name}: {reason}; mend it, or leave such files out with --on-bad-image skip")
-    if len(rows) == 0:
-        raise DataError(f"{view.source}: none of its {len(view.samples)} images can be decoded")
-    embeddings = unit(features)
-    labels = np.array([sample.label for sample in view.samples])[rows]
-    manifest = subject.bundle.manifest
-    predictions = predict(embeddings, classes, labels, logit_scale=manifest.logit_scale, logit_bias=manifest.logit_bias)
-    record = ViewRecord(
-        name=view.name,
-        source=view.source,
-        digest=digest,
-        n=len(rows),
-        classes=len(view.class_names),
-        templates=templates.name,
-        template_count=len(templates.templates),
-        skipped=skipped,
-        reliability=reliability(predictions, settings.bins),
-    )
-    return _ViewAnswers(record, Answers(subject.columns, predictions, embeddings), _groups(view, rows))
+    def measure(self, progress: Progress) -> dict[str, _Found]:
+        """Everything found, by subject."""
+        self.found = {subject.label: _Found() for subject in self.subjects}
+        plan = self.plan
+        steps = len(plan.views) + len(plan.corruptions) + len(plan.transfers) + len(plan.squares)
+        progress.start("metrics and intervals", steps)
+        for planned in plan.views:
+            self._view(planned)
+            progress.advance(1)
+        for corruptions in plan.corruptions:
+            self._corruptions(corruptions)
+            progress.advance(1)
+        for transfer in plan.transfers:
+            self._transfer(transfer)
+            progress.advance(1)
+        for square in plan.squares:
+            self._square(square)
+            progress.advance(1)
+        for label, found in self.found.items():
+            self._ood_averages(label, found)
+        return self.found
 
+    def _view(self, planned: PlannedView) -> None:
+        measure = {
+            "retrieval": self._retrieval,
+            "near-ood": self._ood,
+            "far-ood": self._ood,
+        }.get(planned.entry.role, self._classified)
+        measure(planned)
 
-def _groups(view: View, rows: Array) -> dict[str, Any]:
-    """Which rows belong to each ``column=value``."""
-    samples = [view.samples[row] for row in rows]
-    columns = list(samples[0].groups)
-    members = {}
-    for column in columns:
-        values = np.array([sample.groups[column] for sample in samples])
-        for value in sorted(set(values.tolist())):
-            members[f"{column}={value}"] = values == value
-    return members
+    def _classified(self, planned: PlannedView) -> None:
+        view, suite = planned.view, self.plan.suite
+        base = self._answers_of_reference(view)
+        base_inside = None
+        if planned.baseline is not None and self.reference is not None:
+            base_inside = self.embeddings.answers(planned.baseline, self.reference).predictions.correct
+        for subject in self.subjects:
+            answers = base if self._is_reference(subject) and base else self.embeddings.answers(view, subject)
+            rows, _, skipped = self.embeddings.images(view, subject)
+            columns = groups_of(planned, rows)
+            predictions = answers.predictions
+            found = classification.classification(answers, view=view.name, bins=suite.ece_bins, seed=suite.seed)
+            found += classification.tuned(
+                answers, view=view.name, fraction=suite.tune_fraction, bins=suite.ece_bins, seed=suite.seed
+            )
+            for column, groups in columns.items():
+                found += classification.by_group(answers, groups, view=view.name, bins=suite.ece_bins, seed=suite.seed)
+                if planned.entry.groups:
+                    smallest = planned.entry.smallest_group
+                    found += fairness.fairness(
+                        predictions, groups, view=view.name, column=column, smallest_group=smallest, seed=suite.seed
+                    )
+            if planned.baseline is not None:
+                inside = self.embeddings.answers(planned.baseline, subject).predictions.correct
+                pair = None if base is None or base_inside is None else (base_inside, base.predictions.correct)
+                found += shift.shift(inside, predictions.correct, pair, view=view.name, seed=suite.seed)
+            if base is not None and not self._is_reference(subject):
+                found += classification.compared(answers, base, view=view.name, seed=suite.seed)
+            twin = self._twin(subject)
+            if twin is not None:
+                other = self.embeddings.answers(view, twin)
+                paired = classification.compared(answers, other, view=view.name, seed=suite.seed)
+                self.found[subject.label].against_twin += paired
+            self.found[subject.label].estimates += found
+            templates = self.embeddings.templates_of(view, subject)
+            self.found[subject.label].views.append(
+                ViewRecord(
+                    name=view.name,
+                    source=view.source,
+                    role=planned.entry.role,
+                    baseline="" if planned.baseline is None else planned.baseline.name,
+                    digest=view.digest,
+                    n=len(rows),
+                    classes=answers.predictions.probabilities.shape[1],
+                    templates=templates.name,
+                    template_count=len(templates.templates),
+                    skipped=skipped,
+                    smallest_group=planned.entry.smallest_group if planned.entry.groups else None,
+                    reliability=classification.reliability(predictions, suite.ece_bins),
+                )
+            )
 
+    def _ood(self, planned: PlannedView) -> None:
+        assert planned.baseline is not None
+        distance: ood.Distance = "near" if planned.entry.role == "near-ood" else "far"
+        for subject in self.subjects:
+            inside = self._scores(planned.baseline, planned.baseline, subject)
+            outside = self._scores(planned.view, planned.baseline, subject)
+            found = self.found[subject.label]
+            found.estimates += ood.detection(
+                inside, outside, view=planned.view.name, distance=distance, seed=self.plan.suite.seed
+            )
+            found.views.append(
+                self._unlabelled_record(planned, subject).model_copy(
+                    update={"histograms": ood.histograms(inside, outside)}
+                )
+            )
 
-def _image_cell(view: View, digest: str, subject: Subject, results: Path) -> Cell:
-    identity = {
-        **subject.identity("image"),
-        "view": digest,
-        "preprocess": subject.bundle.manifest.preprocess.model_dump(mode="json"),
-        "batch": BATCH,
-    }
-    return open_cell(results / "cells", identity, len(view.samples), CHUNK)
+    def _ood_averages(self, label: str, found: _Found) -> None:
+        outside = {planned.view.name: planned.baseline for planned in self.plan.views if "-ood" in planned.entry.role}
+        for inside in dict.fromkeys(view.name for view in outside.values() if view is not None):
+            members = {name for name, view in outside.items() if view is not None and view.name == inside}
+            found.estimates += ood.averages([row for row in found.estimates if row.view in members], inside)
 
+    def _retrieval(self, planned: PlannedView) -> None:
+        view = planned.view
+        for subject in self.subjects:
+            rows, images, _ = self.embeddings.images(view, subject)
+            captions = self.embeddings.captions(view, subject)
+            owner = np.repeat(np.arange(len(view.samples)), [len(sample.captions) for sample in view.samples])
+            # Captions of images that could not be decoded have nothing to find.
+            place = np.full(len(view.samples), -1)
+            place[rows] = np.arange(len(rows))
+            kept = place[owner] >= 0
+            found = self.found[subject.label]
+            found.estimates += retrieval.retrieval(
+                images, captions[kept], place[owner][kept], view=view.name, seed=self.plan.suite.seed
+            )
+            found.views.append(self._unlabelled_record(planned, subject))
 
-def _class_embeddings(view: View, subject: Subject, templates: TemplateSet, results: Path, progress: Progress) -> Array:
-    prompts = templates.prompts(view.class_names)
-    per_class = len(templates.templates)
-    entry = subject.bundle.manifest.tokenizer
-    identity = {
-        **subject.identity("text"),
-        "tokenizer": [entry.sha256, entry.cleaning, entry.context_length],
-        "prompts": sha256_bytes("\n".join(prompts).encode()),
-        "templates": per_class,
-        "batch": BATCH,
-    }
-    cell = open_cell(results / "cells", identity, len(view.class_names), CLASSES_PER_CHUNK)
-    missing = cell.missing()
-    if missing:
-        progress.start(f"{view.name}: class prompts, {subject.label}", len(missing) * CLASSES_PER_CHUNK)
-        tokenizer = TextTokenizer(subject.bundle)
+    def _corruptions(self, planned: PlannedCorruptions) -> None:
+        base = None if self.reference is None else self._outcomes(planned, self.reference)
+        for subject in self.subjects:
+            clean, corrupted = self._outcomes(planned, subject)
+            if planned.entry.baseline == "alexnet":
+                pair = None
+            else:
+                against = base or (clean, corrupted)
+                pair = against[0].correct, {key: one.correct for key, one in against[1].items()}
+            self.found[subject.label].estimates += corruption.corruption(
+                clean,
+                corrupted,
+                pair,
+                view=f"{planned.clean.name}-c",
+                bins=self.plan.suite.ece_bins,
+                seed=self.plan.suite.seed,
+            )
 
-        def tokens(start: int, stop: int) -> Array:
-            return tokenizer(prompts[start * per_class : stop * per_class])
+    def _outcomes(
+        self, planned: PlannedCorruptions, subject: Subject
+    ) -> tuple[Outcome, dict[corruption.Condition, Outcome]]:
+        classes_of = planned.clean
+        clean = self.embeddings.answers(planned.clean, subject, classes_of).predictions.outcome()
+        return clean, {
+            condition: self.embeddings.answers(view, subject, classes_of).predictions.outcome()
+            for condition, view in planned.corrupted.items()
+        }
 
-        fill_text_cell(cell, _opener(subject, "text"), tokens, per_class, progress.advance)
-    return cell.load()[1]
+    def _transfer(self, planned: PlannedTransfer) -> None:
+        manifest = planned.attack.manifest
+        for subject in self.subjects:
+            clean = self.embeddings.answers(planned.clean, subject).predictions.correct
+            for epsilon, view in planned.attacked.items():
+                attacked = self.embeddings.answers(view, subject, planned.clean).predictions.correct
+                self.found[subject.label].estimates += adversarial.robustness(
+                    clean,
+                    attacked,
+                    view=planned.name,
+                    group=f"{manifest.method}/{epsilon}",
+                    fooled=np.array(manifest.fooled[str(epsilon)]),
+                    seed=self.plan.suite.seed,
+                )
 
+    def _square(self, planned: PlannedSquare) -> None:
+        seed = self.plan.suite.seed
+        for subject in self.subjects:
+            for epsilon in planned.entry.epsilons:
+                outcome = self.squares[planned.view.name, epsilon, subject.label]
+                view, group = planned.view.name, f"square/{epsilon}"
+                found = self.found[subject.label]
+                found.estimates += adversarial.robustness(
+                    outcome.clean, outcome.right, view=view, group=group, seed=seed
+                )
+                found.estimates += adversarial.queries(
+                    outcome.queries, outcome.clean, view=view, group=group, seed=seed
+                )
 
-def _opener(subject: Subject, tower: TowerName) -> Callable[[], Any]:
-    return lambda: subject.open(tower)
+    def _scores(self, view: View, classes_of: View, subject: Subject) -> dict[str, Floats]:
+        answers = self.embeddings.answers(view, subject, classes_of)
+        return outlier_scores(answers.cosines, answers.classifier.logits(answers.cosines))
+
+    def _unlabelled_record(self, planned: PlannedView, subject: Subject) -> ViewRecord:
+        view = planned.view
+        rows, _, skipped = self.embeddings.images(view, subject)
+        return ViewRecord(
+            name=view.name,
+            source=view.source,
+            role=planned.entry.role,
+            baseline="" if planned.baseline is None else planned.baseline.name,
+            digest=view.digest,
+            n=len(rows),
+            captions=sum(len(sample.captions) for sample in view.samples) if planned.entry.role == "retrieval" else 0,
+            skipped=skipped,
+        )
+
+    def _answers_of_reference(self, view: View) -> Answers | None:
+        return None if self.reference is None else self.embeddings.answers(view, self.reference)
+
+    def _is_reference(self, subject: Subject) -> bool:
+        return self.reference is not None and subject.label == self.reference.label
+
+    def _twin(self, subject: Subject) -> Subject | None:
+        """The same bundle with integer kernels off, if it is evaluated too."""
+        if subject.simulated:
+            return None
+        return next((other for other in self.subjects if other.bundle == subject.bundle and other.simulated), None)
 
 
 def _record(
     subject: Subject,
-    subjects: Sequence[Subject],
     reference: Subject | None,
-    measured: dict[str, list[_ViewAnswers]],
+    found: dict[str, _Found],
     benches: dict[str, SubjectBench],
-    settings: Settings,
+    failed: str,
+    plan: Plan,
+    where: Where,
     given: dict[str, Any],
 ) -> Record:
-    twin = next((other for other in subjects if subject.bundle == other.bundle and other.simulated), None)
-    measurements: list[Measurement] = []
-    against_twin: list[Measurement] = []
-    for position, answered in enumerate(measured[subject.label]):
-        base = None if reference is None else measured[reference.label][position].answers
-
-        def measure(against: Answers | None, answered: _ViewAnswers = answered) -> list[Measurement]:
-            return measure_view(
-                answered.record.name, answered.answers, against, answered.groups, bins=settings.bins, seed=settings.seed
-            )
-
-        measurements += measure(base)
-        if twin is not None and not subject.simulated:
-            against_twin += measure(measured[twin.label][position].answers)
-    if benches:
-        measurements += bench_measurements(subject, benches, reference)
+    mine = found.get(subject.label, _Found())
+    base = [] if reference is None else found[reference.label].estimates
+    columns = subject.columns
+    rows = measurements(columns, mine.estimates, None if reference is None else reference.columns, base)
+    if benches and not failed:
+        rows += bench_measurements(subject, benches, reference)
+    against_twin = []
+    twin = columns.twin
+    if not subject.simulated and twin.label in found:
+        against_twin = measurements(
+            columns,
+            [one for one in mine.estimates if not one.paired] + mine.against_twin,
+            twin,
+            found[twin.label].estimates,
+        )
     manifest = subject.bundle.manifest
     return Record(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -233,20 +362,47 @@ def _record(
             file_bytes=sum(manifest.tower(tower).bytes for tower in TOWERS),
         ),
         runtime=subject.runtime,
-        simulated=subject.simulated,
+        simulated=columns.simulated,
+        twin=subject.simulated,
+        failed=failed,
         reference=reference.bundle.name if reference else "",
         arguments_given=given,
-        arguments_resolved=_plain(settings),
+        arguments_resolved={
+            **plan.suite.model_dump(mode="json", by_alias=True), "runtime": where.runtime, "threads": where.threads
+        },
         environment=environment(),
-        views=tuple(answered.record for answered in measured[subject.label]),
-        latency=benches[subject.label].latency if benches else (),
-        census=benches[subject.label].census if benches else (),
-        measurements=tuple(measurements),
+        views=tuple(mine.views),
+        attacks=_attacks(plan),
+        latency=benches[subject.label].latency if subject.label in benches else (),
+        census=benches[subject.label].census if subject.label in benches else (),
+        measurements=tuple(rows),
         deployed_minus_simulated=tuple(against_twin),
-    )
+    )  # fmt: skip
 
 
-def _plain(settings: Settings) -> dict[str, Any]:
-    resolved = dict(vars(settings))
-    resolved["bench"] = None if settings.bench is None else dict(vars(settings.bench))
-    return resolved
+def _attacks(plan: Plan) -> tuple[AttackRecord, ...]:
+    transfers = [
+        AttackRecord(
+            view=planned.name,
+            kind="transfer",
+            method=planned.attack.manifest.method,
+            epsilons=planned.attack.manifest.epsilons,
+            n=len(planned.clean.samples),
+            options=planned.attack.manifest.options,
+            digest=planned.attack.manifest.pixels_sha256,
+        )
+        for planned in plan.transfers
+    ]
+    squares = [
+        AttackRecord(
+            view=planned.view.name,
+            kind="square",
+            method="square",
+            epsilons=planned.entry.epsilons,
+            n=len(planned.view.samples),
+            options={"queries": planned.entry.queries},
+            digest=planned.view.digest,
+        )
+        for planned in plan.squares
+    ]
+    return (*transfers, *squares)

@@ -1,11 +1,13 @@
-"""Bootstrap intervals, for a value and for a paired difference, from the same resamples."""
+"""Bootstrap draws, intervals and p-values; a paired difference is the difference of draws on the same resamples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm
 
 from clipq.evaluate.predictions import Floats
 
@@ -15,21 +17,47 @@ RESAMPLES = 1000
 # Weights are made and used in blocks of this many entries, so that memory does not grow with the resamples.
 _BLOCK_ENTRIES = 4_000_000
 
+Statistic = Callable[..., Floats]
+
 
 @dataclass(frozen=True)
-class Estimate:
-    """A value and its percentile-bootstrap interval; ``n`` is the number of samples."""
+class Draws:
+    """A value and what it is on each bootstrap resample; ``n`` is the number of samples behind it."""
 
     value: float
-    low: float
-    high: float
+    resampled: Floats
     n: int
 
+    def interval(self) -> tuple[float, float]:
+        """The percentile interval (Efron and Tibshirani, 1993, chapter 13); draws without a value do not count."""
+        return interval(self.resampled)
 
-def resample_weights(n: int, resamples: int, seed: int) -> Iterator[Floats]:
+    def __sub__(self, other: Draws) -> Draws:
+        """The paired difference: both must come from the same resamples."""
+        return Draws(self.value - other.value, self.resampled - other.resampled, self.n)
+
+    def p_value(self) -> float:
+        """Two-sided p of the value being 0, from its bootstrap standard error (Wald); 1 where it is 0 throughout."""
+        finite = self.resampled[np.isfinite(self.resampled)]
+        error = float(finite.std(ddof=1)) if len(finite) > 1 else 0.0
+        if error == 0:
+            return 1.0 if self.value == 0 else 0.0
+        return float(2 * norm.sf(abs(self.value) / error))
+
+
+def mean_of(draws: Sequence[Draws]) -> Draws:
+    """The average of several values, resample by resample (near and far averages over OOD sets)."""
+    return Draws(
+        float(np.mean([one.value for one in draws])),
+        np.mean([one.resampled for one in draws], axis=0),
+        sum(one.n for one in draws),
+    )
+
+
+def resample_weights(n: int, resamples: int, seed: int | Sequence[int], rows: int | None = None) -> Iterator[Floats]:
     """Blocks of bootstrap weights (rows: resamples; entries: how often a sample was drawn), the same for a seed."""
     rng = np.random.default_rng(seed)
-    rows = max(1, _BLOCK_ENTRIES // n)
+    rows = rows or max(1, _BLOCK_ENTRIES // n)
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
         drawn = rng.integers(0, n, (count, n))
@@ -38,36 +66,66 @@ def resample_weights(n: int, resamples: int, seed: int) -> Iterator[Floats]:
 
 
 def bootstrap(
-    functions: dict[str, Callable[[Floats], Floats]], n: int, *, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, Estimate]:
-    """Value and 95 % interval of each function of a weight matrix, all on the same resamples.
+    functions: Mapping[str, Statistic], *sizes: int, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Draws]:
+    """Value and draws of each function, all on the same resamples.
 
-    A difference of two metrics is one more function: it is then paired, for both see the same samples. Percentile
-    method (Efron and Tibshirani, 1993, chapter 13).
+    A function takes one weight matrix (resamples × samples) per population; ``sizes`` are the populations' sample
+    counts. The k-th population's resamples depend on the seed, k and its size alone, so whatever is computed on the
+    same samples, in one call or in two, is paired.
     """
-    ones = np.ones((1, n), dtype=np.float32)
-    values = {name: float(function(ones)[0]) for name, function in functions.items()}
+    ones = [np.ones((1, n), dtype=np.float32) for n in sizes]
+    values = {name: float(function(*ones)[0]) for name, function in functions.items()}
     draws: dict[str, list[Floats]] = {name: [] for name in functions}
-    for weights in resample_weights(n, resamples, seed):
+    rows = max(1, _BLOCK_ENTRIES // max(sizes))
+    blocks = [resample_weights(n, resamples, [seed, k] if k else seed, rows) for k, n in enumerate(sizes)]
+    for weights in zip(*blocks, strict=True):
         for name, function in functions.items():
-            draws[name].append(function(weights))
-    estimates = {}
-    for name in functions:
-        estimates[name] = Estimate(values[name], *interval(np.concatenate(draws[name])), n)
-    return estimates
+            draws[name].append(function(*weights))
+    return {name: Draws(values[name], np.concatenate(draws[name]), sum(sizes)) for name in functions}
 
 
-def percentile_estimate(samples: Sequence[float], q: float, *, seed: int = 0) -> tuple[Estimate, Floats]:
-    """The q-th percentile of raw samples with its 95 % interval, and the bootstrap draws behind it."""
+def percentile_draws(samples: Sequence[float], q: float, *, seed: int = 0) -> Draws:
+    """The q-th percentile of raw samples."""
     array = np.asarray(samples, dtype=np.float64)
     rng = np.random.default_rng(seed)
     draws = np.percentile(array[rng.integers(0, len(array), (RESAMPLES, len(array)))], q, axis=1)
-    low, high = interval(draws)
-    return Estimate(float(np.percentile(array, q)), low, high, len(array)), draws
+    return Draws(float(np.percentile(array, q)), draws, len(array))
 
 
 def interval(draws: Floats) -> tuple[float, float]:
-    """The central 95 % of bootstrap draws."""
+    """The central 95 % of the draws that have a value."""
+    finite = draws[np.isfinite(draws)]
+    if len(finite) == 0:
+        return math.nan, math.nan
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
+    low, high = np.quantile(finite, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def wilson(hits: float, n: float) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a proportion (Wilson, 1927).
+
+    >>> [round(bound, 3) for bound in wilson(8, 10)]
+    [0.49, 0.943]
+    """
+    z = float(norm.ppf(0.5 + CONFIDENCE / 2))
+    share = hits / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def holm(p_values: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]:
+    """Which of the hypotheses are rejected by Holm's step-down procedure (Holm, 1979).
+
+    >>> holm([0.01, 0.04, 0.03, 0.005])
+    [True, False, False, True]
+    """
+    order = np.argsort(p_values, kind="stable")
+    rejected = [False] * len(p_values)
+    for rank, index in enumerate(order):
+        if p_values[index] > level / (len(p_values) - rank):
+            break
+        rejected[index] = True
+    return rejected

@@ -12,7 +12,7 @@ from clipq.engines.base import Engine
 from clipq.engines.catalog import onnxruntime_version, open_engine
 from clipq.engines.ort import has_quantize_dequantize
 from clipq.errors import BundleError, ResultsError
-from clipq.evaluate.measure import Engine as EngineColumns
+from clipq.evaluate.estimates import Engine as EngineColumns
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ class Subject:
     @property
     def columns(self) -> EngineColumns:
         """The first columns of its measurements."""
-        return EngineColumns(self.bundle.name, self.bundle.manifest.recipe.name, self.runtime, self.simulated)
+        recipe = self.bundle.manifest.recipe.name
+        simulated = self.simulated or recipe.startswith("simulated-")
+        return EngineColumns(self.bundle.name, recipe, self.runtime, simulated)
 
     def open(self, tower: TowerName) -> Engine:
         """Load one tower."""

@@ -7,49 +7,112 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from clipq.evaluate.bench import breaks_promise
-from clipq.evaluate.statistics import interval, percentile_estimate
-from clipq.record import CensusRecord, LatencyRecord, Measurement, Record
-
-SUMMARY_METRICS = ("acc1", "ece", "confidence_gap", "agreement")
+from clipq.evaluate.metrics import orientation
+from clipq.evaluate.report.summary import summary_columns
+from clipq.evaluate.statistics import interval, percentile_draws
+from clipq.evaluate.suite import Suite, view_name
+from clipq.record import CensusRecord, LatencyRecord, Measurement, Record, ViewRecord
 
 
 def print_summary(records: Sequence[Record]) -> None:
-    """One table per view: each engine's main figures, with the paired difference to the reference and its interval."""
+    """Per in-distribution view the main figures with paired differences; then every axis at a glance; then engines."""
     console = _console()
-    reference = records[0].reference
-    for view in records[0].views:
-        title = (
-            f"{view.name}: {view.n} images, {view.classes} classes, templates {view.templates} ({view.template_count})"
-        )
-        if view.skipped:
-            title += f", {len(view.skipped)} skipped"
-        table = Table(title=title, title_justify="left")
-        for column in ("engine", "acc1", "Δ acc1", "ECE", "Δ ECE", "conf − acc", "agreement", "McNemar p"):
-            table.add_column(column, justify="left" if column == "engine" else "right", no_wrap=column == "engine")
-        for record in records:
-            rows = {row.metric: row for row in record.measurements if row.view == view.name and not row.group}
-            accuracy = rows["acc1"]
-            p_value = "" if accuracy.p_value is None else f"{accuracy.p_value:.2g}"
-            agreement = percent(rows["agreement"].value) if "agreement" in rows else ""
-            table.add_row(
-                record.name,
-                percent(accuracy.value),
-                points(accuracy),
-                percent(rows["ece"].value),
-                points(rows["ece"]),
-                f"{100 * rows['confidence_gap'].value:+.1f}",
-                agreement,
-                p_value,
-            )
-        console.print(table)
+    measured = [record for record in records if not record.failed]
+    reference = measured[0].reference
+    for view in measured[0].views:
+        if view.role == "in-distribution":
+            console.print(_view_table(measured, view))
     console.print(
         f"percent and points; Δ against {reference or 'nothing (no FP32 bundle)'}, paired, 95 % bootstrap intervals",
         style="dim",
     )
-    _print_engines(console, records)
+    _print_axes(console, [record for record in measured if not record.twin])
+    _print_engines(console, measured)
+    for record in records:
+        if record.failed:
+            console.print(f"[bold red]{escape(record.name)} failed and was not measured:[/] {escape(record.failed)}")
+
+
+def _view_table(records: Sequence[Record], view: ViewRecord) -> Table:
+    title = f"{view.name}: {view.n} images, {view.classes} classes, templates {view.templates} ({view.template_count})"
+    if view.skipped:
+        title += f", {len(view.skipped)} skipped"
+    table = Table(title=escape(title), title_justify="left")
+    for column in ("engine", "acc1", "Δ acc1", "ECE", "Δ ECE", "conf − acc", "agreement", "McNemar p"):
+        table.add_column(column, justify="left" if column == "engine" else "right", no_wrap=column == "engine")
+    for record in records:
+        rows = {row.metric: row for row in record.measurements if row.view == view.name and not row.group}
+        accuracy = rows["acc1"]
+        p_value = "" if accuracy.p_value is None else f"{accuracy.p_value:.2g}"
+        table.add_row(
+            escape(record.name),
+            percent(accuracy.value),
+            points(accuracy),
+            percent(rows["ece"].value),
+            points(rows["ece"]),
+            f"{100 * rows['confidence_gap'].value:+.1f}",
+            percent(rows["agreement"].value) if "agreement" in rows else "",
+            p_value,
+        )
+    return table
+
+
+def _print_axes(console: Console, records: Sequence[Record]) -> None:
+    """One row per axis, one column per engine; marks where the paired interval leaves out zero."""
+    known = {(row.view, row.group, row.metric): row for row in records[0].measurements}
+    columns = summary_columns(records[0], known.keys())
+    if not columns:
+        return
+    table = Table(title="every axis: ▲ better, ▼ worse than the reference, beyond the interval", title_justify="left")
+    table.add_column("", min_width=28)
+    for record in records:
+        table.add_column(escape(record.name), justify="right", overflow="fold")
+    by_record = [{(row.view, row.group, row.metric): row for row in record.measurements} for record in records]
+    for title, key in columns:
+        table.add_row(escape(title), *(_marked(rows[key]) if key in rows else "" for rows in by_record))
+    console.print(table)
+
+
+def _marked(row: Measurement) -> str:
+    value = percent(row.value) if row.unit == "fraction" else f"{row.value:.2f}"
+    better = orientation(row.metric)[1]
+    if better is None or row.delta_low is None or row.delta_high is None or row.delta_low <= 0 <= row.delta_high:
+        return value
+    return f"{value} [green]▲[/]" if (row.delta_low > 0) == better else f"{value} [red]▼[/]"
+
+
+def print_suite(name: str, suite: Suite) -> None:
+    """What a suite asks."""
+    console = _console()
+    table = Table(title=escape(f"suite {name}"), title_justify="left")
+    for column in ("view", "role", "source", "baseline", "groups", "samples"):
+        table.add_column(column, overflow="fold")
+    for entry in suite.views:
+        baseline, samples = entry.baseline or "", "all" if entry.samples is None else str(entry.samples)
+        cells = (view_name(entry), entry.role, entry.source, baseline, ", ".join(entry.groups), samples)
+        table.add_row(*(escape(cell) for cell in cells))
+    console.print(table)
+    for entry_c in suite.corruptions:
+        severities = ", ".join(map(str, entry_c.severities))
+        console.print(
+            f"corruptions of {entry_c.of}: {len(entry_c.corruptions())} kinds at severities {severities}, "
+            f"{entry_c.samples or 'all'} images, mCE against {entry_c.baseline}"
+        )
+    for entry_t in suite.transfer:
+        console.print(f"transferred attack: {entry_t.source}")
+    for entry_s in suite.square:
+        epsilons = ", ".join(map(str, entry_s.epsilons))
+        console.print(
+            f"Square attack on {entry_s.of}: ε = {epsilons} of 255, {entry_s.queries} queries, "
+            f"{entry_s.samples or 'all'} images"
+        )
+    if suite.latency is not None:
+        batches = ", ".join(map(str, suite.latency.batches))
+        console.print(f"latency at batch {batches}, {suite.latency.repeats} repeats")
 
 
 def _print_engines(console: Console, records: Sequence[Record]) -> None:
@@ -130,13 +193,13 @@ def latency_rows(timed: Mapping[str, Sequence[LatencyRecord]], reference: str | 
     rows = []
     for label, latencies in timed.items():
         for index, latency in enumerate(latencies):
-            p50, draws = percentile_estimate(latency.milliseconds, 50)
+            p50 = percentile_draws(latency.milliseconds, 50)
             row: dict[str, Any] = {"bundle": label, "tower": latency.tower, "batch": latency.batch, "p50": p50.value}
             row |= {f"p{q}": float(np.percentile(latency.milliseconds, q)) for q in (90, 99)}
             row["throughput"] = 1e3 * latency.batch / p50.value
             if reference is not None:
-                base, base_draws = percentile_estimate(timed[reference][index].milliseconds, 50, seed=1)
-                low, high = interval(draws / base_draws)
+                base = percentile_draws(timed[reference][index].milliseconds, 50, seed=1)
+                low, high = interval(p50.resampled / base.resampled)
                 row |= {"ratio": p50.value / base.value, "ratio_low": low, "ratio_high": high}
             rows.append(row)
     return rows

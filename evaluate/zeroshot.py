@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from clipq.bundle import Bundle
+from clipq.data.views import View
 from clipq.errors import DataError
-from clipq.evaluate.predictions import Predictions
-from clipq.evaluate.views import View
+from clipq.evaluate.predictions import Integers, Predictions
 
 DEFAULT_TEMPLATES = "imagenet-80"
 
@@ -34,25 +35,51 @@ def choose_templates(view: View, bundle: Bundle, asked: str | None) -> TemplateS
         if asked not in known:
             raise DataError(f"--templates {asked!r}: the bundle has {', '.join(known)}")
         return TemplateSet(asked, known[asked])
-    if view.templates is not None:
-        return TemplateSet("data set's own", view.templates)
+    if view.classes is not None and view.classes.templates is not None:
+        return TemplateSet("data set's own", view.classes.templates)
     return TemplateSet(DEFAULT_TEMPLATES, known[DEFAULT_TEMPLATES])
 
 
-def predict(
-    images: NDArray[np.float32],
-    classes: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    *,
-    logit_scale: float,
-    logit_bias: float | None,
-) -> Predictions:
-    """Softmax over ``logit_scale`` · cosine + ``logit_bias``; both inputs have rows of unit length.
+@dataclass(frozen=True)
+class Classifier:
+    """A zero-shot classifier: class embeddings (rows of unit length), the label of each class, the temperature.
 
-    A bias is the same for all classes, so it cancels here; it is applied all the same, for what the checkpoint says
-    is what is computed.
+    Several classes can count as one label (a label map); a label's probability is then the sum of its classes'.
     """
-    logits = logit_scale * (images.astype(np.float64) @ classes.astype(np.float64).T) + (logit_bias or 0.0)
-    logits -= logits.max(1, keepdims=True)
-    probabilities = np.exp(logits)
-    return Predictions(probabilities / probabilities.sum(1, keepdims=True), labels)
+
+    classes: NDArray[np.float32]
+    label_of_class: Integers
+    logit_scale: float
+    logit_bias: float | None
+
+    @property
+    def labels(self) -> int:
+        """How many labels there are."""
+        return int(self.label_of_class.max()) + 1
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every class is a label of its own."""
+        return bool((self.label_of_class == np.arange(len(self.classes))).all())
+
+    def cosines(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Cosine of every sample (rows of unit length) to every class."""
+        return embeddings @ self.classes.T
+
+    def logits(self, cosines: NDArray[np.float32], logit_scale: float | None = None) -> NDArray[np.float64]:
+        """``logit_scale`` · cosine + ``logit_bias``, float64, by class.
+
+        A bias is the same for all classes, so it cancels in a softmax; it is applied all the same, for what the
+        checkpoint says is what is computed.
+        """
+        scale = self.logit_scale if logit_scale is None else logit_scale
+        return scale * cosines.astype(np.float64) + (self.logit_bias or 0.0)
+
+    def predict(self, cosines: NDArray[np.float32], labels: Integers, logit_scale: float | None = None) -> Predictions:
+        """Label probabilities of samples with these cosines, at the checkpoint's logit scale or another."""
+        probabilities = softmax(self.logits(cosines, logit_scale), axis=1)
+        if not self.is_plain:
+            membership = np.zeros((len(self.classes), self.labels))
+            membership[np.arange(len(self.classes)), self.label_of_class] = 1
+            probabilities = probabilities @ membership
+        return Predictions(probabilities, labels)

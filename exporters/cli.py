@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -157,6 +157,55 @@ def _parse(texts: Sequence[str]) -> list[Recipe]:
         if slugs.count(slug) > 1:
             raise RecipeError(f"two recipes would both make the bundle {slug!r}; drop one")
     return parsed
+
+
+@main.command()
+@click.argument("checkpoint")
+@pretrained_option
+@click.option(
+    "--data", required=True, metavar="SOURCE",
+    help="Labelled images: an ImageFolder, a CSV, demo:SET, wds:FOLDER or hf:FOLDER.",
+)  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the attack.")
+@click.option("--method", type=click.Choice(["fgsm", "pgd"]), default="pgd", show_default=True)
+@click.option(
+    "--epsilon", "epsilons", multiple=True, default=(1, 2, 4, 8), show_default=True, type=click.IntRange(1, 255),
+    help="L∞ strength in 255ths; repeatable.",
+)  # fmt: skip
+@click.option("--steps", default=10, show_default=True, type=click.IntRange(min=1), help="Steps of PGD.")
+@click.option("--restarts", default=1, show_default=True, type=click.IntRange(min=1), help="Random starts of PGD.")
+@click.option("--samples", type=click.IntRange(min=1), help="Attack a random part of so many images [default: all].")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--templates", metavar="NAME", help="Template set [default: the data set's own, else imagenet-80].")
+def attack(
+    checkpoint: str,
+    pretrained: str | None,
+    data: str,
+    output: Path,
+    method: str,
+    epsilons: Sequence[int],
+    steps: int,
+    restarts: int,
+    samples: int | None,
+    seed: int,
+    templates: str | None,
+) -> None:
+    """Make adversarial images from the gradients of CHECKPOINT, for clipq-eval to try on every engine."""
+    from clipq.data.sources import open_view
+    from clipq.data.views import choose_samples
+    from clipq.exporters.attacks import AttackSettings
+    from clipq.exporters.attacks import attack as make_attack
+    from clipq.exporters.checkpoints import load_checkpoint, parse_checkpoint
+
+    view = choose_samples(open_view(data), samples, seed)
+    settings = AttackSettings(
+        cast("Any", method), tuple(sorted(set(epsilons))), steps, restarts, seed=seed, templates=templates
+    )
+    source = parse_checkpoint(checkpoint, pretrained)
+    click.echo(f"loading {source.name}", err=True)
+    with progress_bars() as progress:
+        make_attack(load_checkpoint(source), view, settings, output, progress)
+    click.echo(str(output))
 
 
 def _export(checkpoint: str, pretrained: str | None, output: Path) -> Bundle:

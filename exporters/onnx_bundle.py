@@ -137,18 +137,22 @@ def _text_feeds(loaded: LoadedCheckpoint) -> list[np.ndarray]:
     return [loaded.tokenizer(captions[:batch]).numpy() for batch in PARITY_BATCHES]
 
 
+def prompt_sets() -> dict[str, list[str]]:
+    """open_clip's template sets by name; ``{}`` stands for the class name."""
+    from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+
+    return {
+        "imagenet-80": [template("{}") for template in OPENAI_IMAGENET_TEMPLATES],
+        "simple-7": [template("{}") for template in SIMPLE_IMAGENET_TEMPLATES],
+    }
+
+
 def _prompts(loaded: LoadedCheckpoint) -> dict[str, Any]:
-    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
+    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
     from clipq.demo import world
 
     class_names = {"imagenet-1k": list(IMAGENET_CLASSNAMES)}
     if loaded.name == DEMO:
         class_names = {"demo": list(world.CLASS_NAMES)}
-    return {
-        "templates": {
-            "imagenet-80": [template("{}") for template in OPENAI_IMAGENET_TEMPLATES],
-            "simple-7": [template("{}") for template in SIMPLE_IMAGENET_TEMPLATES],
-        },
-        "class_names": class_names,
-    }
+    return {"templates": prompt_sets(), "class_names": class_names}

@@ -24,7 +24,17 @@ MAY_IMPORT = {
     "clipq.exporters": {"clipq", "clipq.engines", "clipq.exporters"},
     "clipq.evaluate": {"clipq", "clipq.engines", "clipq.evaluate"},
 }
-TORCH_MODULES = {"checkpoints", "towers", "graph", "tokenizer_file", "onnx_bundle", "train_demo", "cli", "catalog"}
+TORCH_MODULES = {
+    "checkpoints",
+    "towers",
+    "graph",
+    "tokenizer_file",
+    "onnx_bundle",
+    "train_demo",
+    "cli",
+    "catalog",
+    "attacks",
+}
 CLICK_MODULES = {"cli", "console"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from clipq.evaluate.predictions import Booleans, Floats, Predictions
 
@@ -24,10 +25,9 @@ def acc5(predictions: Predictions, weights: Floats) -> Floats:
 
 def mean_per_class_recall(predictions: Predictions, weights: Floats) -> Floats:
     """Recall averaged over the classes that occur in the (re)sample, as CLIP_benchmark averages it."""
-    classes = predictions.probabilities.shape[1]
-    of_class = np.zeros((len(predictions), classes))
-    of_class[np.arange(len(predictions)), predictions.labels] = 1
-    support = weights @ of_class
-    hits = weights @ (of_class * predictions.correct[:, None])
+    n, classes = predictions.probabilities.shape
+    of_class = csr_matrix((np.ones(n), (predictions.labels, np.arange(n))), shape=(classes, n))
+    support = np.asarray(of_class @ weights.T).T
+    hits = np.asarray(of_class @ (weights * predictions.correct).T).T
     present = support > 0
     return np.asarray(np.divide(hits, support, out=np.zeros_like(hits), where=present).sum(1) / present.sum(1))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from scipy.stats import binomtest
 
 from clipq.evaluate.metrics.accuracy import weighted_mean
-from clipq.evaluate.predictions import Floats, Predictions
+from clipq.evaluate.predictions import Booleans, Floats, Predictions
 
 
 def agreement(candidate: Predictions, reference: Predictions, weights: Floats) -> Floats:
@@ -27,18 +27,17 @@ def flips_gained(candidate: Predictions, reference: Predictions, weights: Floats
     return weighted_mean(~reference.correct & candidate.correct, weights)
 
 
-def mcnemar_p(candidate: Predictions, reference: Predictions) -> float:
+def mcnemar_p(candidate: Booleans, reference: Booleans) -> float:
     """Two-sided exact McNemar p-value of equal accuracy (McNemar, 1947; binomial on the flips); 1 without flips.
 
+    Takes which samples each gets right.
+
     >>> import numpy as np
-    >>> probabilities = np.eye(2)[[0, 0, 0, 0, 1]]
-    >>> right = Predictions(probabilities, np.array([0, 0, 0, 0, 1]))
-    >>> wrong = Predictions(probabilities[:, ::-1], np.array([0, 0, 0, 0, 1]))
-    >>> mcnemar_p(wrong, right)
+    >>> mcnemar_p(np.zeros(5, bool), np.ones(5, bool))
     0.0625
     """
-    lost = int((reference.correct & ~candidate.correct).sum())
-    gained = int((~reference.correct & candidate.correct).sum())
+    lost = int((reference & ~candidate).sum())
+    gained = int((~reference & candidate).sum())
     if lost + gained == 0:
         return 1.0
     return float(binomtest(lost, lost + gained).pvalue)

@@ -5,10 +5,15 @@ The confidence of a sample is the probability of its predicted class.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.sparse import csr_matrix
+from scipy.special import logsumexp
 
 from clipq.evaluate.metrics.accuracy import weighted_mean
-from clipq.evaluate.predictions import Floats, Integers, Predictions
+from clipq.evaluate.predictions import Floats, Graded, Integers, Predictions
 
 BINS = 15
 
@@ -28,18 +33,15 @@ def bin_of(confidence: Floats, bins: int = BINS) -> Integers:
     return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
 
 
-def bin_sums(predictions: Predictions, weights: Floats, bins: int = BINS) -> tuple[Floats, Floats, Floats]:
+def bin_sums(predictions: Graded, weights: Floats, bins: int = BINS) -> tuple[Floats, Floats, Floats]:
     """Per resample and equal-width bin: the weight, the summed confidence, the summed correctness."""
-    member = np.zeros((len(predictions), bins))
-    member[np.arange(len(predictions)), bin_of(predictions.confidence, bins)] = 1
-    return (
-        weights @ member,
-        weights @ (member * predictions.confidence[:, None]),
-        weights @ (member * predictions.correct[:, None]),
-    )
+    index = bin_of(predictions.confidence, bins)
+    values = (np.ones(len(predictions)), predictions.confidence, predictions.correct.astype(np.float64))
+    of_weight, of_confidence, of_correct = (_scattered(value, index, bins) for value in values)
+    return weights @ of_weight, weights @ of_confidence, weights @ of_correct
 
 
-def ece(predictions: Predictions, weights: Floats, bins: int = BINS) -> Floats:
+def ece(predictions: Graded, weights: Floats, bins: int = BINS) -> Floats:
     """Mean gap between confidence and accuracy over equal-width bins (Guo et al., 2017)."""
     _, confidence, correct = bin_sums(predictions, weights, bins)
     return np.asarray(np.abs(confidence - correct).sum(1) / weights.sum(1))
@@ -50,6 +52,28 @@ def mce(predictions: Predictions, weights: Floats, bins: int = BINS) -> Floats:
     weight, confidence, correct = bin_sums(predictions, weights, bins)
     gap = np.divide(np.abs(confidence - correct), weight, out=np.zeros_like(weight), where=weight > 0)
     return np.asarray(gap.max(1))
+
+
+def ece_classwise(predictions: Predictions, weights: Floats, bins: int = BINS) -> Floats:
+    """Gap between a class's probability and its frequency over equal-width bins, averaged over classes.
+
+    Kull et al., 2019; every class counts the same, also one that no sample has.
+    """
+    probabilities = predictions.probabilities
+    n, classes = probabilities.shape
+    # Nearly all probabilities lie in the first bin: its sums are the totals minus what the other bins hold.
+    rows, columns = np.nonzero(probabilities > 1 / bins)
+    high = probabilities[rows, columns].astype(np.float64)
+    gaps = high - (predictions.labels[rows] == columns)
+    index = columns * bins + bin_of(high, bins)
+    above = csr_matrix((gaps, (rows, index)), shape=(n, classes * bins))
+    # The label's own −1 goes where its probability lies.
+    excess = probabilities.astype(np.float32, copy=True)
+    excess[np.arange(n), predictions.labels] -= 1
+    total = weights @ excess
+    by_bin = np.asarray((above.T @ weights.T).T).reshape(len(weights), classes, bins)
+    first = total - by_bin[:, :, 1:].sum(2)
+    return np.asarray((np.abs(first) + np.abs(by_bin[:, :, 1:]).sum(2)).sum(1) / classes / weights.sum(1))
 
 
 def ece_adaptive(predictions: Predictions, weights: Floats, bins: int = BINS) -> Floats:
@@ -81,8 +105,7 @@ def nll(predictions: Predictions, weights: Floats) -> Floats:
 
 def brier(predictions: Predictions, weights: Floats) -> Floats:
     """Mean squared distance of the probabilities to the one-hot label, summed over classes: 0 to 2 (Brier, 1950)."""
-    squares = (predictions.probabilities.astype(np.float64) ** 2).sum(1)
-    return weighted_mean(squares - 2 * predictions.of_label + 1, weights)
+    return weighted_mean(predictions.sum_of_squares - 2 * predictions.of_label + 1, weights)
 
 
 def aurc(predictions: Predictions, weights: Floats) -> Floats:
@@ -96,3 +119,25 @@ def aurc(predictions: Predictions, weights: Floats) -> Floats:
     wrong = np.cumsum(ordered * ~predictions.correct[order], axis=1)
     risk = np.divide(wrong, kept, out=np.zeros_like(wrong), where=kept > 0)
     return np.asarray((risk * ordered).sum(1) / ordered.sum(1))
+
+
+def fit_logit_scale(cosines: Floats, labels: Integers) -> float:
+    """The logit scale that minimizes the mean NLL on these samples: temperature scaling (Guo et al., 2017).
+
+    Searched between 0.1 and 10,000; a bias is the same for all classes and plays no part in the softmax.
+    """
+    cosines = cosines.astype(np.float64)
+    own = cosines[np.arange(len(labels)), labels]
+
+    def loss(log_scale: float) -> float:
+        scale = np.exp(log_scale)
+        return float((logsumexp(scale * cosines, axis=1) - scale * own).mean())
+
+    found: Any = minimize_scalar(loss, bounds=(np.log(0.1), np.log(1e4)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def _scattered(values: Floats, index: Integers, columns: int) -> Floats:
+    scattered = np.zeros((len(values), columns))
+    scattered[np.arange(len(values)), index] = values
+    return scattered

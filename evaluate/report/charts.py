@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
 import numpy as np
 
-from clipq.record import Record
+from clipq.record import Record, ViewRecord
 
 # Okabe and Ito's palette: distinguishable with every common colour vision.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#B8A600")
@@ -86,6 +87,11 @@ def reliability(candidate: Record, reference: Record | None, view: str) -> dict[
             ],
         )
     )
+    layers.append(
+        alt.Chart(alt.Data(values=[bar | {"middle": (bar["lower"] + bar["upper"]) / 2} for bar in bars]))
+        .mark_rule(color="#555555")
+        .encode(x="middle:Q", y="low:Q", y2="high:Q")
+    )
     if reference is not None and reference.name != candidate.name:
         line = [row.model_dump() | {"engine": reference.name} for row in _bins(reference, view)]
         layers.append(
@@ -103,6 +109,84 @@ def reliability(candidate: Record, reference: Record | None, view: str) -> dict[
             )
         )
     return _spec(alt.layer(*layers).properties(width=190, height=190))
+
+
+def histogram(view: ViewRecord, score: str) -> dict[str, Any]:
+    """How an outlier score is distributed in and out of distribution, as parts of each population."""
+    found = next(one for one in view.histograms if one.score == score)
+    rows = [
+        {"score": left, "to": right, "part": count / sum(counts), "population": population}
+        for population, counts in (("in-distribution", found.inside), (view.name, found.outside))
+        for left, right, count in zip(found.edges, found.edges[1:], counts, strict=False)
+    ]
+    return _spec(
+        alt.Chart(alt.Data(values=rows))
+        .mark_area(interpolate="step-after", opacity=0.45, line=True)
+        .encode(
+            x=alt.X("score:Q", title=f"outlier score ({score})", scale=alt.Scale(zero=False)),
+            y=alt.Y("part:Q", title="part of the images", stack=None, axis=alt.Axis(format="%")),
+            color=alt.Color(
+                "population:N", scale=alt.Scale(range=[PALETTE[0], PALETTE[5]]),
+                legend=alt.Legend(title=None, orient="bottom"),
+            ),
+            tooltip=["population:N", alt.Tooltip("score:Q", format=".4f"), alt.Tooltip("part:Q", format=".1%")],
+        )
+        .properties(width=200, height=150)
+    )  # fmt: skip
+
+
+def severity(records: Sequence[Record], view: str) -> dict[str, Any]:
+    """Top-1 accuracy over severity, averaged over corruptions, clean images at 0; one line per engine."""
+    rows = []
+    for record in records:
+        found: dict[int, list[float]] = {}
+        for row in record.measurements:
+            if row.view == view and row.metric == "corruption_acc1" and row.group:
+                found.setdefault(int(row.group.split("/")[1]), []).append(row.value)
+            elif row.view == view and row.metric == "clean_acc1" and not row.group:
+                found[0] = [row.value]
+        rows += [{"engine": record.name, "severity": s, "accuracy": float(np.mean(v))} for s, v in found.items()]
+    return _spec(
+        _lines(rows, "severity:O", "severity (0: clean)", "accuracy:Q", "top-1, mean over corruptions").properties(
+            width="container", height=280
+        )
+    )
+
+
+def bits(records: Sequence[Record]) -> dict[str, Any] | None:
+    """Accuracy and ECE over the weights' bits of simulated recipes, a line per activation width; None without them."""
+    rows = []
+    for record in records:
+        found = re.fullmatch(r"simulated-w(\d)a(\d)", record.bundle.recipe)
+        inside = next((view.name for view in record.views if view.role == "in-distribution"), None)
+        if found and inside is not None and not record.failed:
+            for metric in ("acc1", "ece"):
+                row = next(r for r in record.measurements if (r.view, r.group, r.metric) == (inside, "", metric))
+                kind = f"{metric}, activations {found.group(2)} bits"
+                rows.append({"engine": kind, "bits": int(found.group(1)), "value": row.value})
+    if len({row["bits"] for row in rows}) < 2:
+        return None
+    lines = _lines(rows, "bits:O", "bits of the weights", "value:Q", "fraction").properties(
+        width="container", height=280
+    )
+    return _spec(lines)
+
+
+def _lines(rows: list[dict[str, Any]], x: str, x_title: str, y: str, y_title: str) -> Any:
+    return (
+        alt.Chart(alt.Data(values=rows))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X(x, title=x_title, axis=alt.Axis(labelAngle=0)),
+            y=alt.Y(y, title=y_title, axis=alt.Axis(format="%")),
+            color=alt.Color(
+                "engine:N",
+                scale=alt.Scale(range=list(PALETTE)),
+                legend=alt.Legend(title=None, orient="bottom", columns=3),
+            ),
+            tooltip=["engine:N", x, alt.Tooltip(y, format=".1%")],
+        )
+    )
 
 
 def _bins(record: Record, view: str) -> Any:

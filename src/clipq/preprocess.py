@@ -7,6 +7,7 @@ applied, and of an animation the first frame counts.
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -23,24 +24,29 @@ MAX_RESIZED_PIXELS = 100_000_000
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def open_image(path: Path) -> Image.Image:
-    """Decode an image file; raises DataError where it is empty, truncated, no image, or has 16 bits a channel."""
+def open_image(source: Path | io.BytesIO, name: str | None = None) -> Image.Image:
+    """Decode an image; raises DataError where it is empty, truncated, no image, or has 16 bits a channel.
+
+    ``name`` is what the error calls an image that is no file.
+    """
+    what = name or str(source)
     try:
-        if path.stat().st_size == 0:
-            raise DataError(f"{path}: the file is empty")
+        size = source.stat().st_size if isinstance(source, Path) else len(source.getbuffer())
+        if size == 0:
+            raise DataError(f"{what}: the file is empty")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image = Image.open(source)
             image.load()
     except UnidentifiedImageError as error:
-        raise DataError(f"{path}: not an image that Pillow knows") from error
+        raise DataError(f"{what}: not an image that Pillow knows") from error
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
+        raise DataError(f"{what}: no such file") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be decoded ({error})") from error
+        raise DataError(f"{what}: cannot be decoded ({error})") from error
     if image.mode.startswith(("I", "F")):
         raise DataError(
-            f"{path}: {image.mode} pixels (16 or 32 bits); the checkpoint's transform would clip them to white: "
+            f"{what}: {image.mode} pixels (16 or 32 bits); the checkpoint's transform would clip them to white: "
             "convert the file to 8 bits a channel"
         )
     return image

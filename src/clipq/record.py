@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from clipq.errors import ResultsError
 from clipq.files import write_atomic
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 CSV_COLUMNS = (
     "bundle", "recipe", "runtime", "simulated", "view", "group", "metric", "unit", "value", "low", "high", "n",
@@ -56,27 +56,59 @@ class Measurement(_Model):
 
 
 class ReliabilityBin(_Model):
-    """One bar of a reliability diagram: how many samples, their mean confidence, their accuracy."""
+    """One bar of a reliability diagram: how many samples, their mean confidence, their accuracy and its interval."""
 
     lower: float
     upper: float
     n: int
     confidence: float
     accuracy: float
+    low: float
+    high: float
+
+
+class ScoreHistogram(_Model):
+    """How an outlier score is distributed in and out of distribution: counts between common edges."""
+
+    score: str
+    edges: tuple[float, ...]
+    inside: tuple[int, ...]
+    outside: tuple[int, ...]
+
+
+class AttackRecord(_Model):
+    """An attack: transferred from the reference checkpoint's gradients, or the Square attack on each engine itself."""
+
+    view: str
+    kind: str
+    method: str
+    epsilons: tuple[int, ...]
+    n: int
+    options: dict[str, Any]
+    digest: str
 
 
 class ViewRecord(_Model):
-    """A view as it was used: where from, how many samples, what was left out, which classes and templates."""
+    """A view as it was used: where from, in which role, how many samples, what was left out, which classes.
+
+    ``baseline`` is the in-distribution view of a shifted or out-of-distribution one; ``classes``, ``templates`` and
+    ``reliability`` are empty where nothing was classified.
+    """
 
     name: str
     source: str
+    role: str
+    baseline: str
     digest: str
     n: int
-    classes: int
-    templates: str
-    template_count: int
+    classes: int = 0
+    captions: int = 0
+    templates: str = ""
+    template_count: int = 0
     skipped: dict[str, str]
-    reliability: tuple[ReliabilityBin, ...]
+    smallest_group: int | None = None
+    reliability: tuple[ReliabilityBin, ...] = ()
+    histograms: tuple[ScoreHistogram, ...] = ()
 
 
 class LatencyRecord(_Model):
@@ -125,18 +157,24 @@ class BundleRecord(_Model):
 
 
 class Record(_Model):
-    """Everything measured on one bundle in one runtime, deployed or simulated."""
+    """Everything measured on one bundle in one runtime, deployed or simulated.
+
+    ``twin`` marks the simulated twin of a Q/DQ bundle; ``failed`` says why an engine was given up, and is mostly empty.
+    """
 
     schema_version: int = SCHEMA_VERSION
     created: str
     bundle: BundleRecord
     runtime: str
     simulated: bool
+    twin: bool
+    failed: str = ""
     reference: str
     arguments_given: dict[str, Any]
     arguments_resolved: dict[str, Any]
     environment: dict[str, Any]
     views: tuple[ViewRecord, ...]
+    attacks: tuple[AttackRecord, ...] = ()
     latency: tuple[LatencyRecord, ...]
     census: tuple[CensusRecord, ...]
     measurements: tuple[Measurement, ...]
@@ -145,13 +183,22 @@ class Record(_Model):
     @property
     def name(self) -> str:
         """What tables and charts call this record."""
-        return f"{self.bundle.name} (simulated)" if self.simulated else self.bundle.name
+        return f"{self.bundle.name} (simulated)" if self.twin else self.bundle.name
 
 
 def environment() -> dict[str, Any]:
     """The machine and the versions that a result depends on."""
     packages = {}
-    for package in ("clip-quant", "numpy", "pillow", "onnxruntime-gpu", "onnxruntime", "tokenizers", "scipy"):
+    for package in (
+        "clip-quant",
+        "numpy",
+        "pillow",
+        "onnxruntime-gpu",
+        "onnxruntime",
+        "tokenizers",
+        "scipy",
+        "imagecorruptions-imaug",
+    ):
         try:
             packages[package] = version(package)
         except PackageNotFoundError:
@@ -168,7 +215,7 @@ def environment() -> dict[str, Any]:
 
 def write_record(folder: Path, record: Record) -> Path:
     """Store a record under its bundle, runtime and kind; returns the path."""
-    kind = "__simulated" if record.simulated else ""
+    kind = "__simulated" if record.twin else ""
     path = folder / "records" / f"{record.bundle.name}__{record.runtime}{kind}.json"
     write_atomic(path, record.model_dump_json(indent=1) + "\n")
     return path
@@ -191,9 +238,7 @@ def read_records(folder: Path) -> list[Record]:
             records.append(Record.model_validate(raw))
         except (ValueError, AttributeError, ValidationError) as error:
             raise ResultsError(f"{path} is damaged; delete it and run again") from error
-    return sorted(
-        records, key=lambda record: (record.bundle.name != record.reference, record.bundle.name, record.simulated)
-    )
+    return sorted(records, key=lambda record: (record.bundle.name != record.reference, record.bundle.name, record.twin))
 
 
 def write_csv(folder: Path, records: Iterable[Record]) -> Path:

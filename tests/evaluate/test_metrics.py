@@ -126,7 +126,7 @@ def test_mcnemar_by_hand(lost, gained, p):
     labels = np.zeros(n, dtype=int)
     reference = Predictions(np.array([right] * lost + [wrong] * gained + [right] * 3), labels)
     candidate = Predictions(np.array([wrong] * lost + [right] * gained + [right] * 3), labels)
-    assert agreement.mcnemar_p(candidate, reference) == pytest.approx(p)
+    assert agreement.mcnemar_p(candidate.correct, reference.correct) == pytest.approx(p)
     assert float(agreement.flips_lost(candidate, reference, ones(candidate))[0]) == pytest.approx(lost / n)
     assert float(agreement.flips_gained(candidate, reference, ones(candidate))[0]) == pytest.approx(gained / n)
     assert float(agreement.agreement(candidate, reference, ones(candidate))[0]) == pytest.approx(3 / n)

@@ -69,7 +69,7 @@ def page(bundles, tmp_path_factory):
 def test_charts_are_drawn_without_errors_or_network(page, tmp_path):
     dom, console = load(page, profile=tmp_path / "profile")
     assert not console, console
-    expected = 2 * (1 + 3)  # per view: one trade-off, one reliability diagram for each of three engines
+    expected = 2 * (1 + 2)  # per view: one trade-off, one reliability diagram for each engine that is no twin
     assert dom.count('class="chart') == expected == len(re.findall(r'<svg[^>]*class="marks"', dom))
     assert len(re.findall(r'aria-label="[^"]*accuracy', dom)) > expected
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import shutil
 import signal
@@ -32,6 +33,11 @@ METRICS = [
     "flips_lost",
     "flips_gained",
     "cosine",
+    "ece_classwise",
+    "ece_untuned",
+    "ece_tuned",
+    "logit_scale_tuned",
+    "confidence",
     "latency_ms.p50",
     "latency_ms.p90",
     "latency_ms.p99",
@@ -135,8 +141,8 @@ def test_simulated_is_another_engine(rows, results):
 
 def test_record_is_complete(results):
     record = json.loads((results / "records" / "int8-static-minmax__ort-cpu.json").read_text())
-    assert record["schema_version"] == 1 and record["arguments_given"]["command"] == "run"
-    assert record["arguments_resolved"]["bins"] == 15 and record["environment"]["cpu"]
+    assert record["schema_version"] == 2 and record["arguments_given"]["command"] == "run"
+    assert record["arguments_resolved"]["ece_bins"] == 15 and record["environment"]["cpu"]
     assert len(record["bundle"]["digest"]) == 64 and record["bundle"]["calibration"]["images"] == 128
     assert [len(entry["milliseconds"]) for entry in record["latency"]] == [5] * 4
     assert sum(entry["n"] for entry in record["views"][0]["reliability"]) == 960
@@ -145,16 +151,14 @@ def test_record_is_complete(results):
 def test_second_run_does_no_inference(results, bundles, monkeypatch):
     """Every cell and every benchmark is found again: an engine that cannot even be opened is not missed."""
     from clipq.evaluate import run as module
-    from clipq.evaluate.bench import BenchSettings
+    from clipq.evaluate.suite import LatencyEntry, Suite, ViewEntry
 
     monkeypatch.setattr("clipq.evaluate.subjects.open_engine", None)
     before = (results / "results.csv").read_text()
-    settings = module.Settings(
-        data=("test=demo:test", "demo:outline:n=240"), simulated=True, bench=BenchSettings(batches=(1, 8), repeats=5)
-    )
-    module.evaluate(
-        [bundles / name for name in NAMES], settings, results, given={"command": "run"}, progress=Progress()
-    )
+    views = (ViewEntry(source="test=demo:test"), ViewEntry(source="demo:outline:n=240"))
+    suite = Suite(views=views, simulated=True, latency=LatencyEntry(repeats=5))
+    paths = [bundles / name for name in NAMES]
+    module.evaluate(paths, suite, module.Where(results), given={"command": "run"}, progress=Progress())
     assert (results / "results.csv").read_text() == before
 
 
@@ -177,7 +181,7 @@ def test_killed_run_resumes(bundles, tmp_path):
     assert (tmp_path / "killed" / "results.csv").read_text() == (tmp_path / "calm" / "results.csv").read_text()
 
 
-def test_predictions_are_open_clips(bundles):
+def test_predictions_are_open_clips(bundles, tmp_path):
     """FP32 through the bundle classifies as open_clip's own zero-shot code does."""
     open_clip = pytest.importorskip("open_clip", reason="needs the export extra")
     import torch
@@ -196,17 +200,17 @@ def test_predictions_are_open_clips(bundles):
         logits = loaded.model.logit_scale.exp() * loaded.model.encode_image(images, normalize=True) @ classifier
     expected = logits.softmax(1).numpy()
 
-    from clipq.evaluate.run import Settings, _answer, _open_views
+    from clipq.data.sources import open_view
+    from clipq.evaluate.embeddings import Embeddings
     from clipq.evaluate.subjects import gather_subjects
 
-    settings = Settings(data=("demo:test:n=240",), bench=None)
     subjects, _ = gather_subjects([bundles / "fp32"], runtime="ort-cpu", threads=0, simulated=False, reference=None)
-    import tempfile
-    from pathlib import Path
-
-    with tempfile.TemporaryDirectory() as folder:
-        (answered,) = _answer(_open_views(settings, subjects)[0], subjects, settings, Path(folder), Progress())
-    assert np.abs(answered.answers.predictions.probabilities - expected).max() < 1e-4
+    view = open_view("demo:test:n=240")
+    embeddings = Embeddings(tmp_path, None, "error", Progress())
+    embeddings.fill_classes(view, subjects)
+    embeddings.fill_images(view, subjects)
+    answers = embeddings.answers(view, subjects[0])
+    assert np.abs(answers.predictions.probabilities - expected).max() < 1e-4
 
 
 def test_terminal_output(results, bundles):
@@ -301,7 +305,9 @@ def test_interrupt_is_one_line(bundles, tmp_path):
         "-o",
         str(tmp_path),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Where the tests run in the background of a shell, SIGINT is ignored and children inherit that.
+    wake = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=wake)
     while not list(tmp_path.glob("cells/*/*.safetensors")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

@@ -3,12 +3,14 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
+import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
 
-from clipq.evaluate.measure import Answers, Engine, measure_view
+from clipq.evaluate.axes.classification import Answers, classification, compared
+from clipq.evaluate.estimates import Engine, measurements
 from clipq.evaluate.metrics.accuracy import weighted_mean
-from clipq.evaluate.predictions import Predictions
-from clipq.evaluate.statistics import bootstrap, percentile_estimate, resample_weights
+from clipq.evaluate.statistics import bootstrap, holm, percentile_draws, resample_weights, wilson
+from clipq.evaluate.zeroshot import Classifier
 
 
 def test_interval_agrees_with_scipy():
@@ -16,7 +18,8 @@ def test_interval_agrees_with_scipy():
     ours = bootstrap({"mean": partial(weighted_mean, values)}, 300, resamples=4000)["mean"]
     theirs = scipy_bootstrap((values,), np.mean, method="percentile", n_resamples=4000, rng=1).confidence_interval
     assert abs(ours.value - values.mean()) < 1e-12
-    assert abs(ours.low - theirs.low) < 0.02 and abs(ours.high - theirs.high) < 0.02
+    low, high = ours.interval()
+    assert abs(low - theirs.low) < 0.02 and abs(high - theirs.high) < 0.02
 
 
 def test_interval_covers_the_truth_at_its_rate():
@@ -24,8 +27,8 @@ def test_interval_covers_the_truth_at_its_rate():
     covered = 0
     for trial in range(300):
         hits = rng.random(200) < 0.7
-        estimate = bootstrap({"p": partial(weighted_mean, hits)}, 200, resamples=300, seed=trial)["p"]
-        covered += estimate.low <= 0.7 <= estimate.high
+        low, high = bootstrap({"p": partial(weighted_mean, hits)}, 200, resamples=300, seed=trial)["p"].interval()
+        covered += low <= 0.7 <= high
     assert 0.90 <= covered / 300 <= 0.985
 
 
@@ -36,35 +39,78 @@ def test_resamples_are_the_same_for_a_seed_and_blocks_do_not_matter(monkeypatch)
     assert (whole.sum(1) == 50).all()
 
 
-def answers(name, probabilities, labels):
-    return Answers(
-        Engine(name, "r", "ort-cpu", False), Predictions(probabilities, labels), np.eye(len(labels), dtype=np.float32)
-    )
+REFERENCE, CANDIDATE = Engine("r", "fp32", "ort-cpu", False), Engine("c", "int8", "ort-cpu", False)
+
+
+def answers(chosen, labels, classes=5):
+    """Answers that choose these classes, at a temperature that makes them nearly certain."""
+    classifier = Classifier(np.eye(classes, dtype=np.float32), np.arange(classes), 20.0, None)
+    return Answers(np.eye(classes, dtype=np.float32)[chosen], classifier, labels, tuple(map(str, range(len(labels)))))
+
+
+def compare(candidate, reference):
+    estimates = classification(candidate, view="v") + compared(candidate, reference, view="v")
+    return measurements(CANDIDATE, estimates, REFERENCE, classification(reference, view="v"))
 
 
 def test_paired_difference_is_narrower_than_unpaired():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 500)
-    reference = np.eye(5)[np.where(rng.random(500) < 0.7, labels, (labels + 1) % 5)]
+    reference = np.where(rng.random(500) < 0.7, labels, (labels + 1) % 5)
     candidate = reference.copy()
-    candidate[:10] = np.eye(5)[(labels[:10] + 2) % 5]
-    rows = measure_view("v", answers("c", candidate, labels), answers("r", reference, labels), {})
-    row = next(row for row in rows if row.metric == "acc1")
-    assert row.delta == row.value - (reference.argmax(1) == labels).mean()
+    candidate[:10] = (labels[:10] + 2) % 5
+    row = next(row for row in compare(answers(candidate, labels), answers(reference, labels)) if row.metric == "acc1")
+    assert row.delta == row.value - (reference == labels).mean()
     assert row.delta_high - row.delta_low < 0.5 * (row.high - row.low)
     assert row.low <= row.value <= row.high and row.p_value is not None and row.n == 500
 
 
 def test_identical_engines_differ_by_nothing():
-    labels = np.arange(40) % 4
-    probabilities = np.full((40, 4), 0.1) + 0.6 * np.eye(4)[labels]
-    rows = measure_view("v", answers("c", probabilities, labels), answers("r", probabilities, labels), {})
+    labels = np.arange(40) % 5
+    rows = compare(answers((labels + (labels == 2)) % 5, labels), answers((labels + (labels == 2)) % 5, labels))
     for row in rows:
         if row.delta is not None:
-            assert row.delta == row.delta_low == row.delta_high == 0, row.metric
+            assert row.delta == row.delta_low == row.delta_high == 0 and row.p_value == 1, row.metric
     assert next(row for row in rows if row.metric == "agreement").value == 1
+    assert all(row.delta is None for row in rows if row.metric in ("agreement", "cosine"))
 
 
-def test_percentile_estimate_brackets_its_value():
-    estimate, draws = percentile_estimate([1.0, 2.0, 3.0, 4.0, 100.0], 50)
-    assert estimate.value == 3.0 and estimate.low <= 3.0 <= estimate.high and len(draws) == 1000
+def test_differences_over_two_populations_are_paired_across_calls():
+    first, second = np.random.default_rng(0).random((2, 300)), np.random.default_rng(1).random((2, 200))
+
+    def function(row):
+        return lambda a, b: weighted_mean(first[row], a) - weighted_mean(second[row], b)
+
+    together = bootstrap({"x": function(0), "y": function(1)}, 300, 200, seed=5)
+    apart = [bootstrap({"f": function(row)}, 300, 200, seed=5)["f"] for row in (0, 1)]
+    assert ((together["x"] - together["y"]).resampled == (apart[0] - apart[1]).resampled).all()
+
+
+def test_wald_p_value_agrees_with_the_z_test():
+    from scipy.stats import norm
+
+    values = np.random.default_rng(2).normal(0.1, 1, 400)
+    draws = bootstrap({"mean": partial(weighted_mean, values)}, 400, resamples=4000)["mean"]
+    expected = 2 * norm.sf(abs(values.mean()) / (values.std(ddof=1) / 20))
+    assert draws.p_value() == pytest.approx(expected, rel=0.25)
+
+
+def test_holm_agrees_with_statsmodels_by_hand():
+    # Holm's own example: thresholds .05/4, .05/3, ... stop at the first that fails.
+    assert holm([0.01, 0.02, 0.03, 0.04]) == [True, False, False, False]
+    assert holm([0.001, 0.01, 0.024, 0.04]) == [True, True, True, True]
+    assert holm([]) == []
+
+
+def test_wilson_agrees_with_scipy():
+    from scipy.stats import binomtest
+
+    for hits, n in ((0, 5), (3, 10), (10, 10), (700, 1000)):
+        theirs = binomtest(hits, n).proportion_ci(method="wilson")
+        assert wilson(hits, n) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_percentile_draws_bracket_their_value():
+    draws = percentile_draws([1.0, 2.0, 3.0, 4.0, 100.0], 50)
+    low, high = draws.interval()
+    assert draws.value == 3.0 and low <= 3.0 <= high and len(draws.resampled) == 1000

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from support import assert_refused, evaluate
 
+from clipq.data.sources import open_view
 from clipq.demo import world
 from clipq.errors import DataError
-from clipq.evaluate.views import open_view
 
 
 def image_folder(root, classes=("circle", "ring", "star"), each=3):
@@ -22,7 +22,7 @@ def image_folder(root, classes=("circle", "ring", "star"), each=3):
 
 def test_image_folder(tmp_path):
     view = open_view(str(image_folder(tmp_path / "set")))
-    assert view.name == "set" and view.class_names == ("circle", "ring", "star")
+    assert view.name == "set" and view.classes.names == ("circle", "ring", "star")
     assert [sample.label for sample in view.samples] == [0] * 3 + [1] * 3 + [2] * 3
     assert view.samples[4].id == "ring/1.png"
 
@@ -34,7 +34,7 @@ def test_class_names_and_templates_in_or_beside(tmp_path, beside):
     (place / "classnames.txt").write_text("a circle\na ring\na star\n")
     (place / "zeroshot_classification_templates.txt").write_text("drawing of {c}\n")
     view = open_view(f"mine={root}")
-    assert view.name == "mine" and view.class_names[1] == "a ring" and view.templates == ("drawing of {}",)
+    assert view.name == "mine" and view.classes.names[1] == "a ring" and view.classes.templates == ("drawing of {}",)
 
 
 def test_csv_with_groups(tmp_path):
@@ -44,7 +44,7 @@ def test_csv_with_groups(tmp_path):
     view = open_view(str(tmp_path / "labels.csv"))
     assert view.samples[1].groups == {"light": "night"} and view.samples[1].label == 1
     by_light = open_view(f"{tmp_path / 'labels.csv'}:label=light")
-    assert by_light.class_names == ("day", "night") and by_light.samples[0].groups == {"label": "circle"}
+    assert by_light.classes.names == ("day", "night") and by_light.samples[0].groups == {"light": "day"}
 
 
 def test_csv_with_numbers_into_classnames(tmp_path):
@@ -56,9 +56,9 @@ def test_csv_with_numbers_into_classnames(tmp_path):
 
 def test_digest_follows_the_content_not_the_place(tmp_path):
     first, second = image_folder(tmp_path / "a" / "x"), image_folder(tmp_path / "b" / "y")
-    assert open_view(str(first)).digest() == open_view(str(second)).digest()
+    assert open_view(str(first)).digest == open_view(str(second)).digest
     Image.new("RGB", (48, 48)).save(second / "ring" / "0.png")
-    assert open_view(str(first)).digest() != open_view(str(second)).digest()
+    assert open_view(str(first)).digest != open_view(str(second)).digest
 
 
 def test_demo_views_are_prefixes():
@@ -116,7 +116,7 @@ def test_bad_data_is_refused(tmp_path, case):
 
 
 def test_unknown_demo_sets_and_options():
-    with pytest.raises(DataError, match="labelled ones: test"):
+    with pytest.raises(DataError, match="fitting ones: test"):
         open_view("demo:textures")
     with pytest.raises(DataError, match="not a number"):
         open_view("demo:test:n=x")

@@ -1,0 +1,1 @@
+"""The axes of reliability: each takes what an engine answered and gives estimates."""

@@ -1,0 +1,46 @@
+"""Adversarial robustness of one engine: under transferred attacks and under the Square attack on itself."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from clipq.evaluate.estimates import Estimate, accuracy_estimate, estimate
+from clipq.evaluate.metrics.accuracy import weighted_mean
+from clipq.evaluate.predictions import Booleans, Floats
+from clipq.evaluate.statistics import Statistic
+
+
+def robustness(
+    clean: Booleans, attacked: Booleans, *, view: str, group: str, fooled: Booleans | None = None, seed: int = 0
+) -> list[Estimate]:
+    """Clean and robust accuracy, and the attack's success.
+
+    ``clean`` and ``attacked`` mark the samples that are right without and with the attack (robust: right in both).
+    ``attack_success`` is the part of the samples right when clean that the attack turns; given ``fooled``, the samples
+    on which the attack fools the model it was made for, it is the transfer rate: of those, the part that it turns here.
+    """
+    robust = clean & attacked
+    rows = [
+        accuracy_estimate(clean, metric="clean_acc1", view=view, group=group, seed=seed),
+        accuracy_estimate(robust, metric="robust_acc1", view=view, group=group, seed=seed),
+    ]
+    at_stake = clean if fooled is None else clean & fooled
+    if at_stake.any():
+        functions: dict[str, Statistic] = {"attack_success": partial(_share, at_stake & ~attacked, at_stake)}
+        rows += estimate(functions, len(clean), view=view, group=group, seed=seed)
+    return rows
+
+
+def queries(used: Floats, clean: Booleans, *, view: str, group: str, seed: int = 0) -> list[Estimate]:
+    """Mean queries the Square attack spent on images that were right before it; more is harder to attack."""
+    if not clean.any():
+        return []
+    spent = used[clean]
+    return estimate({"queries": partial(weighted_mean, spent)}, len(spent), view=view, group=group, seed=seed)
+
+
+def _share(hits: Booleans, of: Booleans, weights: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((weights @ hits.astype(np.float64)) / (weights @ of.astype(np.float64)))

@@ -1,0 +1,153 @@
+"""Zero-shot classification by one engine on one view: accuracy, confidence calibration, agreement."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from clipq.evaluate.estimates import Estimate, estimate
+from clipq.evaluate.metrics import CLASSIFICATION, accuracy, agreement, calibration
+from clipq.evaluate.metrics.accuracy import weighted_mean
+from clipq.evaluate.metrics.calibration import BINS, bin_sums, fit_logit_scale
+from clipq.evaluate.predictions import Booleans, Floats, Integers, Predictions
+from clipq.evaluate.statistics import Draws, Statistic, bootstrap, wilson
+from clipq.evaluate.zeroshot import Classifier
+from clipq.record import ReliabilityBin
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One engine's answers on a labelled view.
+
+    ``embeddings`` (samples × dimension) have rows of unit length; ``ids`` name the samples.
+    """
+
+    embeddings: NDArray[np.float32]
+    classifier: Classifier
+    labels: Integers
+    ids: tuple[str, ...]
+
+    @cached_property
+    def cosines(self) -> NDArray[np.float32]:
+        """Cosine of every sample to every class."""
+        return self.classifier.cosines(self.embeddings)
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Label probabilities at the checkpoint's logit scale, and the labels."""
+        return self.classifier.predict(self.cosines, self.labels)
+
+    def subset(self, rows: Booleans | Integers) -> Answers:
+        """The answers on some samples."""
+        ids = tuple(np.array(self.ids, dtype=object)[rows])
+        return replace(self, embeddings=self.embeddings[rows], labels=self.labels[rows], ids=ids)
+
+
+def classification(answers: Answers, *, view: str, bins: int = BINS, seed: int = 0) -> list[Estimate]:
+    """All classification metrics of an engine on a view."""
+    predictions = answers.predictions
+    functions: dict[str, Statistic] = {name: partial(_metric(name, bins), predictions) for name in CLASSIFICATION}
+    return with_correct(estimate(functions, len(predictions), view=view, seed=seed), predictions)
+
+
+def compared(answers: Answers, reference: Answers, *, view: str, seed: int = 0) -> list[Estimate]:
+    """Agreement, flips and embedding cosine against the reference on the same samples."""
+    mine, theirs = answers.predictions, reference.predictions
+    cosines = np.einsum("nd,nd->n", answers.embeddings, reference.embeddings, dtype=np.float64)
+    functions: dict[str, Statistic] = {"cosine": partial(weighted_mean, cosines)}
+    for compare in (agreement.agreement, agreement.flips_lost, agreement.flips_gained):
+        functions[compare.__name__] = partial(compare, mine, theirs)
+    return estimate(functions, len(mine), view=view, seed=seed, paired=True)
+
+
+def tuned(answers: Answers, *, view: str, fraction: float, bins: int = BINS, seed: int = 0) -> list[Estimate]:
+    """ECE before and after fitting the logit scale on a held-out part of the samples; both on the rest.
+
+    Which samples are held out depends on their ids and the seed, so it is the same for every engine.
+    """
+    held_out = np.array([zlib.crc32(f"{seed}/{name}".encode()) / 2**32 < fraction for name in answers.ids])
+    if held_out.sum() < 2 or (~held_out).sum() < 2 or not answers.classifier.is_plain:
+        return []
+    fitted = fit_logit_scale(answers.cosines[held_out], answers.labels[held_out])
+    rest = answers.subset(~held_out)
+    before, after = rest.predictions, rest.classifier.predict(rest.cosines, rest.labels, fitted)
+    functions: dict[str, Statistic] = {
+        "ece_untuned": partial(calibration.ece, before, bins=bins),
+        "ece_tuned": partial(calibration.ece, after, bins=bins),
+    }
+    rows = estimate(functions, len(rest.labels), view=view, seed=seed)
+    scales = _resampled_scales(answers, held_out, fitted, seed)
+    return [*rows, Estimate(view, "", "logit_scale_tuned", Draws(fitted, scales, int(held_out.sum())), "scale")]
+
+
+def _resampled_scales(answers: Answers, held_out: Booleans, fitted: float, seed: int) -> Floats:
+    """The fitted scale on resamples of the held-out part, by one Newton step of the mean NLL from the fit.
+
+    At its minimum the mean NLL's slope in the scale is 0 and its curvature the mean variance of the cosines under the
+    predicted classes; so each resample needs two weighted means instead of a search.
+    """
+    cosines = answers.cosines[held_out].astype(np.float64)
+    probabilities = softmax(fitted * cosines, axis=1)
+    expected = (probabilities * cosines).sum(1)
+    slope = expected - cosines[np.arange(len(cosines)), answers.labels[held_out]]
+    curvature = (probabilities * cosines**2).sum(1) - expected**2
+    step: Statistic = lambda weights: fitted - (weights @ slope) / (weights @ curvature)  # noqa: E731
+    return bootstrap({"scale": step}, len(cosines), seed=seed)["scale"].resampled
+
+
+def by_group(
+    answers: Answers, groups: Mapping[str, Booleans], *, view: str, bins: int = BINS, seed: int = 0
+) -> list[Estimate]:
+    """Accuracy, recall, confidence and calibration of each group on its own."""
+    rows: list[Estimate] = []
+    for group, members in groups.items():
+        predictions = answers.predictions.subset(members)
+        functions: dict[str, Statistic] = {
+            "acc1": partial(accuracy.acc1, predictions),
+            "mean_per_class_recall": partial(accuracy.mean_per_class_recall, predictions),
+            "confidence": partial(weighted_mean, predictions.confidence),
+            "ece": partial(calibration.ece, predictions, bins=bins),
+            "confidence_gap": partial(calibration.confidence_gap, predictions),
+        }
+        rows += with_correct(estimate(functions, len(predictions), view=view, group=group, seed=seed), predictions)
+    return rows
+
+
+def with_correct(estimates: list[Estimate], predictions: Predictions) -> list[Estimate]:
+    """Top-1 accuracies know which samples are right, for McNemar's test."""
+    return [replace(one, correct=predictions.correct) if one.metric == "acc1" else one for one in estimates]
+
+
+def reliability(predictions: Predictions, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
+    """The bars of the reliability diagram with Wilson intervals, empty bins left out."""
+    weight, confidence, correct = (row[0] for row in bin_sums(predictions, np.ones((1, len(predictions))), bins))
+    edges = np.linspace(0, 1, bins + 1)
+    bars = []
+    for index in np.flatnonzero(weight):
+        low, high = wilson(float(correct[index]), float(weight[index]))
+        bars.append(
+            ReliabilityBin(
+                lower=float(edges[index]),
+                upper=float(edges[index + 1]),
+                n=int(weight[index]),
+                confidence=float(confidence[index] / weight[index]),
+                accuracy=float(correct[index] / weight[index]),
+                low=low,
+                high=high,
+            )
+        )
+    return tuple(bars)
+
+
+def _metric(name: str, bins: int) -> Statistic:
+    binned: dict[str, Statistic] = {
+        "ece": calibration.ece, "mce": calibration.mce, "ece_adaptive": calibration.ece_adaptive,
+        "ece_classwise": calibration.ece_classwise,
+    }  # fmt: skip
+    return partial(binned[name], bins=bins) if name in binned else CLASSIFICATION[name].function

@@ -1,0 +1,133 @@
+"""Corrupted views: the 19 corruptions of ImageNet-C and two occlusions, drawn from a seed at the size the tower sees.
+
+ImageNet-C's come from ``imagecorruptions`` (Hendrycks and Dietterich, 2019; Michaelis et al., 2019). An image's
+corruption depends on the seed, the corruption, the severity and the sample's id alone, so every engine sees the same
+pixels, and another machine with the same library versions draws them again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipq.bundle import Preprocess
+from clipq.data.views import View
+from clipq.errors import DataError
+from clipq.files import sha256_bytes
+
+STANDARD = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
+EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+OCCLUSIONS = ("occlusion_random", "occlusion_centre")
+NAMED_SETS = {
+    "all": STANDARD + EXTRA + OCCLUSIONS,
+    "imagenet-c": STANDARD,
+    "extra": EXTRA,
+    "occlusion": OCCLUSIONS,
+}
+SEVERITIES = (1, 2, 3, 4, 5)
+
+# Side of the occluding square as a part of the image's, by severity: 4 to 36 % of the pixels.
+_OCCLUDED_SIDE = (0.2, 0.3, 0.4, 0.5, 0.6)
+_SMALLEST = 32
+
+
+@dataclass(frozen=True)
+class CorruptedView(View):
+    """A view whose pixels are corrupted after resize and crop, as ImageNet-C's images were."""
+
+    base: View
+    corruption: str
+    severity: int
+    seed: int
+
+    def image(self, index: int) -> Image.Image:
+        """The uncorrupted image: corruption comes after the crop."""
+        return self.base.image(index)
+
+    def image_digest(self, index: int) -> str:
+        """The uncorrupted image's digest."""
+        return self.base.image_digests[index]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the base view's digest and what determines the corruption."""
+        made = {
+            "base": self.base.digest,
+            "corruption": [self.corruption, self.severity, self.seed],
+            "versions": {name: version(name) for name in ("imagecorruptions-imaug", "numpy", "pillow", "scipy")},
+        }
+        return sha256_bytes(json.dumps(made, sort_keys=True).encode())
+
+    def cropped(self, index: int, config: Preprocess) -> NDArray[np.uint8]:
+        """The corrupted pixels as the tower sees them."""
+        return corrupt(
+            self.base.cropped(index, config),
+            self.corruption,
+            self.severity,
+            zlib.crc32(f"{self.seed}/{self.corruption}/{self.severity}/{self.samples[index].id}".encode()),
+        )
+
+
+def corrupted_views(base: View, corruption: str, severities: tuple[int, ...], seed: int) -> list[CorruptedView]:
+    """One corruption of a view at each severity; raises DataError for an unknown name."""
+    if corruption not in NAMED_SETS["all"]:
+        raise DataError(f"unknown corruption {corruption!r}; known: {', '.join((*NAMED_SETS, *NAMED_SETS['all']))}")
+    return [
+        CorruptedView(
+            f"{base.name}-c/{corruption}/{severity}", base.source, base.samples, base.classes, base, corruption,
+            severity, seed,
+        )
+        for severity in severities
+    ]  # fmt: skip
+
+
+def corrupt(pixels: NDArray[np.uint8], corruption: str, severity: int, seed: int) -> NDArray[np.uint8]:
+    """One corrupted image (uint8, H × W × 3, at least 32 × 32), the same for a seed."""
+    height, width, _ = pixels.shape
+    if corruption in OCCLUSIONS:
+        return _occlude(pixels, corruption, severity, np.random.default_rng(seed))
+    if min(height, width) < _SMALLEST:
+        raise DataError(
+            f"ImageNet-C's corruptions need images of {_SMALLEST} pixels or more, these have {width}x{height}"
+        )
+    from imagecorruptions import corrupt as imagenet_c
+
+    # These two draw from generators of their own.
+    own_seed = {"seed": seed} if corruption in ("glass_blur", "impulse_noise") else {}
+    with _global_seed(seed):
+        return np.asarray(imagenet_c(pixels, severity=severity, corruption_name=corruption, **own_seed), np.uint8)
+
+
+def _occlude(pixels: NDArray[np.uint8], corruption: str, severity: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A grey square at a random place or in the centre."""
+    height, width, _ = pixels.shape
+    side = max(1, round(_OCCLUDED_SIDE[severity - 1] * min(height, width)))
+    top, left = (height - side) // 2, (width - side) // 2
+    if corruption == "occlusion_random":
+        top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
+    occluded = pixels.copy()
+    occluded[top : top + side, left : left + side] = 128
+    return occluded
+
+
+@contextlib.contextmanager
+def _global_seed(seed: int) -> Iterator[None]:
+    """Seed numpy's global generator, which the library draws from, and put its state back."""
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002

@@ -1,0 +1,314 @@
+"""Suites: which data play which role, and what is asked of them; a TOML file or a built-in one.
+
+Everything that is wrong with a file is reported together, each complaint with its line.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import clipq.demo
+from clipq.data.sources import parse_source
+from clipq.errors import DataError
+from clipq.evaluate.corruptions import NAMED_SETS, SEVERITIES, STANDARD
+from clipq.evaluate.metrics.calibration import BINS
+
+BUILT_IN = ("demo", "quick", "paper", "template")
+
+Role = Literal["in-distribution", "shifted", "near-ood", "far-ood", "groups", "retrieval"]
+LABELLED: tuple[Role, ...] = ("in-distribution", "shifted", "groups")
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ViewEntry(_Entry):
+    """One data set and its role.
+
+    ``baseline`` is the in-distribution view that a shifted or out-of-distribution one belongs to (default: the first).
+    ``classes_of`` reads the labels as classes of another view, ``label_map`` (CSV: ``label,class``) says how.
+    ``groups`` names columns and crossings (``race*gender``); smaller groups than ``smallest_group`` are shown, marked,
+    and left out of gaps. ``samples`` takes a seeded random part.
+    """
+
+    source: str
+    role: Role = "in-distribution"
+    name: str | None = None
+    baseline: str | None = None
+    classes_of: str | None = None
+    label_map: Path | None = None
+    templates: str | None = None
+    groups: tuple[str, ...] = ()
+    smallest_group: int = Field(default=20, ge=1)
+    samples: int | None = Field(default=None, ge=1)
+
+
+class CorruptionsEntry(_Entry):
+    """Corruptions of a labelled view; ``names`` are corruptions or named sets, ``baseline`` is what mCE divides by."""
+
+    of: str
+    names: tuple[str, ...] = ("all",)
+    severities: tuple[int, ...] = SEVERITIES
+    samples: int | None = Field(default=None, ge=1)
+    baseline: Literal["reference", "alexnet"] = "reference"
+
+    def corruptions(self) -> tuple[str, ...]:
+        """The corruptions asked for, named sets spelled out."""
+        return tuple(dict.fromkeys(one for name in self.names for one in NAMED_SETS.get(name, (name,))))
+
+
+class TransferEntry(_Entry):
+    """Adversarial images made from the reference checkpoint's gradients (``clipq-export attack``)."""
+
+    source: Path
+    name: str | None = None
+
+
+class SquareEntry(_Entry):
+    """Square attack on each engine: ``epsilons`` in 255ths, a budget of queries per image."""
+
+    of: str
+    epsilons: tuple[int, ...] = (4,)
+    queries: int = Field(default=200, ge=2)
+    samples: int | None = Field(default=50, ge=1)
+
+
+class LatencyEntry(_Entry):
+    """Batch sizes and timed repeats of the latency measurement."""
+
+    batches: tuple[int, ...] = (1, 8)
+    repeats: int = Field(default=30, ge=3)
+
+
+class Suite(_Entry):
+    """What an evaluation asks; defaults resolved."""
+
+    reference: str | None = None
+    templates: str | None = None
+    on_bad_image: Literal["error", "skip"] = "error"
+    ece_bins: int = Field(default=BINS, ge=2)
+    seed: int = Field(default=0, ge=0)
+    simulated: bool = False
+    tune_fraction: float = Field(default=0.5, gt=0, lt=1)
+    views: tuple[ViewEntry, ...] = Field(default=(), alias="view")
+    corruptions: tuple[CorruptionsEntry, ...] = ()
+    transfer: tuple[TransferEntry, ...] = ()
+    square: tuple[SquareEntry, ...] = ()
+    latency: LatencyEntry | None = None
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+def read_suite(path_or_name: str) -> Suite:
+    """Read and check a suite file, or a built-in suite by name; raises DataError with every complaint and its line."""
+    if path_or_name in BUILT_IN:
+        return _parse(suite_text(path_or_name), path_or_name, Path.cwd())
+    path = Path(path_or_name)
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise DataError(
+            f"--suite {path_or_name}: cannot be read ({error.strerror}); built in are {', '.join(BUILT_IN)}"
+        ) from error
+    return _parse(text, str(path), path.resolve().parent)
+
+
+def built_in_attack(name: str) -> Path:
+    """The folder of a stored attack that ships with clipq."""
+    if name != "demo":
+        raise DataError(f"no built-in attack {name!r}; there is demo")
+    return Path(clipq.demo.__file__).parent / "attack"
+
+
+def suite_text(name: str) -> str:
+    """The text of a built-in suite."""
+    if name not in BUILT_IN:
+        raise DataError(f"no built-in suite {name!r}; there are {', '.join(BUILT_IN)}")
+    return (files("clipq.evaluate") / "suites" / f"{name}.toml").read_text("utf-8")
+
+
+def _parse(text: str, where: str, folder: Path) -> Suite:
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{where}: {error}") from error
+    line_of = _line_numbers(text)
+    complaints: list[tuple[int, str]] = []
+    suite = None
+    try:
+        suite = Suite.model_validate(_resolve_paths(raw, folder))
+    except ValidationError as error:
+        for one in error.errors():
+            place = tuple(part for part in one["loc"] if part != "views")
+            complaints.append((line_of(place), f"{_spell(place)}: {one['msg'].lower()}{_known(one, place)}"))
+    complaints += _check_sense(raw, line_of) if suite is None else _check(suite, line_of)
+    if complaints:
+        lines = [f"line {line}: {what}" for line, what in sorted(set(complaints))]
+        raise DataError(f"{where}: " + "; ".join(lines))
+    assert suite is not None
+    return suite
+
+
+def _known(error: Mapping[str, Any], place: tuple[Any, ...]) -> str:
+    if error["type"] != "extra_forbidden":
+        return ""
+    model: type[BaseModel] = Suite
+    entries: dict[Any, type[BaseModel]] = {
+        "view": ViewEntry, "corruptions": CorruptionsEntry, "transfer": TransferEntry, "square": SquareEntry,
+        "latency": LatencyEntry,
+    }  # fmt: skip
+    if len(place) > 1:
+        model = entries[place[0]]
+    names = [field.alias or name for name, field in model.model_fields.items()]
+    return f" (known keys: {', '.join(names)})"
+
+
+def _spell(place: tuple[Any, ...]) -> str:
+    return ".".join(str(part + 1) if isinstance(part, int) else str(part) for part in place)
+
+
+def _resolve_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Relative paths in a suite file are meant from the file's folder."""
+
+    def resolved(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        scheme, _, rest = value.partition(":")
+        if scheme == "builtin":
+            return str(built_in_attack(rest))
+        if scheme in ("demo", "hf") or "://" in value:
+            # A Hugging Face name stays one unless a folder of that name lies beside the suite.
+            return f"hf:{folder / rest}" if scheme == "hf" and (folder / rest).is_dir() else value
+        return f"{scheme}:{folder / rest}" if scheme in ("wds", "utkface") else str(folder / value)
+
+    copied = {key: [dict(entry) for entry in value] if _is_tables(value) else value for key, value in raw.items()}
+    for key, names in {"view": ("source", "label_map"), "transfer": ("source",)}.items():
+        for entry in copied.get(key, []) if _is_tables(copied.get(key)) else []:
+            entry.update({name: resolved(entry[name]) for name in names if name in entry})
+    return copied
+
+
+def _is_tables(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
+
+
+def view_name(entry: ViewEntry) -> str:
+    """The name a view goes by: given, or from its source."""
+    if entry.name:
+        return entry.name
+    source = parse_source(entry.source)
+    if source.name:
+        return source.name
+    path = source.path.split("?")[0].rstrip("/").removesuffix("/resolve/main")
+    if path.startswith("demo:"):
+        return path.replace(":", "-")
+    path = path.partition(":")[2] if re.match(r"(wds|hf|utkface):", path) else path
+    resolved = Path(path).resolve() if "://" not in path else Path(path)
+    return resolved.parent.name if resolved.suffix == ".csv" else resolved.name
+
+
+def _check_sense(raw: dict[str, Any], line_of: Callable[[tuple[Any, ...]], int]) -> list[tuple[int, str]]:
+    """What can still be said about a file whose keys are wrong: sources that do not exist."""
+    complaints = []
+    for index, entry in enumerate(raw.get("view", []) if _is_tables(raw.get("view")) else []):
+        source = entry.get("source")
+        if isinstance(source, str) and not re.match(r"(demo|hf|wds|utkface):", source):
+            path = parse_source(source).path
+            if not Path(path).exists():
+                complaints.append((line_of(("view", index, "source")), f"source {path}: does not exist"))
+    return complaints
+
+
+def _check(suite: Suite, line_of: Callable[[tuple[Any, ...]], int]) -> list[tuple[int, str]]:
+    """What pydantic cannot see: names that refer to nothing, roles without what they need, missing folders."""
+    complaints: list[tuple[int, str]] = []
+
+    def complain(place: tuple[Any, ...], what: str) -> None:
+        complaints.append((line_of(place), what))
+
+    names = [view_name(entry) for entry in suite.views]
+    labelled = [name for name, entry in zip(names, suite.views, strict=True) if entry.role in LABELLED]
+    inside = [name for name, entry in zip(names, suite.views, strict=True) if entry.role == "in-distribution"]
+    if not suite.views:
+        complain((), "no [[view]]: there is nothing to evaluate on")
+    for index, (name, entry) in enumerate(zip(names, suite.views, strict=True)):
+        here = ("view", index)
+        if names.count(name) > 1:
+            complain((*here, "name"), f"two views are called {name!r}; name them apart with name = ...")
+        source = parse_source(entry.source)
+        if re.match(r"(wds|utkface):", source.path) and "://" not in source.path:
+            if not Path(source.path.partition(":")[2]).is_dir():
+                complain((*here, "source"), f"source {source.path}: no such folder")
+        elif not re.match(r"(demo|hf|wds):", source.path) and not Path(source.path).exists():
+            complain((*here, "source"), f"source {source.path}: does not exist")
+        if entry.role == "groups" and not entry.groups:
+            complain((*here, "role"), "role groups needs groups = [column, ...]")
+        if entry.role in ("near-ood", "far-ood") and not inside:
+            complain((*here, "role"), f"role {entry.role} needs a view with role in-distribution")
+        if entry.groups and entry.role not in LABELLED:
+            complain((*here, "groups"), f"role {entry.role} has no labels, so no groups")
+        if entry.label_map is not None and not entry.label_map.is_file():
+            complain((*here, "label_map"), f"label_map {entry.label_map}: no such file")
+        if entry.label_map is not None and entry.classes_of is None:
+            complain((*here, "label_map"), "label_map needs classes_of, the view whose classes it speaks of")
+        for key in ("baseline", "classes_of"):
+            wanted = getattr(entry, key)
+            if wanted is not None and wanted not in inside:
+                complain((*here, key), f"{key} {wanted!r} is no in-distribution view ({', '.join(inside) or 'none'})")
+    for kind in ("corruptions", "square"):
+        for index, asked in enumerate(getattr(suite, kind)):
+            if asked.of not in labelled:
+                complain((kind, index, "of"), f"of {asked.of!r} is no labelled view ({', '.join(labelled) or 'none'})")
+    for index, entry_c in enumerate(suite.corruptions):
+        here = ("corruptions", index)
+        for name in entry_c.corruptions():
+            if name not in NAMED_SETS["all"]:
+                known = ", ".join((*NAMED_SETS, *NAMED_SETS["all"]))
+                complain((*here, "names"), f"unknown corruption {name!r}; known: {known}")
+        if not entry_c.severities or any(severity not in SEVERITIES for severity in entry_c.severities):
+            complain((*here, "severities"), "severities are numbers from 1 to 5")
+        if entry_c.baseline == "alexnet" and (
+            entry_c.severities != SEVERITIES or not set(STANDARD) <= set(entry_c.corruptions())
+        ):
+            complain(
+                (*here, "baseline"), "AlexNet's errors are for ImageNet-C whole: all 15 corruptions, severities 1-5"
+            )
+    for index, entry_s in enumerate(suite.square):
+        if not entry_s.epsilons or any(not 1 <= epsilon <= 255 for epsilon in entry_s.epsilons):
+            complain(("square", index, "epsilons"), "epsilons are whole 255ths from 1 to 255 (0 is no attack)")
+    for index, entry_t in enumerate(suite.transfer):
+        if not entry_t.source.is_dir():
+            complain(("transfer", index, "source"), f"source {entry_t.source}: no such folder (clipq-export attack)")
+    return complaints
+
+
+def _line_numbers(text: str) -> Callable[[tuple[Any, ...]], int]:
+    """The line of a key, given its place in the parsed file: of the key, else of its table, else 1."""
+    lines: dict[tuple[Any, ...], int] = {}
+    seen: dict[str, int] = {}
+    table: tuple[Any, ...] = ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if found := re.match(r"\s*\[\[\s*([\w-]+)\s*\]\]", line):
+            seen[found.group(1)] = seen.get(found.group(1), -1) + 1
+            table = (found.group(1), seen[found.group(1)])
+            lines[table] = number
+        elif found := re.match(r"\s*\[\s*([\w-]+)\s*\]", line):
+            table = (found.group(1),)
+            lines[table] = number
+        elif found := re.match(r"\s*([\w-]+)\s*=", line):
+            lines.setdefault((*table, found.group(1)), number)
+
+    def line_of(place: tuple[Any, ...]) -> int:
+        while place and place not in lines:
+            place = place[:-1]
+        return lines.get(place, 1)
+
+    return line_of

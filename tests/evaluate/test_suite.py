@@ -1,0 +1,144 @@
+"""Suite files: what they mean, and every complaint about one at once, each with its line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from support import assert_refused, evaluate
+
+from clipq.errors import DataError
+from clipq.evaluate.plan import groups_of, open_plan
+from clipq.evaluate.suite import BUILT_IN, Suite, ViewEntry, read_suite, suite_text
+
+GOOD = """
+seed = 3
+
+[[view]]
+name = "inside"
+source = "demo:test"
+samples = 96
+groups = ["light", "light*size"]
+
+[[view]]
+source = "demo:textures"
+role = "far-ood"
+samples = 48
+
+[[corruptions]]
+of = "inside"
+names = ["occlusion", "fog"]
+severities = [1, 5]
+samples = 24
+"""
+
+
+def write(tmp_path, text):
+    path = tmp_path / "suite.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_suite_opens_as_it_says(tmp_path):
+    suite = read_suite(write(tmp_path, GOOD))
+    plan = open_plan(suite, None)
+    inside, textures = plan.views
+    assert len(inside.view.samples) == 96 and textures.view.name == "demo-textures"
+    assert textures.baseline is inside.view and textures.view.classes is None
+    assert set(groups_of(inside)) == {"light", "light*size"} and len(groups_of(inside)["light*size"]) == 4
+    (corruptions,) = plan.corruptions
+    assert set(corruptions.corrupted) == {
+        (n, s) for n in ("occlusion_random", "occlusion_centre", "fog") for s in (1, 5)
+    }
+    assert {len(view.samples) for view in corruptions.corrupted.values()} == {24}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_suites_are_well_formed(name, tmp_path):
+    text = suite_text(name)
+    if name == "template":
+        text = text.replace("photos/test", "demo:test")
+    assert read_suite(write(tmp_path, text)).views
+
+
+def test_everything_wrong_is_said_at_once_with_its_line(tmp_path):
+    text = """[[view]]
+source = "demo:test"
+rolle = "shifted"
+
+[[view]]
+source = "nowhere"
+role = "groups"
+
+[[corruptions]]
+of = "demo-test"
+severities = [0]
+"""
+    with pytest.raises(DataError) as refused:
+        read_suite(write(tmp_path, text))
+    message = str(refused.value)
+    assert "line 3" in message and "rolle" in message and "known keys: source, role" in message
+    assert "line 6" in message and "nowhere" in message
+    with pytest.raises(DataError) as refused:
+        read_suite(write(tmp_path, text.replace('rolle = "shifted"', "")))
+    message = str(refused.value)
+    for words in ("line 6: source", "line 7: role groups needs groups", "line 11: severities are numbers from 1 to 5"):
+        assert words in message, message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no [[view]]"),
+        ("[[view]]\nsource = 'demo:test'\n[[view]]\nsource = 'demo:test'", "two views are called 'demo-test'"),
+        ("[[view]]\nsource = 'demo:textures'\nrole = 'near-ood'", "line 3: role near-ood needs a view"),
+        ("[[view]]\nsource = 'demo:test'\n[[square]]\nof = 'other'", "line 4: of 'other' is no labelled view"),
+        ("[[view]]\nsource = 'demo:test'\n[[square]]\nof = 'demo-test'\nepsilons = [0]", "line 5: epsilons are whole"),
+        ("[[view]]\nsource = 'demo:test'\n[[corruptions]]\nof = 'demo-test'\nnames = ['haze']", "unknown corruption 'haze'"),
+        ("[[view]]\nsource = 'demo:test'\n[[transfer]]\nsource = 'nothing'", "line 4: source"),
+        ("[[view]]\nsource = 'demo:test'\nclasses_of = 'imagenet'", "line 3: classes_of 'imagenet'"),
+        ("[[view]]\nsource = 'demo:test'\nrole = 'in-distrib'", "line 3: view.1.role"),
+        ("[[view]\n", "suite.toml: "),
+    ],
+)  # fmt: skip
+def test_one_complaint(tmp_path, text, words):
+    with pytest.raises(DataError) as refused:
+        read_suite(write(tmp_path, text))
+    assert words in str(refused.value), str(refused.value)
+
+
+def test_alexnet_baseline_needs_imagenet_c_whole(tmp_path):
+    text = "[[view]]\nsource='demo:test'\n[[corruptions]]\nof='demo-test'\nbaseline='alexnet'\n"
+    with pytest.raises(DataError, match="ImageNet-C whole"):
+        read_suite(write(tmp_path, text + "severities=[1]"))
+    with pytest.raises(DataError, match="1,000 classes"):
+        open_plan(read_suite(write(tmp_path, text + "samples=24")), None)
+
+
+def test_an_ood_set_that_shares_images_is_refused():
+    suite = Suite(views=(ViewEntry(source="demo:test:n=48"), ViewEntry(source="b=demo:test:n=72", role="far-ood")))
+    with pytest.raises(DataError, match="shares 48 images with 'demo-test'"):
+        open_plan(suite, None)
+
+
+def test_a_column_of_one_value_is_refused(tmp_path):
+    plan = Suite(views=(ViewEntry(source="demo:test:n=48", role="groups", groups=("weather",)),))
+    with pytest.raises(DataError, match="no group column 'weather'; it has: light, size"):
+        open_plan(plan, None)
+
+
+def test_remote_sources_need_fetch():
+    with pytest.raises(DataError, match="--fetch allows downloads"):
+        open_plan(read_suite("quick"), None)
+
+
+def test_command_line(tmp_path):
+    path = tmp_path / "mine.toml"
+    assert evaluate("suite", "init", "-o", str(path)).returncode == 0
+    assert_refused(evaluate("suite", "init", "-o", str(path)), "exists")
+    assert_refused(evaluate("suite", "check", str(path)), "line 12: source", "photos/test", "does not exist")
+    assert_refused(evaluate("suite", "init", "nothing"), "demo, quick, paper")
+    assert "good" in evaluate("suite", "check", "demo").stdout
+    assert "Square attack on test" in evaluate("suite", "show", "demo").stdout
+    assert json.loads(evaluate("suite", "show", "paper", "--json").stdout)["view"][0]["name"] == "imagenet"
+    assert_refused(evaluate("run", str(tmp_path), "--suite", "nowhere.toml", "-o", str(tmp_path / "o")), "built in are")
