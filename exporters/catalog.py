@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from clipq.engines.catalog import RUNTIMES
 from clipq.errors import CheckpointError
-from clipq.exporters.recipes import RECIPES
+from clipq.exporters.recipes import KINDS
 
 
 def known_checkpoints() -> list[str]:
@@ -36,8 +36,9 @@ def overview() -> list[dict[str, Any]]:
         for name, detail in forms.items()
     ]
     rows.append({"kind": "recipe", "name": "fp32", "works": True, "detail": "the reference; always made"})
-    for name, recipe in RECIPES.items():
-        rows.append({"kind": "recipe", "name": name, "works": True, "detail": f"{recipe.summary}{_options(recipe)}"})
+    for recipe in KINDS:
+        detail = f"{recipe.summary}{_options(recipe)}"
+        rows.append({"kind": "recipe", "name": recipe.name, "works": True, "detail": detail})
     for runtime in RUNTIMES.values():
         status = runtime.status()
         rows.append(

@@ -5,24 +5,15 @@ ONNX Runtime's quantizer has the same algorithm but imports torch for it, and qu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
+
+from clipq.exporters.blocks import PackedBlocks, pack_blocks, pad_inputs
 
 LP_NORM = 0.7
 BETA = 10.0
 KAPPA = 1.01
 ITERATIONS = 20
-
-
-@dataclass(frozen=True)
-class PackedBlocks:
-    """A weight in MatMulNBits' layout: ``packed`` (N, blocks, bytes), ``scales`` and ``zero_points`` (N * blocks)."""
-
-    packed: NDArray[np.uint8]
-    scales: NDArray[np.float32]
-    zero_points: NDArray[np.float32]
 
 
 def hqq_blocks(weight: NDArray[np.float32], bits: int, block_size: int) -> PackedBlocks:
@@ -31,8 +22,8 @@ def hqq_blocks(weight: NDArray[np.float32], bits: int, block_size: int) -> Packe
     Alternates between the levels, a sparse error (the proximal operator of the Lp norm, p = 0.7) and the zero points,
     until the mean absolute error stops falling; scales stay those of the blocks' extremes.
     """
-    outputs, inputs = weight.shape
-    padded = np.pad(weight, ((0, 0), (0, -inputs % block_size))).astype(np.float32)
+    outputs = len(weight)
+    padded = pad_inputs(weight, block_size).astype(np.float32)
     blocks = padded.reshape(-1, block_size)
     top = 2**bits - 1
     low, high = blocks.min(1, keepdims=True), blocks.max(1, keepdims=True)
@@ -52,18 +43,6 @@ def hqq_blocks(weight: NDArray[np.float32], bits: int, block_size: int) -> Packe
         zero = (levels - (blocks - sparse) * inverse_scale).mean(1, keepdims=True)
         beta *= KAPPA
     levels = np.clip(np.rint(blocks * inverse_scale + best_zero), 0, top).astype(np.uint8)
-    return PackedBlocks(
-        packed=_pack(levels, bits).reshape(outputs, padded.shape[1] // block_size, block_size * bits // 8),
-        scales=(1 / inverse_scale).astype(np.float32).reshape(-1),
-        zero_points=best_zero.astype(np.float32).reshape(-1),
-    )
-
-
-def _pack(levels: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Several levels to a byte, the first in the lowest bits."""
-    per_byte = 8 // bits
-    grouped = levels.reshape(len(levels), -1, per_byte)
-    packed = np.zeros(grouped.shape[:2], dtype=np.uint8)
-    for position in range(per_byte):
-        packed |= grouped[:, :, position] << (bits * position)
-    return packed
+    columns = padded.shape[1] // block_size
+    zeros, scales = best_zero.reshape(outputs, columns), (1 / inverse_scale).reshape(outputs, columns)
+    return pack_blocks(levels.reshape(outputs, -1), scales, zeros.astype(np.float32), bits, block_size)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from clipq.exporters.placement import Placement
-from clipq.exporters.recipes import Int8Static
+from clipq.exporters.recipes import Static
 
 Range = tuple[float, float]
 
@@ -30,30 +30,33 @@ class Quantizer:
     zero_point: NDArray[Any]
 
 
-def activation_quantizer(low: float, high: float, symmetric: bool) -> Quantizer:
-    """int8 with zero point 0 over ``[-m, m]``, or uint8 over ``[low, high]``; 0 is exact in both."""
+def activation_quantizer(low: float, high: float, symmetric: bool, bits: int = 8) -> Quantizer:
+    """Signed with zero point 0 over ``[-m, m]``, or unsigned over ``[low, high]``; 0 is exact in both."""
     low, high = min(low, 0.0), max(high, 0.0)
     if symmetric:
-        return Quantizer(np.array(max(-low, high, 1e-8) / 127, np.float32), np.array(0, np.int8))
-    scale = np.float32(max(high - low, 1e-8) / 255)
-    return Quantizer(np.array(scale), np.array(np.clip(np.rint(-low / scale), 0, 255), np.uint8))
+        top = 2 ** (bits - 1) - 1
+        return Quantizer(np.array(max(-low, high, 1e-8) / top, np.float32), np.array(0, np.int8))
+    top = 2**bits - 1
+    scale = np.float32(max(high - low, 1e-8) / top)
+    return Quantizer(np.array(scale), np.array(np.clip(np.rint(-low / scale), 0, top), np.uint8))
 
 
-def weight_quantizer(weight: NDArray[np.float32], axis: int | None) -> Quantizer:
-    """Symmetric int8, a scale per index of ``axis`` or one for all."""
+def weight_quantizer(weight: NDArray[np.float32], axis: int | None, bits: int = 8) -> Quantizer:
+    """Symmetric and signed, a scale per index of ``axis`` or one for all."""
     others = tuple(index for index in range(weight.ndim) if index != axis) if axis is not None else None
-    scale = np.maximum(np.abs(weight).max(axis=others), 1e-8) / 127
+    scale = np.maximum(np.abs(weight).max(axis=others), 1e-8) / (2 ** (bits - 1) - 1)
     return Quantizer(np.asarray(scale, np.float32), np.zeros(np.shape(scale), np.int8))
 
 
 class QdqInserter:
     """Rewrites one tower; ``tensors`` are the activations whose ranges ``insert`` will ask for."""
 
-    def __init__(self, model: onnx.ModelProto, placement: Placement, recipe: Int8Static):
+    def __init__(self, model: onnx.ModelProto, placement: Placement, recipe: Static):
         self._graph = model.graph
         self._chosen = set(placement.nodes)
         self._symmetric = recipe.activations == "symmetric"
         self._per_channel = recipe.weights == "per-channel"
+        self._weight_bits, self._activation_bits = recipe.weight_bits, recipe.activation_bits
         self._constants = {value.name: value for value in model.graph.initializer}
         self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in model.graph.node:
@@ -85,12 +88,12 @@ class QdqInserter:
                 continue
             source = node.input[0]
             if source not in quantized_outputs or len(self._readers[source]) > 1:
-                quantizer = activation_quantizer(*ranges[source], self._symmetric)
+                quantizer = self._activation_quantizer(ranges[source])
                 pair, name = self._pair(source, f"{source}_for_{node.name}", self._apart(source, quantizer))
                 nodes += pair
                 node.input[0] = name
             else:
-                quantizer = activation_quantizer(*ranges[source], self._symmetric)
+                quantizer = self._activation_quantizer(ranges[source])
             nodes += self._constants_of(node, quantizer)
             nodes.append(node)
             if node.op_type == "Conv":
@@ -101,14 +104,16 @@ class QdqInserter:
                     absorbed.add(self._readers[output][0].name)
                     output = clipped
                 node.output[0] = f"{output}_float"
-                pair, _ = self._pair(
-                    node.output[0], output, activation_quantizer(*ranges[clipped], self._symmetric), result=output
-                )
+                quantizer = self._activation_quantizer(ranges[clipped])
+                pair, _ = self._pair(node.output[0], output, quantizer, result=output)
                 nodes += pair
                 quantized_outputs.add(output)
                 self._copies[output] += 1
         del self._graph.node[:]
         self._graph.node.extend(nodes)
+
+    def _activation_quantizer(self, found: Range) -> Quantizer:
+        return activation_quantizer(*found, self._symmetric, self._activation_bits)
 
     def _clipped(self, convolution: onnx.NodeProto) -> str:
         """The convolution's output, or that of the ReLU that alone reads it: what it cuts off needs no range."""
@@ -144,17 +149,18 @@ class QdqInserter:
         """Dequantized weight, and for a convolution its bias (int32, scale = input scale · weight scale)."""
         weight = numpy_helper.to_array(self._constants[node.input[1]]).astype(np.float32)
         axis = (0 if node.op_type == "Conv" else 1) if self._per_channel else None
-        quantizer = weight_quantizer(weight, axis)
+        quantizer = weight_quantizer(weight, axis, self._weight_bits)
+        top = 2 ** (self._weight_bits - 1) - 1
         shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
         scale = quantizer.scale.reshape(shape) if axis is not None else quantizer.scale
-        integers = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
-        nodes = [self._dequantized(node, 1, "weight", integers, quantizer.scale, quantizer.zero_point, axis)]
+        integers = np.clip(np.rint(weight / scale), -top, top).astype(np.int8)
+        nodes = [*self._dequantized(node, 1, "weight", integers, quantizer.scale, quantizer.zero_point, axis)]
         if node.op_type == "Conv" and len(node.input) > 2 and node.input[2]:
             bias = numpy_helper.to_array(self._constants[node.input[2]]).astype(np.float64)
             bias_scale = np.broadcast_to(source.scale * quantizer.scale, bias.shape).astype(np.float32)
             limit = np.iinfo(np.int32)
             levels = np.clip(np.rint(bias / bias_scale), limit.min, limit.max).astype(np.int32)
-            nodes.append(self._dequantized(node, 2, "bias", levels, bias_scale, np.zeros(bias.shape, np.int32), 0))
+            nodes.extend(self._dequantized(node, 2, "bias", levels, bias_scale, np.zeros(bias.shape, np.int32), 0))
         return nodes
 
     def _dequantized(
@@ -166,7 +172,7 @@ class QdqInserter:
         scale: NDArray[np.float32],
         zero_point: NDArray[Any],
         axis: int | None,
-    ) -> onnx.NodeProto:
+    ) -> list[onnx.NodeProto]:
         stem = f"{node.name}_{part}"
         inputs = [
             self._constant(f"{stem}_quantized", integers),
@@ -175,8 +181,53 @@ class QdqInserter:
         ]
         node.input[position] = f"{stem}_dequantized"
         attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
-        return helper.make_node("DequantizeLinear", inputs, [f"{stem}_dequantized"], name=f"{stem}_DQ", **attributes)
+        name = f"{stem}_DQ"
+        return [helper.make_node("DequantizeLinear", inputs, [f"{stem}_dequantized"], name=name, **attributes)]
 
     def _constant(self, name: str, array: NDArray[Any]) -> str:
         self._graph.initializer.append(numpy_helper.from_array(array, name))
         return name
+
+
+class FakeQuantInserter(QdqInserter):
+    """The same places and levels at any width, in floating point: weights rounded, activations by Round and Clip.
+
+    Runtimes have no Q/DQ of 3 or 6 bits, and none of theirs could be told apart from an integer engine.
+    """
+
+    def _pair(
+        self, source: str, stem: str, quantizer: Quantizer, result: str | None = None
+    ) -> tuple[list[onnx.NodeProto], str]:
+        result = result or f"{stem}_dequantized"
+        zero = float(quantizer.zero_point)
+        lowest, highest = -zero, 2**self._activation_bits - 1 - zero
+        if self._symmetric:
+            lowest, highest = -(2 ** (self._activation_bits - 1)), 2 ** (self._activation_bits - 1) - 1
+        scale = self._constant(f"{stem}_scale", quantizer.scale)
+        bounds = [
+            self._constant(f"{stem}_{end}", np.array(value, np.float32))
+            for end, value in (("lowest", lowest), ("highest", highest))
+        ]
+        names = [f"{stem}_{part}" for part in ("scaled", "rounded", "clipped")]
+        nodes = [
+            helper.make_node("Div", [source, scale], [names[0]], name=f"{stem}_Div"),
+            helper.make_node("Round", [names[0]], [names[1]], name=f"{stem}_Round"),
+            helper.make_node("Clip", [names[1], *bounds], [names[2]], name=f"{stem}_Clip"),
+            helper.make_node("Mul", [names[2], scale], [result], name=f"{stem}_Mul"),
+        ]
+        return nodes, result
+
+    def _dequantized(
+        self,
+        node: onnx.NodeProto,
+        position: int,
+        part: str,
+        integers: NDArray[Any],
+        scale: NDArray[np.float32],
+        zero_point: NDArray[Any],
+        axis: int | None,
+    ) -> list[onnx.NodeProto]:
+        shape = [-1 if index == axis else 1 for index in range(integers.ndim)]
+        values = integers * (scale if axis is None else scale.reshape(shape))
+        node.input[position] = self._constant(f"{node.name}_{part}_rounded", values.astype(np.float32))
+        return []

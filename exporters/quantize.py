@@ -14,11 +14,14 @@ import onnx
 
 from clipq.engines.base import Array
 from clipq.errors import RecipeError
+from clipq.exporters.blocks import PackedBlocks
+from clipq.exporters.gptq import gptq_blocks
 from clipq.exporters.hqq import hqq_blocks
 from clipq.exporters.placement import place
-from clipq.exporters.qdq import QdqInserter
+from clipq.exporters.qdq import FakeQuantInserter, QdqInserter
 from clipq.exporters.ranges import collect_ranges
-from clipq.exporters.recipes import Fp16, Int8Dynamic, Int8Static, Recipe, WeightOnly
+from clipq.exporters.recipes import Fp16, Int8Dynamic, Int8Static, Recipe, Simulated, Static, WeightOnly
+from clipq.exporters.scaling import protect_salient, second_moments, smooth
 from clipq.progress import quiet_logging
 
 Feeds = Callable[[], Iterator[dict[str, Array]]]
@@ -47,17 +50,29 @@ def _(recipe: Fp16, source: TowerSource) -> onnx.ModelProto:
 
 @quantize_tower.register
 def _(recipe: Int8Static, source: TowerSource) -> onnx.ModelProto:
+    return _as_opset_20(_with_ranges(recipe, source, QdqInserter))
+
+
+@quantize_tower.register
+def _(recipe: Simulated, source: TowerSource) -> onnx.ModelProto:
+    return _with_ranges(recipe, source, FakeQuantInserter)
+
+
+def _with_ranges(recipe: Static, source: TowerSource, kind: type[QdqInserter]) -> onnx.ModelProto:
+    """Measure activation ranges and insert quantizers of a kind at every chosen node."""
     if source.feeds is None:
-        raise RecipeError("int8-static needs a calibration set: give --calibration-set DIR")
+        raise RecipeError(f"{recipe.name} needs a calibration set: give --calibration-set DIR")
     model = prepared(source.path)
     placement = place(model)
     if not placement.nodes:
         raise RecipeError(f"{source.path.name}: no linear or convolution to quantize")
-    inserter = QdqInserter(model, placement, recipe)
+    if recipe.smoothing:
+        smooth(model, placement, recipe.smoothing, source.feeds())
+    inserter = kind(model, placement, recipe)
     histograms = collect_ranges(model, inserter.tensors, source.feeds())
     inserter.insert({name: histogram.range(recipe) for name, histogram in histograms.items()})
     del model.graph.value_info[:]
-    return _as_opset_20(_without_unused(model))
+    return _without_unused(model)
 
 
 def _require_linear(model: onnx.ModelProto, recipe: Recipe, source: TowerSource) -> None:
@@ -102,12 +117,14 @@ def _(recipe: Int8Dynamic, source: TowerSource) -> onnx.ModelProto:
 
 @quantize_tower.register
 def _(recipe: WeightOnly, source: TowerSource) -> onnx.ModelProto:
+    if recipe.needs_calibration and source.feeds is None:
+        raise RecipeError(f"{recipe.name}: algorithm={recipe.algorithm} needs a calibration set: --calibration-set DIR")
     model = prepared(source.path)
     _require_linear(model, recipe, source)
-    if recipe.algorithm == "hqq":
-        for node in model.graph.node:
-            if node.op_type == "MatMul":
-                _hqq_in_place(model, node, recipe)
+    if recipe.algorithm == "awq" and source.feeds is not None:
+        protect_salient(model, place(model), recipe, source.feeds())
+    if recipe.algorithm in ("hqq", "gptq"):
+        _quantize_linears(model, recipe, source)
         if recipe.token_table:
             model = _round_to_nearest(model, recipe, ("Gather",))
         return _with_contrib_opset(_without_unused(model))
@@ -178,15 +195,31 @@ def _accuracy_level(recipe: WeightOnly) -> int:
     return 4 if recipe.kernel == "int8" else 1
 
 
-def _hqq_in_place(model: onnx.ModelProto, node: onnx.NodeProto, recipe: WeightOnly) -> None:
-    """Turn a MatMul with a constant weight into a MatMulNBits with HQQ's float zero points."""
-    initializers = {value.name: value for value in model.graph.initializer}
-    if node.input[1] not in initializers:
-        return
-    weight = onnx.numpy_helper.to_array(initializers[node.input[1]])
-    if weight.ndim != 2:
-        return
-    blocks = hqq_blocks(weight.T, recipe.bits, recipe.block_size)
+def _quantize_linears(model: onnx.ModelProto, recipe: WeightOnly, source: TowerSource) -> None:
+    """Turn every MatMul with a constant weight into a MatMulNBits, by HQQ or GPTQ."""
+    weights = {value.name: onnx.numpy_helper.to_array(value) for value in model.graph.initializer}
+    linears = [n for n in model.graph.node if n.op_type == "MatMul" and weights.get(n.input[1], np.empty(0)).ndim == 2]
+    moments: dict[str, Any] = {}
+    if recipe.algorithm == "gptq" and source.feeds is not None:
+        moments = second_moments(model, list(dict.fromkeys(node.input[0] for node in linears)), source.feeds())
+    for node in linears:
+        weight = weights[node.input[1]].T
+        if recipe.algorithm == "hqq":
+            blocks = hqq_blocks(weight, recipe.bits, recipe.block_size)
+        else:
+            blocks = gptq_blocks(
+                weight,
+                moments[node.input[0]],
+                bits=recipe.bits,
+                block_size=recipe.block_size,
+                symmetric=recipe.symmetric,
+            )
+        _as_matmul_n_bits(model, node, blocks, weight.shape, recipe)
+
+
+def _as_matmul_n_bits(
+    model: onnx.ModelProto, node: onnx.NodeProto, blocks: PackedBlocks, shape: tuple[int, ...], recipe: WeightOnly
+) -> None:
     names = [f"{node.name}_{part}" for part in ("quantized", "scales", "zero_points")]
     arrays: list[Any] = [blocks.packed, blocks.scales, blocks.zero_points]
     for name, array in zip(names, arrays, strict=True):
@@ -197,8 +230,8 @@ def _hqq_in_place(model: onnx.ModelProto, node: onnx.NodeProto, recipe: WeightOn
         list(node.output),
         name=node.name,
         domain="com.microsoft",
-        K=weight.shape[0],
-        N=weight.shape[1],
+        K=shape[1],
+        N=shape[0],
         bits=recipe.bits,
         block_size=recipe.block_size,
         accuracy_level=_accuracy_level(recipe),

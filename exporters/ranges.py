@@ -7,7 +7,7 @@ activation of every image until the end, and use 128 bins for the entropy method
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from clipq.engines.base import Array
 from clipq.engines.ort import OrtCpuEngine
 from clipq.errors import RecipeError
-from clipq.exporters.recipes import Int8Static
+from clipq.exporters.recipes import Static
 
 HALF_BINS = 2048
 QUANTIZED_BINS = 128
@@ -58,13 +58,30 @@ class RangeHistogram:
         self.counts[HALF_BINS // 2 : HALF_BINS // 2 + HALF_BINS] = merged
         self.limit *= 2
 
-    def range(self, recipe: Int8Static) -> tuple[float, float]:
+    def range(self, recipe: Static) -> tuple[float, float]:
         """Lowest and highest value that stay representable under the recipe's method."""
         low, high = min(self.lowest, 0.0), max(self.highest, 0.0)
         if recipe.ranges == "minmax" or self.limit == 0.0:
             return low, high
+        if recipe.ranges == "mse":
+            return self._least_squares(low, high, recipe)
         magnitude = self._percentile(recipe.percentile) if recipe.ranges == "percentile" else self._entropy()
         return max(low, -magnitude), min(high, magnitude)
+
+    def _least_squares(self, low: float, high: float, recipe: Static) -> tuple[float, float]:
+        """The extremes, shrunk by the common factor that loses the least squared error over the histogram."""
+        centres = (np.arange(2 * HALF_BINS) - HALF_BINS + 0.5) * (self.limit / HALF_BINS)
+        symmetric = recipe.activations == "symmetric"
+        best, least = (low, high), np.inf
+        for factor in np.linspace(0.05, 1, 96):
+            reach = (low * factor, high * factor)
+            lowest, highest = (-max(-reach[0], reach[1]), max(-reach[0], reach[1])) if symmetric else reach
+            step = (highest - lowest) / (2**recipe.activation_bits - (2 if symmetric else 1))
+            rounded = np.clip(np.rint(centres / step) * step, lowest, highest)
+            error = float((self.counts * (rounded - centres) ** 2).sum())
+            if error < least:
+                best, least = reach, error
+        return best
 
     def _magnitudes(self) -> NDArray[np.int64]:
         return self.counts[HALF_BINS:] + self.counts[:HALF_BINS][::-1]
@@ -116,20 +133,26 @@ def collect_ranges(
     model: onnx.ModelProto, tensors: list[str], feeds: Iterable[dict[str, Array]]
 ) -> dict[str, RangeHistogram]:
     """Run a tower over a calibration set and histogram the named tensors; memory does not grow with the set."""
+    histograms = {name: RangeHistogram() for name in tensors}
+    for seen in observe(model, tensors, feeds):
+        for name, histogram in histograms.items():
+            histogram.add(seen[name])
+    return histograms
+
+
+def observe(
+    model: onnx.ModelProto, tensors: Sequence[str], feeds: Iterable[dict[str, Array]]
+) -> Iterator[dict[str, Array]]:
+    """Run a tower over a calibration set and yield the named tensors, batch by batch."""
     observed = onnx.ModelProto()
     observed.CopyFrom(model)
     present = {value.name for value in [*observed.graph.output, *observed.graph.input]}
     for name in tensors:
         if name not in present:
             observed.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    histograms = {name: RangeHistogram() for name in tensors}
-    inputs = {value.name for value in observed.graph.input}
     with TemporaryDirectory() as folder:
         path = Path(folder) / "observed.onnx"
         onnx.save(observed, str(path))
         with OrtCpuEngine(path) as engine:
             for feed in feeds:
-                outputs = engine.run(feed)
-                for name, histogram in histograms.items():
-                    histogram.add(feed[name] if name in inputs else outputs[name])
-    return histograms
+                yield {**engine.run(feed), **feed}

@@ -21,7 +21,11 @@ class Recipe:
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    needs_calibration: ClassVar[bool] = False
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether it measures activations on a calibration set."""
+        return False
 
     def slug(self) -> str:
         """A folder name that tells this recipe from its variants, e.g. ``int8-static-entropy``."""
@@ -47,26 +51,61 @@ class Fp16(Recipe):
 
 
 @dataclass(frozen=True)
-class Int8Static(Recipe):
-    """8-bit weights and activations, activation ranges from a calibration set (Q/DQ around linears and convolutions).
+class Static(Recipe):
+    """Weights and activations of fixed widths, activation ranges from a calibration set, at linears and convolutions.
 
     ``ranges``: ``minmax`` takes the extremes seen; ``entropy`` the clipping with the least Kullback-Leibler divergence
-    (Migacz, 2017); ``percentile`` keeps ``percentile`` % of the magnitudes. ``activations``: ``symmetric`` (int8, zero
-    point 0: the file TensorRT takes too) or ``asymmetric`` (uint8, for the CPU alone).
+    (Migacz, 2017); ``percentile`` keeps ``percentile`` % of the magnitudes; ``mse`` the clipping with the least squared
+    error. ``activations``: ``symmetric`` (zero point 0: the file TensorRT takes too) or ``asymmetric`` (for the CPU
+    alone). ``smoothing``: SmoothQuant's alpha (Xiao et al., 2023), how much of the activations' outliers moves into the
+    weights behind each LayerNorm; 0 leaves them.
     """
 
-    name: ClassVar[str] = "int8-static"
-    summary: ClassVar[str] = "8-bit weights and activations, ranges from a calibration set"
-    needs_calibration: ClassVar[bool] = True
+    weight_bits: ClassVar[int] = 8
+    activation_bits: ClassVar[int] = 8
 
-    ranges: Literal["minmax", "entropy", "percentile"] = "minmax"
+    ranges: Literal["minmax", "entropy", "percentile", "mse"] = "minmax"
     percentile: float = 99.99
     activations: Literal["symmetric", "asymmetric"] = "symmetric"
     weights: Literal["per-channel", "per-tensor"] = "per-channel"
+    smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         if not 50 < self.percentile <= 100:
-            raise RecipeError(f"int8-static: percentile={self.percentile} must lie in (50, 100]")
+            raise RecipeError(f"{self.name}: percentile={self.percentile} must lie in (50, 100]")
+        if not 0 <= self.smoothing < 1:
+            raise RecipeError(f"{self.name}: smoothing={self.smoothing} must lie in [0, 1)")
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Always: activations need ranges."""
+        return True
+
+
+@dataclass(frozen=True)
+class Int8Static(Static):
+    """8-bit weights and activations as Q/DQ pairs, which runtimes turn into integer kernels."""
+
+    name: ClassVar[str] = "int8-static"
+    summary: ClassVar[str] = "8-bit weights and activations, ranges from a calibration set"
+
+
+@dataclass(frozen=True)
+class Simulated(Static):
+    """Fake quantization: values rounded to the levels of any width, all arithmetic in floating point."""
+
+    name: ClassVar[str] = "simulated-wXaY"
+    summary: ClassVar[str] = "fake quantization in floating point; X-bit weights, Y-bit activations, each from 2 to 8"
+
+    def slug(self) -> str:
+        """``simulated-w4a8``, with the options that differ from their defaults."""
+        return super().slug().replace(f"{self.name}-minmax", self.name)
+
+
+def _simulated(weight_bits: int, activation_bits: int) -> type[Simulated]:
+    name = f"simulated-w{weight_bits}a{activation_bits}"
+    members = {"name": name, "weight_bits": weight_bits, "activation_bits": activation_bits}
+    return type(f"SimulatedW{weight_bits}A{activation_bits}", (Simulated,), members)
 
 
 @dataclass(frozen=True)
@@ -88,14 +127,16 @@ class WeightOnly(Recipe):
     """Block-wise low-bit weights, floating-point activations in the file.
 
     ``algorithm``: ``rtn`` rounds to nearest; ``hqq`` fits the zero points by half-quadratic splitting (Badri and
-    Shaji, 2023). ``form``: ``matmulnbits`` (ONNX Runtime's operator) or ``qdq`` (standard ONNX, 4 bits, ``rtn``).
+    Shaji, 2023); ``gptq`` makes up for each column's error in the next (Frantar et al., 2023); ``awq`` scales salient
+    channels up behind each LayerNorm (Lin et al., 2024). The last two need a calibration set. ``form``:
+    ``matmulnbits`` (ONNX Runtime's operator) or ``qdq`` (standard ONNX, 4 bits, ``rtn`` or ``awq``).
     ``kernel``: with ``int8`` the runtime may round activations to 8 bits for speed, with ``float`` it may not.
     ``token_table``: quantize the text tower's token embeddings too.
     """
 
     bits: ClassVar[int]
 
-    algorithm: Literal["rtn", "hqq"] = "rtn"
+    algorithm: Literal["rtn", "hqq", "gptq", "awq"] = "rtn"
     block_size: Literal[16, 32, 64, 128, 256] = 32
     form: Literal["matmulnbits", "qdq"] = "matmulnbits"
     symmetric: bool = False
@@ -103,14 +144,19 @@ class WeightOnly(Recipe):
     token_table: bool = False
 
     def __post_init__(self) -> None:
-        if self.form == "qdq" and (self.bits != 4 or self.algorithm != "rtn"):
-            raise RecipeError(f"{self.name}: form=qdq exists for 4 bits and algorithm=rtn only; use form=matmulnbits")
+        if self.form == "qdq" and (self.bits != 4 or self.algorithm not in ("rtn", "awq")):
+            raise RecipeError(f"{self.name}: form=qdq exists for 4 bits and algorithm=rtn|awq; use form=matmulnbits")
         if self.form == "qdq" and self.token_table:
             raise RecipeError(f"{self.name}: token_table=true needs form=matmulnbits")
         if self.algorithm == "hqq" and (self.symmetric or self.bits != 4):
             raise RecipeError(
                 f"{self.name}: algorithm=hqq fits zero points at 4 bits; it goes with symmetric=false only"
             )
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Where the algorithm looks at inputs."""
+        return self.algorithm in ("gptq", "awq")
 
 
 @dataclass(frozen=True)
@@ -127,7 +173,7 @@ class Int4WeightOnly(WeightOnly):
     """Block-wise 4-bit weights."""
 
     name: ClassVar[str] = "int4-weight-only"
-    summary: ClassVar[str] = "block-wise 4-bit weights (RTN or HQQ)"
+    summary: ClassVar[str] = "block-wise 4-bit weights"
     bits: ClassVar[int] = 4
 
 
@@ -140,9 +186,18 @@ class Int2WeightOnly(WeightOnly):
     bits: ClassVar[int] = 2
 
 
-RECIPES: dict[str, type[Recipe]] = {
-    recipe.name: recipe for recipe in (Fp16, Int8Static, Int8Dynamic, Int8WeightOnly, Int4WeightOnly, Int2WeightOnly)
-}
+SIMULATED = tuple(_simulated(weights, activations) for weights in range(2, 9) for activations in range(2, 9))
+# What ``clipq-export list`` shows: the simulated ones in one line.
+KINDS: tuple[type[Recipe], ...] = (
+    Fp16,
+    Int8Static,
+    Int8Dynamic,
+    Int8WeightOnly,
+    Int4WeightOnly,
+    Int2WeightOnly,
+    Simulated,
+)
+RECIPES: dict[str, type[Recipe]] = {recipe.name: recipe for recipe in (*KINDS[:-1], *SIMULATED)}
 
 
 def parse_recipe(text: str) -> Recipe:
@@ -155,16 +210,17 @@ def parse_recipe(text: str) -> Recipe:
     if name not in RECIPES:
         close = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise RecipeError(f"unknown recipe {name!r}: {hint}known: {', '.join(RECIPES)} (fp32 is always there)")
+        known = ", ".join(kind.name for kind in KINDS)
+        raise RecipeError(f"unknown recipe {name!r}: {hint}known: {known} (fp32 is always there)")
     kind = RECIPES[name]
     types = typing.get_type_hints(kind)
-    known = [field.name for field in dataclasses.fields(kind)]
+    options = [field.name for field in dataclasses.fields(kind)]
     values: dict[str, Any] = {}
     for item in filter(None, rest.split(",")):
         option, equals, value = item.partition("=")
         option = option.strip().replace("-", "_")
-        if not equals or option not in known:
-            raise RecipeError(f"{name}: unknown option {item!r}; known: {', '.join(known) or 'none'}")
+        if not equals or option not in options:
+            raise RecipeError(f"{name}: unknown option {item!r}; known: {', '.join(options) or 'none'}")
         if option in values:
             raise RecipeError(f"{name}: option {option!r} is given twice")
         values[option] = _convert(name, option, value.strip(), types[option])

@@ -152,4 +152,5 @@ def test_calibration_is_recorded(bundles):
         "percentile": 99.99,
         "activations": "symmetric",
         "weights": "per-channel",
+        "smoothing": 0.0,
     }

@@ -7,7 +7,7 @@ import pytest
 from support import CALIBRATION, assert_refused, export
 
 from clipq.errors import RecipeError
-from clipq.exporters.recipes import RECIPES, parse_recipe
+from clipq.exporters.recipes import KINDS, RECIPES, parse_recipe
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_one_tower_only(bundles, tmp_path):
 def test_list_names_everything():
     done = export("list", "--json")
     rows = json.loads(done.stdout)
-    assert {row["name"] for row in rows if row["kind"] == "recipe"} == {"fp32", *RECIPES}
+    assert {row["name"] for row in rows if row["kind"] == "recipe"} == {"fp32", *(kind.name for kind in KINDS)}
     assert all(row["detail"] for row in rows)
 
 

@@ -1,0 +1,75 @@
+"""Block-wise low-bit weights in the layout of ONNX Runtime's MatMulNBits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class PackedBlocks:
+    """A weight in MatMulNBits' layout: ``packed`` (N, blocks, bytes), ``scales`` (N · blocks), ``zero_points``.
+
+    Zero points are one float each (HQQ), or whole levels packed like the weights, row by row.
+    """
+
+    packed: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    zero_points: NDArray[Any]
+
+
+def pad_inputs(weight: NDArray[Any], block_size: int) -> NDArray[Any]:
+    """A weight (N outputs, K inputs) with K padded by zeros to whole blocks."""
+    return np.pad(weight, ((0, 0), (0, -weight.shape[1] % block_size)))
+
+
+def block_grid(blocks: NDArray[Any], bits: int, symmetric: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Scale and whole zero point of each block (last axis), so that real = scale · (level − zero point).
+
+    Asymmetric grids span the block's extremes and 0. Symmetric ones have the zero point 2 ** (bits − 1), and the value
+    of largest magnitude on level 0, so that scales can be negative (as in ONNX Runtime's own rounding).
+    """
+    top = 2**bits - 1
+    low = np.minimum(blocks.min(-1, keepdims=True), 0)
+    high = np.maximum(blocks.max(-1, keepdims=True), 0)
+    if symmetric:
+        middle = 2 ** (bits - 1)
+        extreme = np.where(-low > high, low, high)
+        return np.where(np.abs(extreme) < 1e-8, 1e-8, -extreme / middle), np.full_like(extreme, middle)
+    scale = np.maximum(high - low, 1e-8) / top
+    return scale, np.clip(np.rint(-low / scale), 0, top)
+
+
+def rounded(weight: NDArray[Any], bits: int, block_size: int, symmetric: bool) -> NDArray[Any]:
+    """A weight (N, K) rounded to nearest in blocks along K, in floating point."""
+    blocks = pad_inputs(weight, block_size).reshape(len(weight), -1, block_size)
+    scale, zero = block_grid(blocks, bits, symmetric)
+    levels = np.clip(np.rint(blocks / scale) + zero, 0, 2**bits - 1)
+    return np.asarray(((levels - zero) * scale).reshape(len(weight), -1)[:, : weight.shape[1]])
+
+
+def pack_blocks(
+    levels: NDArray[np.uint8], scales: NDArray[Any], zero_points: NDArray[Any], bits: int, block_size: int
+) -> PackedBlocks:
+    """Pack levels (N, K padded), scales and zero points (N, blocks); float zero points stay one float each."""
+    outputs = len(levels)
+    whole = zero_points.dtype == np.uint8
+    return PackedBlocks(
+        packed=pack(levels, bits).reshape(outputs, -1, block_size * bits // 8),
+        scales=scales.astype(np.float32).reshape(-1),
+        zero_points=pack(zero_points, bits).reshape(-1) if whole else zero_points.astype(np.float32).reshape(-1),
+    )
+
+
+def pack(levels: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Several levels to a byte along the last axis, the first in the lowest bits; rows are padded with 0."""
+    per_byte = 8 // bits
+    padded = np.pad(levels, ((0, 0), (0, -levels.shape[1] % per_byte)))
+    grouped = padded.reshape(len(levels), -1, per_byte)
+    packed = np.zeros(grouped.shape[:2], dtype=np.uint8)
+    for position in range(per_byte):
+        packed |= grouped[:, :, position] << (bits * position)
+    return packed
