@@ -22,6 +22,9 @@ RECIPES = {
     "int4-weight-only-rtn": "int4-weight-only",
     "int4-weight-only-hqq": "int4-weight-only:algorithm=hqq",
     "int2-weight-only-rtn": "int2-weight-only",
+    "simulated-w4a8": "simulated-w4a8",
+    "simulated-w3a8": "simulated-w3a8",
+    "simulated-w2a8": "simulated-w2a8",
 }
 
 
