@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +85,8 @@ def corrupted_views(base: View, corruption: str, severities: tuple[int, ...], se
     """One corruption of a view at each severity; raises DataError for an unknown name."""
     if corruption not in NAMED_SETS["all"]:
         raise DataError(f"unknown corruption {corruption!r}; known: {', '.join((*NAMED_SETS, *NAMED_SETS['all']))}")
+    if corruption not in OCCLUSIONS:
+        _imagenet_c()
     return [
         CorruptedView(
             f"{base.name}-c/{corruption}/{severity}", base.source, base.samples, base.classes, base, corruption,
@@ -102,12 +105,24 @@ def corrupt(pixels: NDArray[np.uint8], corruption: str, severity: int, seed: int
         raise DataError(
             f"ImageNet-C's corruptions need images of {_SMALLEST} pixels or more, these have {width}x{height}"
         )
-    from imagecorruptions import corrupt as imagenet_c
-
     # These two draw from generators of their own.
     own_seed = {"seed": seed} if corruption in ("glass_blur", "impulse_noise") else {}
+    draw = _imagenet_c()
     with _global_seed(seed):
-        return np.asarray(imagenet_c(pixels, severity=severity, corruption_name=corruption, **own_seed), np.uint8)
+        return np.asarray(draw(pixels, severity=severity, corruption_name=corruption, **own_seed), np.uint8)
+
+
+def _imagenet_c() -> Callable[..., Any]:
+    try:
+        from imagecorruptions import corrupt as draw
+    except ImportError as error:
+        # OpenCV's wheel wants libGL, which slim containers do not have.
+        raise DataError(
+            f"corruptions need OpenCV, which does not load here ({error}); install libgl1 and libglib2.0-0, "
+            "or: pip install --force-reinstall --no-deps opencv-python-headless"
+        ) from error
+    function: Callable[..., Any] = draw
+    return function
 
 
 def _occlude(pixels: NDArray[np.uint8], corruption: str, severity: int, rng: np.random.Generator) -> NDArray[np.uint8]:

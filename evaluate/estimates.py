@@ -29,8 +29,8 @@ class Engine:
     @property
     def label(self) -> str:
         """What the column ``reference`` says when others are compared with this one."""
-        is_twin = self.simulated and not self.recipe.startswith("simulated-")
-        return f"{self.bundle} (simulated)" if is_twin else self.bundle
+        says_so = self.recipe.startswith("simulated-") and "simulated" in self.bundle
+        return f"{self.bundle} (simulated)" if self.simulated and not says_so else self.bundle
 
     @property
     def twin(self) -> Engine:

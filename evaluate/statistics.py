@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy.stats import norm
@@ -65,9 +66,12 @@ def resample_weights(n: int, resamples: int, seed: int | Sequence[int], rows: in
         yield np.bincount(flat, minlength=n * count).reshape(count, n).astype(np.float32)
 
 
+Key = TypeVar("Key", bound=Hashable)
+
+
 def bootstrap(
-    functions: Mapping[str, Statistic], *sizes: int, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, Draws]:
+    functions: Mapping[Key, Statistic], *sizes: int, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[Key, Draws]:
     """Value and draws of each function, all on the same resamples.
 
     A function takes one weight matrix (resamples × samples) per population; ``sizes`` are the populations' sample
@@ -76,7 +80,7 @@ def bootstrap(
     """
     ones = [np.ones((1, n), dtype=np.float32) for n in sizes]
     values = {name: float(function(*ones)[0]) for name, function in functions.items()}
-    draws: dict[str, list[Floats]] = {name: [] for name in functions}
+    draws: dict[Key, list[Floats]] = {name: [] for name in functions}
     rows = max(1, _BLOCK_ENTRIES // max(sizes))
     blocks = [resample_weights(n, resamples, [seed, k] if k else seed, rows) for k, n in enumerate(sizes)]
     for weights in zip(*blocks, strict=True):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from clipq.evaluate.corruptions import STANDARD
-from clipq.evaluate.estimates import Estimate, accuracy_estimate, estimate
+from clipq.evaluate.estimates import Estimate
 from clipq.evaluate.metrics import calibration
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.calibration import BINS
@@ -20,7 +21,7 @@ from clipq.evaluate.metrics.robustness import (
     relative_mean_corruption_error,
 )
 from clipq.evaluate.predictions import Booleans, Floats, Outcome
-from clipq.evaluate.statistics import Statistic, bootstrap
+from clipq.evaluate.statistics import Statistic, bootstrap, mean_of
 
 Condition = tuple[str, int]
 
@@ -39,23 +40,22 @@ def corruption(
     All conditions show the same samples. ``base`` is which of them the reference gets right, clean and per condition;
     None divides by AlexNet's published errors. mCE is over ImageNet-C's 15 corruptions, as far as they were asked for.
     """
-    n = len(clean)
-    rows = [accuracy_estimate(clean.correct, metric="clean_acc1", view=view, group="", seed=seed)]
-    functions: dict[str, Statistic] = {}
-    for (name, severity), predictions in corrupted.items():
-        group = f"{name}/{severity}"
-        rows.append(accuracy_estimate(predictions.correct, metric="corruption_acc1", view=view, group=group, seed=seed))
-        functions = {"corruption_ece": partial(calibration.ece, predictions, bins=bins)}
-        rows += estimate(functions, n, view=view, group=group, seed=seed)
-    means = {
-        "corruption_acc1": lambda weights: np.mean(
-            [weighted_mean(one.correct, weights) for one in corrupted.values()], axis=0
-        ),
-        "corruption_ece": lambda weights: np.mean(
-            [calibration.ece(one, weights, bins) for one in corrupted.values()], axis=0
-        ),
-    }
-    rows += estimate(means, n, view=view, seed=seed)
+    correct = {f"{name}/{severity}": one.correct for (name, severity), one in corrupted.items()}
+    functions: dict[tuple[str, str], Statistic] = {("", "clean_acc1"): partial(weighted_mean, clean.correct)}
+    for (name, severity), one in corrupted.items():
+        functions[f"{name}/{severity}", "corruption_acc1"] = partial(weighted_mean, one.correct)
+        functions[f"{name}/{severity}", "corruption_ece"] = partial(calibration.ece, one, bins=bins)
+    # All conditions in one call: the resamples are drawn once, and not once for each of a hundred conditions.
+    draws = bootstrap(functions, len(clean), seed=seed)
+    rows = [
+        Estimate(
+            view, group, metric, one, "fraction", None if metric.endswith("ece") else correct.get(group, clean.correct)
+        )
+        for (group, metric), one in draws.items()
+    ]
+    for metric in ("corruption_acc1", "corruption_ece"):
+        mean = mean_of([one for (_, name), one in draws.items() if name == metric])
+        rows.append(Estimate(view, "", metric, replace(mean, n=len(clean)), "fraction"))
     standard = [name for name in dict.fromkeys(name for name, _ in corrupted) if name in STANDARD]
     if standard:
         rows += _corruption_errors(clean.correct, corrupted, standard, base, view=view, seed=seed)
@@ -97,6 +97,5 @@ def _corruption_errors(
         return relative_mean_corruption_error(*both(weights))
 
     # "mce" is the mean corruption error in a view NAME-c; elsewhere it is the maximum calibration error.
-    functions: dict[str, Statistic] = {"mce": mce, "relative_mce": relative_mce}
-    draws = bootstrap(functions, len(clean), seed=seed)
+    draws = bootstrap({"mce": mce, "relative_mce": relative_mce}, len(clean), seed=seed)
     return [Estimate(view, "", name, one, "ratio") for name, one in draws.items() if np.isfinite(one.value)]

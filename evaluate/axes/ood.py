@@ -22,13 +22,12 @@ def detection(
     inside: dict[str, Floats], outside: dict[str, Floats], *, view: str, distance: Distance, seed: int = 0
 ) -> list[Estimate]:
     """Metrics of every score between the in-distribution view and one OOD view, named ``auroc.mcm`` and so on."""
-    rows = []
+    functions: dict[str, Statistic] = {}
     for score in SCORES:
         detector = Detection(inside[score], outside[score])
-        functions: dict[str, Statistic] = {f"{name}.{score}": f for name, f in detector.functions().items()}
-        sizes = len(inside[score]), len(outside[score])
-        rows += estimate(functions, *sizes, view=view, group=distance, seed=seed)
-    return rows
+        functions.update({f"{name}.{score}": function for name, function in detector.functions().items()})
+    sizes = len(inside[SCORES[0]]), len(outside[SCORES[0]])
+    return estimate(functions, *sizes, view=view, group=distance, seed=seed)
 
 
 def averages(rows: Sequence[Estimate], view: str) -> list[Estimate]:

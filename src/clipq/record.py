@@ -183,7 +183,8 @@ class Record(_Model):
     @property
     def name(self) -> str:
         """What tables and charts call this record."""
-        return f"{self.bundle.name} (simulated)" if self.twin else self.bundle.name
+        says_so = not self.twin and "simulated" in self.bundle.name
+        return f"{self.bundle.name} (simulated)" if self.simulated and not says_so else self.bundle.name
 
 
 def environment() -> dict[str, Any]:

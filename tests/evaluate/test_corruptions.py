@@ -69,3 +69,12 @@ def test_unknown_and_too_small_are_refused():
 def test_chosen_samples_are_spread_over_classes():
     view = choose_samples(open_view("demo:test"), 240, seed=0)
     assert len(view.samples) == 240 and len({sample.label for sample in view.samples}) == 24
+
+
+def test_a_machine_without_opencvs_libraries_is_told_before_anything_runs(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "imagecorruptions", None)
+    with pytest.raises(DataError, match="opencv-python-headless"):
+        corrupted_views(open_view("demo:test:n=48"), "fog", (1,), seed=0)
+    assert corrupted_views(open_view("demo:test:n=48"), "occlusion_centre", (1,), seed=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 from support import assert_refused, evaluate
 
 from clipq.errors import DataError
@@ -125,6 +126,18 @@ def test_a_column_of_one_value_is_refused(tmp_path):
     plan = Suite(views=(ViewEntry(source="demo:test:n=48", role="groups", groups=("weather",)),))
     with pytest.raises(DataError, match="no group column 'weather'; it has: light, size"):
         open_plan(plan, None)
+
+
+def test_one_group_is_no_comparison(tmp_path):
+    from clipq.demo import world
+
+    rows = [f"{index}.png,{index % 2},day" for index in range(4)]
+    for index in range(4):
+        Image.fromarray(world.sample("test", index)[1]).save(tmp_path / f"{index}.png")
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label,light", *rows]))
+    entry = ViewEntry(source=str(tmp_path / "labels.csv"), role="groups", groups=("light",))
+    with pytest.raises(DataError, match="column 'light' has a single value"):
+        open_plan(Suite(views=(entry,)), None)
 
 
 def test_remote_sources_need_fetch():
