@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from clipq.evaluate.metrics import orientation
+from clipq.evaluate.metrics import SIGNED, orientation
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.agreement import mcnemar_p
 from clipq.evaluate.predictions import Booleans
@@ -82,6 +82,8 @@ def measurements(
     for one in estimates:
         other = known.get((one.view, one.group, one.metric)) if reference not in (None, engine) else None
         low, high = one.draws.interval()
+        if one.unit == "fraction" and one.metric.split(".")[0] not in SIGNED:
+            low, high = max(low, 0.0), min(high, 1.0)
         difference, p_value = None, None
         bounds: tuple[float, float] | tuple[None, None] = (None, None)
         if other is not None and not one.paired:

@@ -60,6 +60,10 @@ ORIENTATION: dict[str, tuple[str, bool | None]] = {
 }  # fmt: skip
 
 
+# Fractions that can be negative.
+SIGNED = ("confidence_gap", "relative_drop", "effective_robustness", "cosine")
+
+
 def orientation(name: str) -> tuple[str, bool | None]:
     """Unit of a metric and whether higher is better (None: neither), by its name in ``results.csv``."""
     return ORIENTATION[name.split(".")[0].split("@")[0]]

@@ -75,6 +75,21 @@ def test_identical_engines_differ_by_nothing():
     assert all(row.delta is None for row in rows if row.metric in ("agreement", "cosine"))
 
 
+def test_an_interval_holds_its_value_where_resampling_is_biased():
+    from clipq.evaluate.metrics.calibration import ece
+    from clipq.evaluate.predictions import Outcome
+
+    rng = np.random.default_rng(3)
+    confidence = rng.uniform(0.3, 1, 150)
+    calibrated = Outcome(confidence, rng.random(150) < confidence)
+    draws = bootstrap({"ece": partial(ece, calibrated)}, 150)["ece"]
+    low, high = draws.interval()
+    assert draws.resampled.mean() > draws.value + 0.005, "binned ECE is larger on resamples"
+    assert low < draws.value < high and high - low == pytest.approx(
+        np.ptp(np.quantile(draws.resampled, [0.025, 0.975]))
+    )
+
+
 def test_differences_over_two_populations_are_paired_across_calls():
     first, second = np.random.default_rng(0).random((2, 300)), np.random.default_rng(1).random((2, 200))
 
