@@ -40,6 +40,9 @@ class Draws:
             return math.nan, math.nan
         low, high = interval(finite)
         bias = float(finite.mean()) - self.value
+        # Means have no bias but the draws' own noise; moved by that, an interval that ends at 0 would leave 0 out.
+        if abs(bias) <= 4 * float(finite.std()) / math.sqrt(len(finite)):
+            return low, high
         return min(low - bias, self.value), max(high - bias, self.value)
 
     def __sub__(self, other: Draws) -> Draws:

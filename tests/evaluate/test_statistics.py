@@ -90,6 +90,15 @@ def test_an_interval_holds_its_value_where_resampling_is_biased():
     )
 
 
+def test_a_difference_of_one_sample_in_two_hundred_does_not_leave_zero_out():
+    """One flip: McNemar's p is 1, and a third of the resamples do not hold the sample at all."""
+    for seed in range(20):
+        flips = np.zeros(200)
+        flips[0] = -1
+        low, high = bootstrap({"d": partial(weighted_mean, flips)}, 200, seed=seed)["d"].interval()
+        assert low < 0 and high == 0
+
+
 def test_differences_over_two_populations_are_paired_across_calls():
     first, second = np.random.default_rng(0).random((2, 300)), np.random.default_rng(1).random((2, 200))
 
