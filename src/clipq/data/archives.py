@@ -40,7 +40,8 @@ class ArchiveView(EncodedView):
 
 def open_archives(name: str | None, spec: str, split: str, want: Want, cache: Path | None) -> ArchiveView:
     """Open ``wds:FOLDER-OR-URL``; raises DataError for missing, truncated or hostile shards."""
-    root = spec.removeprefix("wds:").rstrip("/")
+    # CLIP_benchmark's users write the hub's page of a folder; its files lie under /resolve/.
+    root = spec.removeprefix("wds:").rstrip("/").replace("/tree/main", "/resolve/main")
     get = _fetcher(root, cache) if "://" in root else _finder(Path(root))
     counted = get(f"{split}/nshards.txt")
     if counted is None or not counted.read_text().strip().isdecimal():

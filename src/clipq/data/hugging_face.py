@@ -57,19 +57,42 @@ def open_hugging_face(
             )
     # The files as they are: the library's own decoding applies EXIF rotation, open_clip's transform does not.
     table = table.cast_column(options["image"], datasets.Image(decode=False))
-    rest = table.select_columns([options[role] for role in needed if role != "image"]) if len(needed) > 1 else None
-    samples, classes = [], None
-    feature = table.features[options["label"]] if want == "labels" else None
-    values = rest[options[needed[1]]] if rest is not None else [None] * len(table)
-    if want == "labels":
-        keys = feature.names if isinstance(feature, datasets.ClassLabel) else sorted({str(value) for value in values})
-        classes = Classes.plain([str(key).replace("_", " ") for key in keys], [str(key) for key in keys])
-        index = {str(key): number for number, key in enumerate(keys)}
-        values = [value if isinstance(feature, datasets.ClassLabel) else index[str(value)] for value in values]
-    for row, value in enumerate(values):
-        label = int(value) if want == "labels" else UNLABELLED
-        captions: tuple[str, ...] = ()
-        if want == "captions":
-            captions = (value,) if isinstance(value, str) else tuple(value)
-        samples.append(Sample(f"{options['split']}/{row:07d}", label, captions=captions))
-    return HuggingFaceView(name or Path(path).name, spec, tuple(samples), classes, table, options["image"])
+    columns = {name: _readable(table, name) for name in table.column_names if name != options["image"]}
+    place = name or Path(path).name
+    count = len(table)
+    captions: list[tuple[str, ...]] = [()] * count
+    labels, classes = [UNLABELLED] * count, None
+    if want == "captions":
+        captions = [(one,) if isinstance(one, str) else tuple(one) for one in table[options["caption"]]]
+    elif want == "labels":
+        feature = table.features[options["label"]]
+        values = columns[options["label"]] or [str(value) for value in table[options["label"]]]
+        keys = feature.names if isinstance(feature, datasets.ClassLabel) else sorted(set(values))
+        classes = Classes.plain([key.replace("_", " ") for key in keys], keys)
+        index = {key: number for number, key in enumerate(keys)}
+        if any(value not in index for value in values):
+            raise DataError(f"{spec}: split {options['split']!r} has rows without a label; choose another :split=")
+        labels = [index[value] for value in values]
+    groups = {name: values for name, values in columns.items() if values and name != "label"}
+    samples = tuple(
+        Sample(
+            f"{options['split']}/{row:07d}",
+            labels[row],
+            {name: values[row] for name, values in groups.items()},
+            captions[row],
+        )
+        for row in range(count)
+    )
+    return HuggingFaceView(place, spec, samples, classes, table, options["image"])
+
+
+def _readable(table: Any, column: str) -> list[str] | None:
+    """A column as words, where it holds classes, texts, whole numbers or truth values; None where it does not."""
+    import datasets
+
+    feature = table.features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        return [feature.names[value] if value >= 0 else "unlabelled" for value in table[column]]
+    if isinstance(feature, datasets.Value) and (feature.dtype in ("string", "bool") or "int" in feature.dtype):
+        return [str(value) for value in table[column]]
+    return None
