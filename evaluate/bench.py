@@ -146,11 +146,11 @@ def bench_measurements(
         place = {"view": f"tower:{latency.tower}", "group": f"batch={latency.batch}", "n": len(latency.milliseconds)}
         for q in PERCENTILES:
             draws = percentile_draws(latency.milliseconds, q)
-            low, high = draws.interval()
+            low, high = draws.percentile_interval()
             delta: dict[str, Any] = {}
             if other is not None:
                 difference = draws - percentile_draws(other.latency[index].milliseconds, q, seed=1)
-                bounds = difference.interval()
+                bounds = difference.percentile_interval()
                 delta = {
                     "reference": label, "delta": difference.value, "delta_low": bounds[0], "delta_high": bounds[1],
                     "p_value": difference.p_value(),

@@ -45,6 +45,11 @@ class Draws:
             return low, high
         return min(low - bias, self.value), max(high - bias, self.value)
 
+    def percentile_interval(self) -> tuple[float, float]:
+        """The plain 95 % percentile interval, widened to hold the value: for quantiles of a few raw samples."""
+        low, high = interval(self.resampled)
+        return min(low, self.value), max(high, self.value)
+
     def __sub__(self, other: Draws) -> Draws:
         """The paired difference: both must come from the same resamples."""
         return Draws(self.value - other.value, self.resampled - other.resampled, self.n)

@@ -136,5 +136,8 @@ def test_wilson_agrees_with_scipy():
 
 def test_percentile_draws_bracket_their_value():
     draws = percentile_draws([1.0, 2.0, 3.0, 4.0, 100.0], 50)
-    low, high = draws.interval()
-    assert draws.value == 3.0 and low <= 3.0 <= high and len(draws.resampled) == 1000
+    low, high = draws.percentile_interval()
+    assert draws.value == 3.0 and 1 <= low <= 3.0 <= high <= 100 and len(draws.resampled) == 1000
+    outlier = percentile_draws([1.0, 1.1, 1.2, 1.3, 40.0], 99)
+    low, high = outlier.percentile_interval()
+    assert 1 <= low <= outlier.value <= high <= 40, "a latency's interval stays among the latencies seen"
