@@ -261,7 +261,7 @@ def report(results: Path, output: Path | None) -> None:
 @click.option("--samples", type=click.IntRange(min=48), help="Images of each set [default: all].")
 @json_option
 def demo(output: Path, samples: int | None, as_json: bool) -> None:
-    """Quantize and evaluate the built-in checkpoint, offline: every axis of reliability, in two minutes."""
+    """Quantize and evaluate the built-in checkpoint, offline: every axis of reliability, in minutes."""
     from clipq.evaluate.demo import demo_suite, make_bundles
     from clipq.evaluate.run import Where
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,19 +120,15 @@ class _Measuring:
         """Everything found, by subject."""
         self.found = {subject.label: _Found() for subject in self.subjects}
         plan = self.plan
-        steps = len(plan.views) + len(plan.corruptions) + len(plan.transfers) + len(plan.squares)
-        progress.start("metrics and intervals", steps)
-        for planned in plan.views:
-            self._view(planned)
-            progress.advance(1)
-        for corruptions in plan.corruptions:
-            self._corruptions(corruptions)
-            progress.advance(1)
-        for transfer in plan.transfers:
-            self._transfer(transfer)
-            progress.advance(1)
-        for square in plan.squares:
-            self._square(square)
+        steps: list[Callable[[], None]] = [
+            *(partial(self._view, one) for one in plan.views),
+            *(partial(self._corruptions, one) for one in plan.corruptions),
+            *(partial(self._transfer, one) for one in plan.transfers),
+            *(partial(self._square, one) for one in plan.squares),
+        ]
+        progress.start("metrics and intervals", len(steps))
+        for step in steps:
+            step()
             progress.advance(1)
         for label, found in self.found.items():
             self._ood_averages(label, found)

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -84,7 +84,7 @@ class SquareEntry(_Entry):
 class LatencyEntry(_Entry):
     """Batch sizes and timed repeats of the latency measurement."""
 
-    batches: tuple[int, ...] = (1, 8)
+    batches: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 8), min_length=1)
     repeats: int = Field(default=30, ge=3)
 
 
@@ -114,9 +114,10 @@ def read_suite(path_or_name: str) -> Suite:
     path = Path(path_or_name)
     try:
         text = path.read_text("utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise DataError(
-            f"--suite {path_or_name}: cannot be read ({error.strerror}); built in are {', '.join(BUILT_IN)}"
+            f"--suite {path_or_name}: cannot be read ({reason}); built in are {', '.join(BUILT_IN)}"
         ) from error
     return _parse(text, str(path), path.resolve().parent)
 

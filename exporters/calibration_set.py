@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from clipq.bundle import Bundle, TowerName
+from clipq.data.sources import IMAGE_SUFFIXES
 from clipq.engines.base import Array
 from clipq.errors import DataError
 from clipq.files import sha256_file
 from clipq.preprocess import open_image, preprocess
 from clipq.tokenizer import TextTokenizer
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 CAPTIONS = "captions.csv"
 BATCH = 8
 

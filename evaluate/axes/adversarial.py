@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
-
 from clipq.evaluate.estimates import Estimate, accuracy_estimate, estimate
-from clipq.evaluate.metrics.accuracy import weighted_mean
+from clipq.evaluate.metrics.accuracy import share, weighted_mean
 from clipq.evaluate.predictions import Booleans, Floats
 from clipq.evaluate.statistics import Statistic
 
@@ -28,7 +26,7 @@ def robustness(
     ]
     at_stake = clean if fooled is None else clean & fooled
     if at_stake.any():
-        functions: dict[str, Statistic] = {"attack_success": partial(_share, at_stake & ~attacked, at_stake)}
+        functions: dict[str, Statistic] = {"attack_success": partial(share, at_stake & ~attacked, at_stake)}
         rows += estimate(functions, len(clean), view=view, group=group, seed=seed)
     return rows
 
@@ -39,8 +37,3 @@ def queries(used: Floats, clean: Booleans, *, view: str, group: str, seed: int =
         return []
     spent = used[clean]
     return estimate({"queries": partial(weighted_mean, spent)}, len(spent), view=view, group=group, seed=seed)
-
-
-def _share(hits: Booleans, of: Booleans, weights: Floats) -> Floats:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((weights @ hits.astype(np.float64)) / (weights @ of.astype(np.float64)))

@@ -13,6 +13,14 @@ def weighted_mean(values: Floats | Booleans, weights: Floats) -> Floats:
     return np.asarray(weights @ values.astype(np.float64)) / weights.sum(1)
 
 
+def share(hits: Booleans, of: Booleans, weights: Floats) -> Floats:
+    """Weight of the hits ÷ weight of the samples they are among, undefined (NaN) without any; rows are groups."""
+    numerator = weights @ hits.T.astype(np.float32)
+    denominator = weights @ of.T.astype(np.float32)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(numerator.astype(np.float64) / denominator)
+
+
 def acc1(predictions: Predictions, weights: Floats) -> Floats:
     """Part of the samples whose most probable class is the label."""
     return weighted_mean(predictions.correct, weights)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from clipq.evaluate.metrics.accuracy import share
 from clipq.evaluate.predictions import Booleans, Floats, Predictions
 
 
 def group_accuracies(predictions: Predictions, members: Booleans, weights: Floats) -> Floats:
     """Top-1 accuracy per resample and group; ``members`` is groups × samples. A group without weight has none (NaN)."""
-    return _share(predictions.correct[None] & members, members, weights)
+    return share(predictions.correct[None] & members, members, weights)
 
 
 def group_gap(values: Floats) -> Floats:
@@ -47,7 +48,7 @@ def equalized_odds_difference(predictions: Predictions, members: Booleans, weigh
     for label in np.unique(predictions.labels):
         says, is_label = predictions.predicted == label, predictions.labels == label
         for population in (is_label, ~is_label):
-            rates = _share((says & population)[None] & members, population[None] & members, weights)
+            rates = share((says & population)[None] & members, population[None] & members, weights)
             with np.errstate(invalid="ignore"):
                 known = (~np.isnan(rates)).any(1)
                 gap = np.where(known, _nan_range(rates), 0.0)
@@ -59,10 +60,3 @@ def _nan_range(values: Floats) -> Floats:
     filled_low = np.where(np.isnan(values), np.inf, values).min(1)
     filled_high = np.where(np.isnan(values), -np.inf, values).max(1)
     return np.asarray(filled_high - filled_low)
-
-
-def _share(hits: Booleans, of: Booleans, weights: Floats) -> Floats:
-    numerator = weights @ hits.T.astype(np.float32)
-    denominator = weights @ of.T.astype(np.float32)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(numerator.astype(np.float64) / denominator)

@@ -108,6 +108,16 @@ def test_one_complaint(tmp_path, text, words):
     assert words in str(refused.value), str(refused.value)
 
 
+def test_what_is_no_text_and_no_batch_is_refused(tmp_path):
+    path = tmp_path / "suite.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_suite(str(path))
+    for batches in ("[0]", "[]"):
+        with pytest.raises(DataError, match=r"line 4: latency\.batches"):
+            read_suite(write(tmp_path, f"[[view]]\nsource = 'demo:test'\n[latency]\nbatches = {batches}\n"))
+
+
 def test_alexnet_baseline_needs_imagenet_c_whole(tmp_path):
     text = "[[view]]\nsource='demo:test'\n[[corruptions]]\nof='demo-test'\nbaseline='alexnet'\n"
     with pytest.raises(DataError, match="ImageNet-C whole"):

@@ -179,7 +179,8 @@ class SubsetView(View):
 
     def image_digest(self, index: int) -> str:
         """The base view's digest of the sample."""
-        return self.base.image_digests[self.rows[index]]
+        # Of this sample alone: a part of a large set must not cost the digests of all of it.
+        return self.base.image_digest(self.rows[index])
 
     def cropped(self, index: int, config: Preprocess) -> NDArray[np.uint8]:
         """The base view's pixels of the sample."""
