@@ -57,6 +57,10 @@ class Engine(ABC):
     @abstractmethod
     def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]: ...
 
+    def device_milliseconds(self, feed: Mapping[str, Array]) -> float | None:
+        """Milliseconds of one batch on the device alone, by its own events; None where there is no such device."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Free the runtime's memory; the engine cannot run afterwards."""

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from clipq.bundle import Bundle, TowerName
 from clipq.engines.base import Engine
-from clipq.engines.ort import RUNTIME as ORT_CPU
-from clipq.engines.ort import OrtCpuEngine
-from clipq.errors import RuntimeUnavailable
+from clipq.engines.cuda import current_gpu
+from clipq.engines.ort import OrtEngine
+from clipq.engines.ort_providers import PROVIDERS, OrtRuntime, find_provider
+from clipq.engines.tensorrt_library import TensorRtRuntime, open_library
+from clipq.engines.trt import TensorRtEngine
+from clipq.errors import BundleError, RuntimeUnavailable
 
 
 @dataclass(frozen=True)
 class Status:
-    """Whether a runtime works here, and what was found or what is missing."""
+    """Whether a runtime works here, and what was found or what is missing.
 
-    works: bool
+    ``state`` is ``run`` (engines run here), ``built`` (plans can be built here, not run) or ``no``.
+    """
+
+    state: str
     detail: str
+
+    @property
+    def works(self) -> bool:
+        """Whether engines run here."""
+        return self.state == "run"
 
 
 @dataclass(frozen=True)
@@ -40,27 +52,82 @@ def onnxruntime_version() -> str | None:
     return None
 
 
-def _ort_cpu_status() -> Status:
+def runtime_identity(runtime: str) -> dict[str, str | None]:
+    """What a runtime's numbers depend on: its name and version, and the GPU it runs on."""
+    found = onnxruntime_version() if runtime in PROVIDERS else open_library(runtime).name  # type: ignore[arg-type]
+    identity = {"runtime": runtime, "runtime_version": found}
+    return identity if runtime == "ort-cpu" else {**identity, "gpu": current_gpu().name}
+
+
+def _ort_status(runtime: OrtRuntime) -> Status:
     found = onnxruntime_version()
-    return Status(True, found) if found else Status(False, "ONNX Runtime is not installed: pip install onnxruntime")
+    if found is None:
+        return Status("no", "ONNX Runtime is not installed: pip install onnxruntime")
+    try:
+        find_provider(runtime)
+        gpu = "" if runtime == "ort-cpu" else f", {current_gpu().name}"
+    except RuntimeUnavailable as error:
+        return Status("no", str(error))
+    return Status("run", f"{found}{gpu}")
+
+
+def _tensorrt_status(runtime: TensorRtRuntime) -> Status:
+    try:
+        library = open_library(runtime)
+    except RuntimeUnavailable as error:
+        return Status("no", str(error))
+    try:
+        gpu = current_gpu()
+    except RuntimeUnavailable as error:
+        if library.targets:
+            return Status("built", f"{library.name} builds for {', '.join(library.targets)}; cannot run: {error}")
+        return Status("no", f"{library.name}: {error}")
+    if library.targets and gpu.capability not in library.targets:
+        return Status("built", f"{library.name} does not support {gpu.name} ({gpu.capability})")
+    return Status("run", f"{library.name}, {gpu.name} ({gpu.capability})")
 
 
 RUNTIMES: dict[str, Runtime] = {
-    ORT_CPU: Runtime(ORT_CPU, "ONNX Runtime, CPU provider", _ort_cpu_status),
+    **{name: Runtime(name, entry.summary, partial(_ort_status, name)) for name, entry in PROVIDERS.items()},
+    "tensorrt": Runtime("tensorrt", "TensorRT plans", partial(_tensorrt_status, "tensorrt")),
+    "tensorrt-rtx": Runtime("tensorrt-rtx", "TensorRT-RTX plans", partial(_tensorrt_status, "tensorrt-rtx")),
 }
+
+
+def known_runtime(name: str) -> Runtime:
+    """The runtime by name; raises RuntimeUnavailable where there is none of that name."""
+    if name not in RUNTIMES:
+        raise RuntimeUnavailable(f"unknown runtime {name!r}; known: {', '.join(RUNTIMES)}")
+    return RUNTIMES[name]
 
 
 def require_runtime(name: str) -> Runtime:
     """The runtime by name; raises RuntimeUnavailable where it is unknown or does not work here."""
-    if name not in RUNTIMES:
-        raise RuntimeUnavailable(f"unknown runtime {name!r}; known: {', '.join(RUNTIMES)}")
-    status = RUNTIMES[name].status()
+    runtime = known_runtime(name)
+    status = runtime.status()
     if not status.works:
         raise RuntimeUnavailable(f"runtime {name!r} does not work here: {status.detail}")
-    return RUNTIMES[name]
+    return runtime
 
 
 def open_engine(bundle: Bundle, tower: TowerName, runtime: str, *, threads: int = 0, simulated: bool = False) -> Engine:
     """Load one tower of a bundle in a runtime; raises rather than fall back to another."""
+    entry = bundle.manifest.tower(tower)
+    check_fits(bundle, runtime)
     require_runtime(runtime)
-    return OrtCpuEngine(bundle.tower_path(tower), threads=threads, simulated=simulated)
+    if entry.plan is not None:
+        return TensorRtEngine(bundle.tower_path(tower), entry.plan)
+    return OrtEngine(bundle.tower_path(tower), runtime, threads=threads, simulated=simulated)  # type: ignore[arg-type]
+
+
+def check_fits(bundle: Bundle, runtime: str) -> None:
+    """Refuse a runtime that cannot take a bundle's files: plans go with their runtime alone, ONNX with the others."""
+    known_runtime(runtime)
+    built = bundle.built_for
+    if built is not None and built != runtime:
+        raise BundleError(f"{bundle.path} holds plans for {built}; --runtime {runtime} cannot load them")
+    if built is None and runtime not in PROVIDERS:
+        raise BundleError(
+            f"{bundle.path} holds ONNX files; make plans of them first: clipq-export build {bundle.path} "
+            f"--runtime {runtime}"
+        )

@@ -18,7 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from clipq.engines.base import Array
-from clipq.engines.ort import OrtCpuEngine, trace_kernels
+from clipq.engines.ort import OrtEngine, trace_kernels
+from clipq.engines.ort_providers import OrtRuntime
 
 Arithmetic = Literal["integer", "float", "unknown"]
 Verdict = Literal["integer", "mixed", "float", "unknown"]
@@ -38,25 +39,33 @@ CONVOLUTIONS = {"Conv", "ConvInteger", "FusedConv", "QLinearConv"}
 BLOCKWISE = "MatMulNBits"
 
 INTEGER_VERDICT_SHARE = 0.9
+EVIDENCE = "ONNX Runtime profile (kernel names after fusion) joined with the optimized graph"
 
 
 @dataclass(frozen=True)
 class KernelGroup:
-    """All matrix-multiply kernels of one operator: how many, their work per batch, and their time per batch."""
+    """All matrix-multiply kernels of one operator: how many, their work per batch, and their time per batch.
+
+    ``macs`` is 0 where the runtime does not say; ``precision`` and ``kernels`` are empty where it names none.
+    """
 
     op: str
     arithmetic: Arithmetic
     count: int
     macs: int
     milliseconds: float
+    precision: str = ""
+    kernels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Census:
     """The kernels of one tower.
 
-    ``integer_share`` is the part of the multiply-accumulates done in integers, 0 to 1; ``integer_time_share`` the part
-    of the matrix-multiply time; ``matmul_time_share`` the part of all kernel time that is matrix multiplication.
+    ``integer_share`` is the part of the multiply-accumulates done in integers, 0 to 1 (of the matrix-multiply time,
+    where the runtime counts no operations); ``integer_time_share`` the part of the matrix-multiply time;
+    ``matmul_time_share`` the part of all kernel time that is matrix multiplication; ``reformat_share`` the part that
+    only changes layouts and types.
     """
 
     tower: str
@@ -71,8 +80,28 @@ class Census:
 
     @property
     def integer_share(self) -> float:
-        """Part of the multiply-accumulates done in integer kernels."""
-        return self._share("integer", "macs")
+        """Part of the multiply-accumulates (else of the matrix-multiply time) done in integer kernels."""
+        return self._share("integer", self._measure)
+
+    @property
+    def _measure(self) -> str:
+        return "macs" if any(group.macs for group in self.groups) else "milliseconds"
+
+    @property
+    def precision_time_shares(self) -> dict[str, float]:
+        """Part of the matrix-multiply time by precision, where kernels say theirs."""
+        total = sum(group.milliseconds for group in self.groups)
+        shares: dict[str, float] = defaultdict(float)
+        for group in self.groups:
+            if group.precision and total:
+                shares[group.precision] += group.milliseconds / total
+        return dict(shares)
+
+    @property
+    def reformat_share(self) -> float:
+        """Part of all kernel time spent on changing layouts and types."""
+        total = sum(group.milliseconds for group in self.groups) + sum(self.other_milliseconds.values())
+        return self.other_milliseconds.get("Reformat", 0.0) / total if total else 0.0
 
     @property
     def integer_time_share(self) -> float:
@@ -89,7 +118,7 @@ class Census:
     @property
     def verdict(self) -> Verdict:
         """``integer`` from 90 % of the work on, ``float`` at none, ``mixed`` between; ``unknown`` has no proof."""
-        if self._share("unknown", "macs") > 1 - INTEGER_VERDICT_SHARE:
+        if self._share("unknown", self._measure) > 1 - INTEGER_VERDICT_SHARE or not self.groups:
             return "unknown"
         if self.integer_share >= INTEGER_VERDICT_SHARE:
             return "integer"
@@ -97,10 +126,20 @@ class Census:
 
 
 def take_census(
-    path: Path, tower: str, feed: Mapping[str, Array], *, runs: int = 3, threads: int = 0, simulated: bool = False
+    path: Path,
+    tower: str,
+    feed: Mapping[str, Array],
+    *,
+    runtime: OrtRuntime = "ort-cpu",
+    runs: int = 3,
+    threads: int = 0,
+    simulated: bool = False,
 ) -> Census:
-    """Profile a tower on a batch and sort its matrix-multiply kernels into integer and floating point."""
-    events, model = trace_kernels(path, feed, runs=runs, threads=threads, simulated=simulated)
+    """Profile a tower in ONNX Runtime on a batch and sort its matrix-multiply kernels into integer and floating point.
+
+    On a GPU the profile proves which operators ran there, and its times are those of launching them.
+    """
+    events, model = trace_kernels(path, feed, runs=runs, runtime=runtime, threads=threads, simulated=simulated)
     nodes = {node.name: node for node in model.graph.node}
     weights = {value.name: tuple(value.dims) for value in model.graph.initializer}
     groups: dict[tuple[str, Arithmetic], list[tuple[str, int, float]]] = defaultdict(list)
@@ -113,7 +152,11 @@ def take_census(
         node = nodes.get(event["name"])
         arithmetic: Arithmetic = "integer" if op in INTEGER_KERNELS else "float"
         if op == BLOCKWISE:
-            arithmetic = "unknown" if node is None else _blockwise_arithmetic(node, weights, model)
+            # The CUDA provider dequantizes the weights, or multiplies them with half-precision activations.
+            on_cpu = runtime == "ort-cpu"
+            arithmetic = "float"
+            if on_cpu:
+                arithmetic = "unknown" if node is None else _blockwise_arithmetic(node, weights, model)
         macs = _multiply_accumulates(event, node, weights)
         groups[op, arithmetic].append((event["name"], macs, event["microseconds"] / 1e3))
     return Census(
@@ -129,7 +172,7 @@ def take_census(
             for (op, arithmetic), rows in sorted(groups.items(), key=lambda item: -sum(row[1] for row in item[1]))
         ),
         other_milliseconds=dict(sorted(other.items(), key=lambda item: -item[1])),
-        evidence="ONNX Runtime profile (kernel names after fusion) joined with the optimized graph",
+        evidence=EVIDENCE if runtime == "ort-cpu" else f"{EVIDENCE}; times are launch times, not kernel times",
     )
 
 
@@ -206,7 +249,7 @@ def probe_blockwise(bits: int, block_size: int, accuracy_level: int, float_zero_
         path = Path(folder) / "probe.onnx"
         onnx.save(model, str(path))
         x = rng.standard_normal((16, inner)).astype(np.float32)
-        with OrtCpuEngine(path) as engine:
+        with OrtEngine(path) as engine:
             y = engine.run({"x": x})["y"]
     exact = x.astype(np.float64) @ weight.T
     error = float(np.abs(y - exact).max() / np.abs(exact).max())

@@ -14,13 +14,20 @@ import numpy as np
 
 from clipq.engines.base import Array, Engine
 
+WARM_UP_MILLISECONDS = 2000
+
 
 @dataclass(frozen=True)
 class Latency:
-    """Raw times of one batch size, in milliseconds, in the order they were measured (warm-up left out)."""
+    """Raw times of one batch size, in milliseconds, in the order they were measured (warm-up left out).
+
+    ``milliseconds`` are by the wall clock with copies to and from the device; ``device_milliseconds`` by the device's
+    own events around the engine alone, and empty where there is no such device.
+    """
 
     batch: int
     milliseconds: tuple[float, ...]
+    device_milliseconds: tuple[float, ...] = ()
 
     def percentile(self, q: float) -> float:
         """The q-th percentile in milliseconds (lower is better)."""
@@ -40,19 +47,40 @@ def measure_latency(
     repeats: int = 20,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Latency]]:
-    """Time each engine on each feed, in turns; returns one Latency per feed for each engine."""
+    """Time each engine on each feed, in turns; returns one Latency per feed for each engine.
+
+    Warm-up takes at least ``warmup`` runs, and goes on until an engine's last runs are as fast as those before.
+    """
     results: dict[str, list[Latency]] = {name: [] for name in engines}
     for feed in feeds:
         times: dict[str, list[float]] = {name: [] for name in engines}
-        for repeat in range(warmup + repeats):
+        device: dict[str, list[float]] = {name: [] for name in engines}
+        for engine in engines.values():
+            _warm_up(engine, feed, warmup)
+        for _ in range(repeats):
             for name, engine in engines.items():
-                started = perf_counter_ns()
-                engine.run(feed)
-                elapsed = (perf_counter_ns() - started) / 1e6
-                if repeat >= warmup:
-                    times[name].append(elapsed)
+                times[name].append(_time(engine, feed))
+                on_device = engine.device_milliseconds(feed)
+                if on_device is not None:
+                    device[name].append(on_device)
             advance()
         batch = len(next(iter(feed.values())))
         for name in engines:
-            results[name].append(Latency(batch, tuple(times[name])))
+            results[name].append(Latency(batch, tuple(times[name]), tuple(device[name])))
     return results
+
+
+def _time(engine: Engine, feed: Mapping[str, Array]) -> float:
+    started = perf_counter_ns()
+    engine.run(feed)
+    return (perf_counter_ns() - started) / 1e6
+
+
+def _warm_up(engine: Engine, feed: Mapping[str, Array], least: int) -> None:
+    """Run until the median of the last ``least`` runs is within 5 % of those before, for two seconds at the longest."""
+    times: list[float] = []
+    while len(times) < least or sum(times) < WARM_UP_MILLISECONDS:
+        times.append(_time(engine, feed))
+        before, last = times[-2 * least : -least], times[-least:]
+        if len(before) == least and abs(np.median(last) / np.median(before) - 1) < 0.05:
+            return

@@ -1,10 +1,12 @@
-"""Peak host memory of a fresh process that loads one tower and runs one batch."""
+"""Peak memory, of the host or the GPU, of a fresh process that loads one tower and runs one batch."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from clipq.errors import EngineError
@@ -30,15 +32,51 @@ except ImportError:
 print(peak)
 """
 
+# The whole device is asked, before and after: drivers do not tell a container which process holds what.
+_GPU_PROBE = """
+import json, sys
+from dataclasses import dataclass
+from pathlib import Path
+from clipq.bundle import open_bundle
+from clipq.engines.catalog import open_engine
+from clipq.engines.cuda import free_memory
+import numpy
+path, tower, runtime, batch = sys.argv[1:]
+bundle = open_bundle(Path(path))
+before = free_memory()
+with open_engine(bundle, tower, runtime) as engine:
+    loaded = free_memory()
+    (spec,) = engine.inputs
+    engine.run({spec.name: numpy.zeros((int(batch), *spec.shape[1:]), spec.dtype)})
+    print(json.dumps({"engine": before - loaded, "peak": before - free_memory()}))
+"""
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """Bytes of GPU memory a tower takes: once it is loaded, and with the buffers of a batch (lower is better)."""
+
+    engine: int
+    peak: int
+
+
+def gpu_memory(bundle: Path, tower: str, runtime: str, batch: int) -> GpuMemory:
+    """What loading a tower and running a batch takes of the GPU's memory; other processes must be quiet meanwhile."""
+    done = _run(_GPU_PROBE, [str(bundle), tower, runtime, str(batch)], f"{bundle}, {tower} tower")
+    return GpuMemory(**json.loads(done))
+
 
 def peak_memory(
     path: Path, input_name: str, dtype: str, shape: Sequence[int], *, threads: int = 0, simulated: bool = False
 ) -> int:
     """Peak resident memory in bytes (lower is better), runtime and Python included."""
     arguments = [str(path), input_name, dtype, str(threads), str(int(simulated)), *map(str, shape)]
-    done = subprocess.run([sys.executable, "-c", _PROBE, *arguments], capture_output=True, text=True, check=False)
+    return int(_run(_PROBE, arguments, str(path)))
+
+
+def _run(probe: str, arguments: Sequence[str], what: str) -> str:
+    done = subprocess.run([sys.executable, "-c", probe, *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise EngineError(
-            f"measuring memory of {path} failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}"
-        )
-    return int(done.stdout)
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise EngineError(f"measuring memory of {what} failed: {reason}")
+    return done.stdout.strip().splitlines()[-1]

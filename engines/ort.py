@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU or on a GPU."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from clipq.engines.base import Array, Engine, TensorSpec
-from clipq.errors import EngineError
+from clipq.engines.ort_providers import OrtRuntime, make_session
+from clipq.errors import ClipqError, EngineError, OutOfMemory
 
 logger = logging.getLogger(__name__)
 
-RUNTIME = "ort-cpu"
-PROVIDER = "CPUExecutionProvider"
+RUNTIME: OrtRuntime = "ort-cpu"
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -27,22 +27,33 @@ _DTYPES = {
 }
 
 
-class OrtCpuEngine(Engine):
-    """A tower in ONNX Runtime's CPU provider.
+class OrtEngine(Engine):
+    """A tower in one of ONNX Runtime's execution providers, and in no other.
 
     ``simulated`` turns graph optimizations off: then a Q/DQ file runs as it is written, quantize and dequantize around
     floating-point kernels, which is what "fake quantization" means. ``threads`` 0 leaves the choice to the runtime.
-    Raises EngineError where the runtime refuses the file.
+    ``trace`` is a folder for a profile. Raises EngineError where the runtime refuses the file or would leave work to
+    the CPU that was meant for the GPU.
     """
 
-    runtime = RUNTIME
-
-    def __init__(self, path: Path, *, threads: int = 0, simulated: bool = False, trace: Path | None = None):
+    def __init__(
+        self,
+        path: Path,
+        runtime: OrtRuntime = RUNTIME,
+        *,
+        threads: int = 0,
+        simulated: bool = False,
+        trace: Path | None = None,
+        config: Mapping[str, str] | None = None,
+    ):
         import onnxruntime
 
+        self.runtime = runtime
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        for key, value in (config or {}).items():
+            options.add_session_config_entry(key, value)
         if simulated:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if trace is not None:
@@ -50,34 +61,61 @@ class OrtCpuEngine(Engine):
             options.profile_file_prefix = str(trace / "profile")
             options.optimized_model_filepath = str(trace / "optimized.onnx")
         try:
-            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
+            self._session: Any = make_session(str(path), runtime, options)
+        except ClipqError:
+            raise
         except Exception as error:  # the runtime's exceptions share no public base
-            raise EngineError(f"{RUNTIME}: cannot load {path}: {_first_line(error)}") from error
-        if self._session.get_providers() != [PROVIDER]:
-            raise EngineError(f"{RUNTIME}: loaded on {self._session.get_providers()}, not on {PROVIDER} alone")
-        self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
-        self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
+            raise EngineError(f"{runtime}: cannot load {path}: {_first_line(error)}") from error
+        self._on_device: dict[tuple[str, tuple[int, ...]], Any] = {}
+        self.inputs = tuple(_spec(runtime, value) for value in self._session.get_inputs())
+        self.outputs = tuple(_spec(runtime, value) for value in self._session.get_outputs())
 
     def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         if self._session is None:
-            raise EngineError(f"{RUNTIME}: the engine is closed")
+            raise EngineError(f"{self.runtime}: the engine is closed")
         try:
-            arrays = self._session.run(None, dict(feed))
+            arrays = self._session.run(None, dict(feed)) if self.runtime == "ort-cpu" else self._run_on_device(feed)
         except Exception as error:
-            raise EngineError(f"{RUNTIME}: {_first_line(error)}") from error
+            kind = OutOfMemory if "Failed to allocate memory" in str(error) else EngineError
+            raise kind(f"{self.runtime}: {_first_line(error)}") from error
         return {spec.name: array for spec, array in zip(self.outputs, arrays, strict=True)}
+
+    def _run_on_device(self, feed: Mapping[str, Array]) -> list[Array]:
+        """Through an IO binding: the input's device memory is allocated once per shape."""
+        import onnxruntime
+
+        binding = self._session.io_binding()
+        for name, array in feed.items():
+            key = name, array.shape
+            contiguous = np.ascontiguousarray(array)
+            if key in self._on_device:
+                self._on_device[key].update_inplace(contiguous)
+            else:
+                self._on_device[key] = onnxruntime.OrtValue.ortvalue_from_numpy(contiguous, "cuda", 0)
+            binding.bind_ortvalue_input(name, self._on_device[key])
+        for spec in self.outputs:
+            binding.bind_output(spec.name, "cuda")
+        self._session.run_with_iobinding(binding)
+        return list(binding.copy_outputs_to_cpu())
 
     def end_trace(self) -> Path:
         """Finish profiling; the path of the trace file."""
         return Path(self._session.end_profiling())
 
     def close(self) -> None:
-        """Free the session."""
+        """Free the session and what it keeps on the device."""
+        self._on_device.clear()
         self._session = None
 
 
 def trace_kernels(
-    path: Path, feed: Mapping[str, Array], *, runs: int, threads: int, simulated: bool
+    path: Path,
+    feed: Mapping[str, Array],
+    *,
+    runs: int,
+    runtime: OrtRuntime = RUNTIME,
+    threads: int = 0,
+    simulated: bool = False,
 ) -> tuple[list[dict[str, Any]], Any]:
     """Profile a tower: the kernel events of ``runs`` runs after one warm-up, and the optimized graph that ran.
 
@@ -87,7 +125,7 @@ def trace_kernels(
     import onnx
 
     with TemporaryDirectory() as folder:
-        with OrtCpuEngine(path, threads=threads, simulated=simulated, trace=Path(folder)) as engine:
+        with OrtEngine(path, runtime, threads=threads, simulated=simulated, trace=Path(folder)) as engine:
             for _ in range(runs + 1):
                 engine.run(feed)
             raw = json.loads(engine.end_trace().read_text())
@@ -117,9 +155,9 @@ def has_quantize_dequantize(path: Path) -> bool:
     return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
 
 
-def _spec(value: Any) -> TensorSpec:
+def _spec(runtime: str, value: Any) -> TensorSpec:
     if value.type not in _DTYPES:
-        raise EngineError(f"{RUNTIME}: {value.name!r} has type {value.type}, which clipq does not feed")
+        raise EngineError(f"{runtime}: {value.name!r} has type {value.type}, which clipq does not feed")
     return TensorSpec(
         value.name, np.dtype(_DTYPES[value.type]), tuple(d if isinstance(d, int) else None for d in value.shape)
     )

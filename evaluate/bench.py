@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -14,12 +14,16 @@ from pydantic import BaseModel, ValidationError
 from clipq.bundle import TOWERS, Bundle, TowerName
 from clipq.engines.base import Array
 from clipq.engines.census import Census, take_census
+from clipq.engines.gpu_state import read_gpu_state
 from clipq.engines.latency import measure_latency
-from clipq.engines.memory import peak_memory
+from clipq.engines.layers import take_layers_census
+from clipq.engines.memory import gpu_memory, peak_memory
+from clipq.engines.ort_providers import OrtRuntime
+from clipq.engines.trt import TensorRtEngine
 from clipq.evaluate.statistics import percentile_draws
 from clipq.evaluate.subjects import Subject
 from clipq.files import sha256_bytes, write_atomic
-from clipq.record import CensusRecord, KernelRecord, LatencyRecord, Measurement, environment
+from clipq.record import CensusRecord, GpuRecord, KernelRecord, LatencyRecord, Measurement, environment
 from clipq.tokenizer import TextTokenizer
 
 PERCENTILES = (50, 90, 99)
@@ -35,11 +39,13 @@ class BenchSettings:
 
 
 class SubjectBench(BaseModel):
-    """What was measured of one subject."""
+    """What was measured of one subject: memory in bytes, of the host or of the GPU by tower."""
 
     latency: tuple[LatencyRecord, ...]
     census: tuple[CensusRecord, ...]
-    peak_rss_bytes: dict[str, int]
+    peak_rss_bytes: dict[str, int] = {}
+    gpu_bytes: dict[str, int] = {}
+    gpu: GpuRecord | None = None
 
 
 class _Stored(BaseModel):
@@ -64,23 +70,37 @@ def bench(
         except ValidationError:
             path.unlink()
     largest = max(settings.batches)
+    before = read_gpu_state()
     latencies = time_subjects(subjects, TOWERS, settings, advance)
+    after = read_gpu_state()
+    gpu = GpuRecord(before=vars(before), after=vars(after)) if before and after else None
     benches = {}
     for subject in subjects:
         advance(f"kernels and memory of {subject.label}")
         census: list[CensusRecord] = []
         memory: dict[str, int] = {}
+        on_gpu: dict[str, int] = {}
         for tower in TOWERS:
             feed = plausible_feed(subject.bundle, tower, largest)
-            path_of_tower = subject.bundle.tower_path(tower)
-            taken = take_census(path_of_tower, tower, feed, threads=subject.threads, simulated=subject.simulated)
-            census.append(census_record(taken, subject.bundle.manifest.tower(tower).recipe))
+            census.append(subject_census(subject, tower, feed))
             (name, array), *_ = feed.items()
+            if subject.runtime != "ort-cpu":
+                on_gpu[tower] = gpu_memory(subject.bundle.path, tower, subject.runtime, largest).peak
+                continue
             memory[tower] = peak_memory(
-                path_of_tower, name, str(array.dtype), array.shape, threads=subject.threads, simulated=subject.simulated
+                subject.bundle.tower_path(tower),
+                name,
+                str(array.dtype),
+                array.shape,
+                threads=subject.threads,
+                simulated=subject.simulated,
             )
         benches[subject.label] = SubjectBench(
-            latency=tuple(latencies[subject.label]), census=tuple(census), peak_rss_bytes=memory
+            latency=tuple(latencies[subject.label]),
+            census=tuple(census),
+            peak_rss_bytes=memory,
+            gpu_bytes=on_gpu,
+            gpu=gpu if subject.runtime != "ort-cpu" else None,
         )
     write_atomic(path, _Stored(subjects=benches).model_dump_json())
     return benches
@@ -104,10 +124,34 @@ def time_subjects(
                 engine.close()
         for label, rows in timed.items():
             latencies[label] += [
-                LatencyRecord(tower=tower, batch=row.batch, milliseconds=row.milliseconds) for row in rows
+                LatencyRecord(
+                    tower=tower,
+                    batch=row.batch,
+                    milliseconds=row.milliseconds,
+                    device_milliseconds=row.device_milliseconds,
+                )
+                for row in rows
             ]
         advance(f"latency of the {tower} towers")
     return latencies
+
+
+def subject_census(subject: Subject, tower: TowerName, feed: dict[str, Array]) -> CensusRecord:
+    """Which kernels ran in one tower of a subject, by the proof its runtime offers."""
+    recipe = subject.bundle.manifest.tower(tower).recipe
+    if subject.bundle.built_for is not None:
+        with subject.open(tower) as engine:
+            assert isinstance(engine, TensorRtEngine)
+            return census_record(take_layers_census(engine, tower, feed), recipe)
+    taken = take_census(
+        subject.bundle.tower_path(tower),
+        tower,
+        feed,
+        runtime=cast("OrtRuntime", subject.runtime),
+        threads=subject.threads,
+        simulated=subject.simulated,
+    )
+    return census_record(taken, recipe)
 
 
 def census_record(census: Census, recipe: str) -> CensusRecord:
@@ -119,6 +163,8 @@ def census_record(census: Census, recipe: str) -> CensusRecord:
         integer_share=census.integer_share,
         integer_time_share=census.integer_time_share,
         matmul_time_share=census.matmul_time_share,
+        reformat_share=census.reformat_share,
+        precision_time_shares=census.precision_time_shares,
         kernels=tuple(KernelRecord(**vars(group)) for group in census.groups),
         other_milliseconds=census.other_milliseconds,
         evidence=census.evidence,
@@ -127,7 +173,8 @@ def census_record(census: Census, recipe: str) -> CensusRecord:
 
 def breaks_promise(census: CensusRecord, *, simulated: bool) -> bool:
     """Whether a tower whose recipe says integers did not do most of its matrix multiplication in them."""
-    return not simulated and census.recipe in ("int8-static", "int8-dynamic") and census.integer_share < 0.5
+    promised = census.recipe in ("int8-static", "int8-dynamic", "modelopt-int8", "tensorrt-int8")
+    return not simulated and promised and census.verdict != "unknown" and census.integer_share < 0.5
 
 
 def bench_measurements(
@@ -142,14 +189,20 @@ def bench_measurements(
         return Measurement(**vars(subject.columns), **values)
 
     rows = []
-    for index, latency in enumerate(mine.latency):
-        place = {"view": f"tower:{latency.tower}", "group": f"batch={latency.batch}", "n": len(latency.milliseconds)}
+    timed = [
+        (metric, getattr(latency, field), latency, getattr(other.latency[index], field) if other else ())
+        for index, latency in enumerate(mine.latency)
+        for metric, field in (("latency_ms", "milliseconds"), ("device_latency_ms", "device_milliseconds"))
+        if getattr(latency, field)
+    ]
+    for metric, times, latency, others in timed:
+        place = {"view": f"tower:{latency.tower}", "group": f"batch={latency.batch}", "n": len(times)}
         for q in PERCENTILES:
-            draws = percentile_draws(latency.milliseconds, q)
+            draws = percentile_draws(times, q)
             low, high = draws.percentile_interval()
             delta: dict[str, Any] = {}
-            if other is not None:
-                difference = draws - percentile_draws(other.latency[index].milliseconds, q, seed=1)
+            if others:
+                difference = draws - percentile_draws(others, q, seed=1)
                 bounds = difference.percentile_interval()
                 delta = {
                     "reference": label, "delta": difference.value, "delta_low": bounds[0], "delta_high": bounds[1],
@@ -157,7 +210,7 @@ def bench_measurements(
                 }  # fmt: skip
             rows.append(
                 row(
-                    metric=f"latency_ms.p{q}",
+                    metric=f"{metric}.p{q}",
                     unit="ms",
                     value=draws.value,
                     low=low,
@@ -166,7 +219,7 @@ def bench_measurements(
                     **delta,
                 )
             )
-            if q == 50:
+            if q == 50 and metric == "latency_ms":
                 scale = 1e3 * latency.batch
                 rows.append(
                     row(
@@ -179,13 +232,16 @@ def bench_measurements(
         rows.append(
             row(view=f"tower:{tower}", metric="file_bytes", unit="bytes", value=manifest.tower(tower).bytes, n=1)
         )
-        rows.append(
-            row(view=f"tower:{tower}", metric="peak_rss_bytes", unit="bytes", value=mine.peak_rss_bytes[tower], n=1)
-        )
+        for metric, taken in (("peak_rss_bytes", mine.peak_rss_bytes), ("gpu_bytes", mine.gpu_bytes)):
+            if tower in taken:
+                rows.append(row(view=f"tower:{tower}", metric=metric, unit="bytes", value=taken[tower], n=1))
     for census in mine.census:
         rows.append(
             row(view=f"tower:{census.tower}", metric="integer_share", unit="fraction", value=census.integer_share, n=1)
         )
+        if subject.bundle.built_for is not None:
+            share = census.reformat_share
+            rows.append(row(view=f"tower:{census.tower}", metric="reformat_share", unit="fraction", value=share, n=1))
     total = sum(manifest.tower(tower).bytes for tower in TOWERS)
     rows.append(row(view="", metric="file_bytes", unit="bytes", value=total, n=1))
     return rows

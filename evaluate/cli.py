@@ -181,18 +181,16 @@ def suite_show(name: str, as_json: bool) -> None:
 def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: int, as_json: bool) -> None:
     """Show which kernels really ran in BUNDLE, and how much of the work they did in integers."""
     from clipq.bundle import TOWERS, open_bundle
-    from clipq.engines.catalog import require_runtime
-    from clipq.engines.census import take_census
-    from clipq.evaluate.bench import census_record, plausible_feed
+    from clipq.engines.catalog import check_fits, require_runtime
+    from clipq.evaluate.bench import plausible_feed, subject_census
+    from clipq.evaluate.subjects import Subject, runtime_of
     from clipq.evaluate.tables import print_census
 
-    require_runtime(runtime)
     opened = open_bundle(bundle)
-    rows = []
-    for tower in TOWERS:
-        feed = plausible_feed(opened, tower, batch)
-        census = take_census(opened.tower_path(tower), tower, feed, threads=threads, simulated=simulated)
-        rows.append(census_record(census, opened.manifest.tower(tower).recipe))
+    subject = Subject(opened, runtime_of(opened, runtime), threads, simulated)
+    check_fits(opened, subject.runtime)
+    require_runtime(subject.runtime)
+    rows = [subject_census(subject, tower, plausible_feed(opened, tower, batch)) for tower in TOWERS]
     if as_json:
         click.echo(json.dumps([row.model_dump() for row in rows], indent=2))
     else:

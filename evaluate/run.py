@@ -372,6 +372,7 @@ def _record(
         attacks=_attacks(plan),
         latency=benches[subject.label].latency if subject.label in benches else (),
         census=benches[subject.label].census if subject.label in benches else (),
+        gpu=benches[subject.label].gpu if subject.label in benches else None,
         measurements=tuple(rows),
         deployed_minus_simulated=tuple(against_twin),
     )  # fmt: skip

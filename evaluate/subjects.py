@@ -9,7 +9,7 @@ from typing import Any
 
 from clipq.bundle import TOWERS, Bundle, TowerName, open_bundle
 from clipq.engines.base import Engine
-from clipq.engines.catalog import onnxruntime_version, open_engine
+from clipq.engines.catalog import check_fits, open_engine, require_runtime, runtime_identity
 from clipq.engines.ort import has_quantize_dequantize
 from clipq.errors import BundleError, ResultsError
 from clipq.evaluate.estimates import Engine as EngineColumns
@@ -44,8 +44,7 @@ class Subject:
         """What determines this tower's numbers: file, runtime and its version, kind of arithmetic."""
         return {
             "tower": self.bundle.manifest.tower(tower).sha256,
-            "runtime": self.runtime,
-            "runtime_version": onnxruntime_version(),
+            **runtime_identity(self.runtime),
             "simulated": self.simulated,
         }
 
@@ -55,7 +54,9 @@ def gather_subjects(
 ) -> tuple[list[Subject], Subject | None]:
     """Open bundles and find the reference among them (the only FP32 bundle, or the one named).
 
-    With ``simulated``, every Q/DQ bundle comes twice. Raises BundleError for bundles that do not belong together.
+    ONNX bundles run in ``runtime``, built ones in the runtime they were built for. With ``simulated``, every Q/DQ
+    bundle comes twice. Raises BundleError for bundles that do not belong together, RuntimeUnavailable for a runtime
+    that does not work here.
     """
     bundles = [open_bundle(path) for path in paths]
     names = [bundle.name for bundle in bundles]
@@ -66,18 +67,27 @@ def gather_subjects(
     if chosen is not None:
         for bundle in bundles:
             _check_same_origin(bundle, chosen)
-    subjects = [Subject(bundle, runtime, threads) for bundle in bundles]
+    subjects = [Subject(bundle, runtime_of(bundle, runtime), threads) for bundle in bundles]
+    for subject in subjects:
+        check_fits(subject.bundle, subject.runtime)
+        require_runtime(subject.runtime)
     if simulated:
+        # Only the CPU provider runs a file as it is written.
         twins = [
-            Subject(bundle, runtime, threads, simulated=True)
+            Subject(bundle, "ort-cpu", threads, simulated=True)
             for bundle in bundles
-            if any(has_quantize_dequantize(bundle.tower_path(tower)) for tower in TOWERS)
+            if bundle.built_for is None and any(has_quantize_dequantize(bundle.tower_path(tower)) for tower in TOWERS)
         ]
         if not twins:
             raise BundleError("--simulated: none of the bundles has Q/DQ nodes (int8-static has); nothing to simulate")
         subjects += twins
     first = next((subject for subject in subjects if chosen is not None and subject.bundle.name == chosen.name), None)
     return subjects, first
+
+
+def runtime_of(bundle: Bundle, asked: str) -> str:
+    """Plans run in the runtime they were built for, ONNX files in the one asked for."""
+    return bundle.built_for or asked
 
 
 def _reference(bundles: Sequence[Bundle], asked: str | None) -> Bundle | None:

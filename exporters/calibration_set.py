@@ -18,6 +18,8 @@ from clipq.files import sha256_file
 from clipq.preprocess import open_image, preprocess
 from clipq.tokenizer import TextTokenizer
 
+# Ships with the package, and lies in the root folder of a checkout: beside this folder either way.
+DEMO_SET = Path(__file__).parent.parent / "calib_data" / "demo"
 CAPTIONS = "captions.csv"
 BATCH = 8
 

@@ -22,7 +22,10 @@ def known_checkpoints() -> list[str]:
 
 
 def overview() -> list[dict[str, Any]]:
-    """Rows ``kind, name, works, detail`` for the table of ``clipq-export list``."""
+    """Rows ``kind, name, state, detail`` for the table of ``clipq-export list``.
+
+    ``state`` is ``run`` or ``no``, and for runtimes that make plans here but cannot run them ``built``.
+    """
     can_export = _can_export()
     missing = "needs torch and open_clip: pip install 'clip-quant[export]'"
     forms = {
@@ -32,20 +35,28 @@ def overview() -> list[dict[str, Any]]:
         "local-dir:PATH": "a folder with open_clip_config.json and weights",
     }
     rows: list[dict[str, Any]] = [
-        {"kind": "checkpoint", "name": name, "works": can_export, "detail": detail if can_export else missing}
+        {
+            "kind": "checkpoint",
+            "name": name,
+            "state": "run" if can_export else "no",
+            "detail": detail if can_export else missing,
+        }
         for name, detail in forms.items()
     ]
-    rows.append({"kind": "recipe", "name": "fp32", "works": True, "detail": "the reference; always made"})
+    rows.append({"kind": "recipe", "name": "fp32", "state": "run", "detail": "the reference; always made"})
     for recipe in KINDS:
         detail = f"{recipe.summary}{_options(recipe)}"
-        rows.append({"kind": "recipe", "name": recipe.name, "works": True, "detail": detail})
+        usable = not recipe.name.startswith("modelopt") or find_spec("modelopt") is not None
+        needs = "" if usable else "needs pip install 'clip-quant[modelopt]' in an environment of its own; "
+        state = "run" if usable else "no"
+        rows.append({"kind": "recipe", "name": recipe.name, "state": state, "detail": f"{needs}{detail}"})
     for runtime in RUNTIMES.values():
         status = runtime.status()
         rows.append(
             {
                 "kind": "runtime",
                 "name": runtime.name,
-                "works": status.works,
+                "state": status.state,
                 "detail": f"{runtime.summary}: {status.detail}",
             }
         )

@@ -15,6 +15,7 @@ from clipq.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
     from clipq.bundle import Bundle, TowerName
+    from clipq.exporters.build import BuildSettings, Toolchain
     from clipq.exporters.recipes import Recipe
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -25,7 +26,8 @@ recipe_option = click.option(
 )  # fmt: skip
 calibration_option = click.option(
     "--calibration-set", type=click.Path(path_type=Path), metavar="DIR",
-    help="Images (found recursively) with captions.csv (file,caption) or in class folders, for measuring ranges.",
+    help="Images (found recursively) with captions.csv (file,caption) or in class folders, for measuring ranges "
+    "[default: none; for demo, the set that ships].",
 )  # fmt: skip
 towers_option = click.option(
     "--towers", type=click.Choice(["image", "text", "both"]), default="both", show_default=True,
@@ -37,10 +39,23 @@ pretrained_option = click.option(
 )  # fmt: skip
 
 
+runtime_option = click.option(
+    "--runtime", "runtimes", multiple=True, default=["ort-cpu"], show_default=True,
+    help="Runtime the bundles are for; repeatable. Recipes take the form it needs; TensorRT's get plans as well.",
+)  # fmt: skip
+target_option = click.option(
+    "--target", metavar="sm_XY", help="GPU that plans are for, by compute capability [default: the one that is here].",
+)  # fmt: skip
+batch_option = click.option(
+    "--batch", default="1,8,32", show_default=True, metavar="MIN,OPT,MAX",
+    help="Smallest, best and largest batch of the plans; evaluation runs batches up to 32.",
+)  # fmt: skip
+
+
 @click.group(cls=Group, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="clipq-export")
 def main() -> None:
-    """Checkpoint → ONNX → quantized bundle.
+    """Checkpoint → ONNX → quantized bundle → built engine.
 
     A bundle is a folder with two towers, a tokenizer and clipq.json; clipq-eval measures it without torch.
     """
@@ -65,7 +80,7 @@ def list_command(checkpoints: bool, as_json: bool) -> None:
         click.echo(f"{kind}s")
         for row in rows:
             if row["kind"] == kind:
-                click.echo(f"  {'yes' if row['works'] else 'no ':3}  {row['name']:18}  {row['detail']}")
+                click.echo(f"  {row['state']:5}  {row['name']:18}  {row['detail']}")
 
 
 @main.command()
@@ -111,14 +126,9 @@ def quantize(
 @recipe_option
 @calibration_option
 @towers_option
-@click.option(
-    "--runtime",
-    "runtimes",
-    multiple=True,
-    default=["ort-cpu"],
-    show_default=True,
-    help="Runtime the bundles must load in; repeatable.",
-)
+@runtime_option
+@target_option
+@batch_option
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder that receives one folder per bundle."
 )
@@ -129,34 +139,139 @@ def run(
     calibration_set: Path | None,
     towers: str,
     runtimes: Sequence[str],
+    target: str | None,
+    batch: str,
     output: Path,
 ) -> None:
-    """All of it: export CHECKPOINT (bundle `fp32`) and quantize it by each recipe, into one folder each."""
-    from clipq.engines.catalog import require_runtime
+    """All of it: export CHECKPOINT (bundle `fp32`), quantize it by each recipe, build plans for TensorRT runtimes."""
+    from clipq.engines.catalog import known_runtime, require_runtime
+    from clipq.engines.tensorrt_library import PACKAGES
+    from clipq.exporters.build import BuildSettings, open_toolchain
+    from clipq.exporters.calibration_set import DEMO_SET
 
-    for runtime in runtimes:
-        require_runtime(runtime)
     # Everything that can be refused is refused before minutes go into the export.
-    parsed = _parse(recipes)
-    if calibration_set is None and any(recipe.needs_calibration for recipe in parsed):
-        names = ", ".join(recipe.name for recipe in parsed if recipe.needs_calibration)
-        raise RecipeError(f"recipe {names} measures activation ranges: give --calibration-set DIR")
+    parsed = {known_runtime(runtime).name: _parse(recipes, runtime) for runtime in runtimes}
+    builds = {}
+    for runtime in parsed:
+        if runtime in PACKAGES:
+            settings = BuildSettings(cast("Any", runtime), _batch(batch), target)
+            builds[runtime] = settings, open_toolchain(settings)
+        else:
+            require_runtime(runtime)
+    calibrated = {recipe.name for chosen in parsed.values() for recipe in chosen if recipe.needs_calibration}
+    if calibration_set is None and checkpoint == "demo":
+        calibration_set = DEMO_SET
+    if calibration_set is None and calibrated:
+        raise RecipeError(
+            f"recipe {', '.join(sorted(calibrated))} measures activation ranges: give --calibration-set DIR"
+        )
     if calibration_set is not None and not calibration_set.is_dir():
         raise RecipeError(f"--calibration-set {calibration_set}: no such folder")
     source = _export(checkpoint, pretrained, output / "fp32")
     click.echo(str(source.path))
-    _quantize_all(source, parsed, calibration_set, towers, output)
+    made: dict[str, Bundle] = {}
+    for runtime, chosen in parsed.items():
+        fresh = [recipe for recipe in chosen if _bundle_name(recipe, towers) not in made]
+        made |= _quantize_all(source, fresh, calibration_set, towers, output)
+        if runtime in builds:
+            bundles = [source, *(made[_bundle_name(recipe, towers)] for recipe in chosen)]
+            _build_all(bundles, *builds[runtime], output)
 
 
-def _parse(texts: Sequence[str]) -> list[Recipe]:
+@main.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--runtime", required=True, type=click.Choice(["tensorrt", "tensorrt-rtx"]), help="Library that builds and runs it."
+)
+@target_option
+@batch_option
+@click.option("--tf32", is_flag=True, help="Let float32 products round their factors to 10 bits.")
+@click.option(
+    "--calibrator", type=click.Choice(["entropy2", "minmax", "legacy"]),
+    help="Implicit INT8 of an FP32 bundle: TensorRT (up to 10.16) measures ranges and places integers itself.",
+)  # fmt: skip
+@calibration_option
+@click.option(
+    "--calibration-cache", type=click.Path(path_type=Path), metavar="DIR",
+    help="Built bundle whose calibration caches are used again instead of measuring.",
+)  # fmt: skip
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Parent folder of the built bundle [default: BUNDLE's]."
+)
+def build(
+    bundle: Path,
+    runtime: str,
+    target: str | None,
+    batch: str,
+    tf32: bool,
+    calibrator: str | None,
+    calibration_set: Path | None,
+    calibration_cache: Path | None,
+    output: Path | None,
+) -> None:
+    """Build engine plans of both towers of BUNDLE, into a bundle of their own.
+
+    Types come from the bundle: quantize with floats=fp16 (and form=qdq for 4 bits), which `run --runtime` chooses.
+    """
+    from clipq.bundle import open_bundle
+    from clipq.exporters.build import BuildSettings, open_toolchain
+
+    settings = BuildSettings(
+        cast("Any", runtime), _batch(batch), target, tf32, cast("Any", calibrator), calibration_cache
+    )
+    source = open_bundle(bundle)
+    _build_all([source], settings, open_toolchain(settings), output or bundle.parent, calibration_set)
+
+
+@main.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--runtime", required=True, type=click.Choice(["tensorrt", "tensorrt-rtx"]), help="Whose parser reads it."
+)
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def check(bundle: Path, runtime: str, as_json: bool) -> None:
+    """Let TensorRT's parser read BUNDLE, node by node: what would not build, and why. Needs no GPU."""
+    from clipq.bundle import open_bundle
+    from clipq.exporters.parser_check import check_bundle
+
+    verdict = check_bundle(open_bundle(bundle), cast("Any", runtime))
+    if as_json:
+        click.echo(verdict.model_dump_json(indent=2))
+    else:
+        click.echo(f"parser: {verdict.parser}")
+        for tower in verdict.towers:
+            refused = sum(len(row.nodes) for row in tower.refused)
+            counted = ", ".join(f"{count} {kind}" for kind, count in tower.layers.items())
+            click.echo(f"{tower.tower} tower: {tower.nodes} nodes, {refused} refused{'; ' if counted else ''}{counted}")
+            for row in tower.refused:
+                click.echo(f"  {row.op} {', '.join(row.nodes[:4])}{' …' if len(row.nodes) > 4 else ''}: {row.reason}")
+    if not verdict.accepted:
+        raise SystemExit(1)
+
+
+def _batch(text: str) -> tuple[int, int, int]:
+    from clipq.errors import BuildError
+
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+        raise BuildError(f"--batch {text!r}: give three whole numbers, MIN,OPT,MAX")
+    low, best, high = (int(part) for part in parts)
+    return low, best, high
+
+
+def _parse(texts: Sequence[str], runtime: str = "ort-cpu") -> list[Recipe]:
     from clipq.exporters.recipes import parse_recipe
 
-    parsed = [parse_recipe(text) for text in texts if text != "fp32"]
+    parsed = [parse_recipe(text, runtime) for text in texts if text != "fp32"]
     slugs = [recipe.slug() for recipe in parsed]
     for slug in slugs:
         if slugs.count(slug) > 1:
             raise RecipeError(f"two recipes would both make the bundle {slug!r}; drop one")
     return parsed
+
+
+def _bundle_name(recipe: Recipe, towers: str) -> str:
+    return recipe.slug() if towers == "both" else f"{recipe.slug()}-{towers}-only"
 
 
 @main.command()
@@ -223,20 +338,45 @@ def _export(checkpoint: str, pretrained: str | None, output: Path) -> Bundle:
 
 def _quantize_all(
     source: Bundle, recipes: Sequence[Recipe], calibration_set: Path | None, towers: str, output: Path
-) -> None:
+) -> dict[str, Bundle]:
     from clipq.exporters.calibration_set import open_calibration_set
     from clipq.exporters.quantized_bundle import quantize_bundle
 
     calibration = open_calibration_set(calibration_set, source) if calibration_set else None
     chosen = cast("tuple[TowerName, ...]", ("image", "text") if towers == "both" else (towers,))
+    made = {}
     for recipe in recipes:
-        name = recipe.slug() if towers == "both" else f"{recipe.slug()}-{towers}-only"
+        name = _bundle_name(recipe, towers)
         click.echo(f"quantizing: {name}", err=True)
         with progress_bars() as progress:
-            made = quantize_bundle(
+            made[name] = quantize_bundle(
                 source, recipe, output / name, towers=chosen, calibration=calibration, progress=progress
             )
-        click.echo(str(made.path))
+        click.echo(str(made[name].path))
+    return made
+
+
+def _build_all(
+    bundles: Sequence[Bundle],
+    settings: BuildSettings,
+    toolchain: Toolchain,
+    output: Path,
+    calibration_set: Path | None = None,
+) -> None:
+    from clipq.exporters.build import build_bundle, describe_plan
+    from clipq.exporters.calibration_set import open_calibration_set
+
+    for source in bundles:
+        name = f"{source.name}-{settings.slug(toolchain.capability)}"
+        click.echo(f"building: {name}", err=True)
+        calibration = open_calibration_set(calibration_set, source) if calibration_set else None
+        with progress_bars() as progress:
+            built = build_bundle(
+                source, settings, output / name, toolchain=toolchain, calibration=calibration, progress=progress
+            )
+        for tower in ("image", "text"):
+            click.echo(describe_plan(built, tower), err=True)
+        click.echo(str(built.path))
 
 
 if __name__ == "__main__":

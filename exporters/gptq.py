@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipq.exporters.blocks import PackedBlocks, block_grid, pack_blocks, pad_inputs
+from clipq.exporters.blocks import Grid, PackedBlocks, block_grid, pack_blocks, pad_inputs
 
 DAMPING = 0.01
 _STRIDE = 128
 
 
 def gptq_blocks(
-    weight: NDArray[np.float32], moments: NDArray[Any], *, bits: int, block_size: int, symmetric: bool
+    weight: NDArray[np.float32], moments: NDArray[Any], *, bits: int, block_size: int, grid: Grid
 ) -> PackedBlocks:
     """Quantize a weight (N outputs, K inputs) given the second moments (K × K) of the inputs it meets.
 
@@ -37,7 +37,7 @@ def gptq_blocks(
         errors = np.zeros((outputs, stop - start))
         for j in range(start, stop):
             if j % block_size == 0:
-                scale, zero = block_grid(columns[:, j : j + block_size], bits, symmetric)
+                scale, zero = block_grid(columns[:, j : j + block_size], bits, grid)
                 grids[:, :, j // block_size] = scale[:, 0], zero[:, 0]
             scale, zero = grids[:, :, j // block_size]
             level = np.clip(np.rint(columns[:, j] / scale) + zero, 0, top)

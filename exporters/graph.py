@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from clipq.bundle import Parity
-from clipq.engines.ort import OrtCpuEngine
+from clipq.engines.ort import OrtEngine
 from clipq.errors import CheckpointError, ParityError
 
 OPSET = 21
@@ -65,7 +65,7 @@ def check_parity(module: torch.nn.Module, path: Path, feeds: Sequence[NDArray[An
     The cosine is the smallest over the rows, the difference is relative to features of unit length.
     """
     results = []
-    with OrtCpuEngine(path) as engine:
+    with OrtEngine(path) as engine:
         for feed in feeds:
             with torch.no_grad():
                 expected = module(torch.from_numpy(feed)).numpy().astype(np.float64)

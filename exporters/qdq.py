@@ -16,8 +16,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from clipq.exporters.half import storable_in_half
 from clipq.exporters.placement import Placement
-from clipq.exporters.recipes import Static
+from clipq.exporters.recipes import Int8Static, Static
 
 Range = tuple[float, float]
 
@@ -55,6 +56,7 @@ class QdqInserter:
         self._graph = model.graph
         self._chosen = set(placement.nodes)
         self._symmetric = recipe.activations == "symmetric"
+        self._half = isinstance(recipe, Int8Static) and recipe.floats == "fp16"
         self._per_channel = recipe.weights == "per-channel"
         self._weight_bits, self._activation_bits = recipe.weight_bits, recipe.activation_bits
         self._constants = {value.name: value for value in model.graph.initializer}
@@ -70,7 +72,7 @@ class QdqInserter:
         names = []
         for node in self._graph.node:
             if node.name in self._chosen:
-                names.append(node.input[0])
+                names += [name for name in node.input[:2] if name not in self._constants]
                 if node.op_type == "Conv":
                     names.append(self._clipped(node))
         return list(dict.fromkeys(names))
@@ -84,6 +86,10 @@ class QdqInserter:
             if node.name in absorbed:
                 continue
             if node.name not in self._chosen:
+                nodes.append(node)
+                continue
+            if node.input[1] not in self._constants:
+                nodes += self._pairs_of_product(node, ranges)
                 nodes.append(node)
                 continue
             source = node.input[0]
@@ -112,8 +118,22 @@ class QdqInserter:
         del self._graph.node[:]
         self._graph.node.extend(nodes)
 
+    def _pairs_of_product(self, node: onnx.NodeProto, ranges: dict[str, Range]) -> list[onnx.NodeProto]:
+        """Quantize both factors of a product of two activations."""
+        nodes = []
+        for position, source in enumerate(list(node.input)):
+            quantizer = self._apart(source, self._activation_quantizer(ranges[source]))
+            pair, node.input[position] = self._pair(source, f"{source}_for_{node.name}_{position}", quantizer)
+            nodes += pair
+        return nodes
+
     def _activation_quantizer(self, found: Range) -> Quantizer:
-        return activation_quantizer(*found, self._symmetric, self._activation_bits)
+        return self._storable(activation_quantizer(*found, self._symmetric, self._activation_bits))
+
+    def _storable(self, quantizer: Quantizer) -> Quantizer:
+        """The quantizer with a scale that half precision holds exactly, where the tower will be half precision."""
+        scale = storable_in_half(quantizer.scale) if self._half else quantizer.scale
+        return Quantizer(np.asarray(scale, np.float32), quantizer.zero_point)
 
     def _clipped(self, convolution: onnx.NodeProto) -> str:
         """The convolution's output, or that of the ReLU that alone reads it: what it cuts off needs no range."""
@@ -128,6 +148,8 @@ class QdqInserter:
         ONNX Runtime merges equal pairs, and then neither turns the merged one to uint8 nor fuses its readers.
         """
         scale = quantizer.scale
+        if self._half:
+            return quantizer
         for _ in range(self._copies[source]):
             scale = np.nextafter(scale, np.float32(np.inf))
         self._copies[source] += 1
@@ -149,13 +171,14 @@ class QdqInserter:
         """Dequantized weight, and for a convolution its bias (int32, scale = input scale · weight scale)."""
         weight = numpy_helper.to_array(self._constants[node.input[1]]).astype(np.float32)
         axis = (0 if node.op_type == "Conv" else 1) if self._per_channel else None
-        quantizer = weight_quantizer(weight, axis, self._weight_bits)
+        quantizer = self._storable(weight_quantizer(weight, axis, self._weight_bits))
         top = 2 ** (self._weight_bits - 1) - 1
         shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
         scale = quantizer.scale.reshape(shape) if axis is not None else quantizer.scale
         integers = np.clip(np.rint(weight / scale), -top, top).astype(np.int8)
         nodes = [*self._dequantized(node, 1, "weight", integers, quantizer.scale, quantizer.zero_point, axis)]
-        if node.op_type == "Conv" and len(node.input) > 2 and node.input[2]:
+        # In half precision the bias stays floating point: its scale, a product of two, would vanish.
+        if node.op_type == "Conv" and len(node.input) > 2 and node.input[2] and not self._half:
             bias = numpy_helper.to_array(self._constants[node.input[2]]).astype(np.float64)
             bias_scale = np.broadcast_to(source.scale * quantizer.scale, bias.shape).astype(np.float32)
             limit = np.iinfo(np.int32)

@@ -14,9 +14,11 @@ import onnx
 
 from clipq.engines.base import Array
 from clipq.errors import RecipeError
-from clipq.exporters.blocks import PackedBlocks
+from clipq.exporters.blocks import PackedBlocks, pack_blocks, rtn_blocks, unpack
 from clipq.exporters.gptq import gptq_blocks
+from clipq.exporters.half import as_half, storable_in_half
 from clipq.exporters.hqq import hqq_blocks
+from clipq.exporters.integer_products import with_integer_products
 from clipq.exporters.placement import place
 from clipq.exporters.qdq import FakeQuantInserter, QdqInserter
 from clipq.exporters.ranges import collect_ranges
@@ -43,14 +45,15 @@ def quantize_tower(recipe: Recipe, source: TowerSource) -> onnx.ModelProto:
 
 @quantize_tower.register
 def _(recipe: Fp16, source: TowerSource) -> onnx.ModelProto:
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    return convert_float_to_float16(onnx.load(source.path), keep_io_types=True)
+    return as_half(onnx.load(source.path))
 
 
 @quantize_tower.register
 def _(recipe: Int8Static, source: TowerSource) -> onnx.ModelProto:
-    return _as_opset_20(_with_ranges(recipe, source, QdqInserter))
+    model = _as_opset_20(_with_ranges(recipe, source, QdqInserter))
+    if recipe.floats == "fp16":
+        model = as_half(model)
+    return _without_unused(with_integer_products(model)) if recipe.form == "matmulinteger" else model
 
 
 @quantize_tower.register
@@ -63,7 +66,7 @@ def _with_ranges(recipe: Static, source: TowerSource, kind: type[QdqInserter]) -
     if source.feeds is None:
         raise RecipeError(f"{recipe.name} needs a calibration set: give --calibration-set DIR")
     model = prepared(source.path)
-    placement = place(model)
+    placement = place(model, attention=isinstance(recipe, Int8Static) and recipe.attention)
     if not placement.nodes:
         raise RecipeError(f"{source.path.name}: no linear or convolution to quantize")
     if recipe.smoothing:
@@ -123,12 +126,15 @@ def _(recipe: WeightOnly, source: TowerSource) -> onnx.ModelProto:
     _require_linear(model, recipe, source)
     if recipe.algorithm == "awq" and source.feeds is not None:
         protect_salient(model, place(model), recipe, source.feeds())
-    if recipe.algorithm in ("hqq", "gptq"):
+    if recipe.algorithm in ("hqq", "gptq") or recipe.form == "qdq":
         _quantize_linears(model, recipe, source)
         if recipe.token_table:
             model = _round_to_nearest(model, recipe, ("Gather",))
-        return _with_contrib_opset(_without_unused(model))
-    return _round_to_nearest(model, recipe, ("MatMul", "Gather") if recipe.token_table else ("MatMul",))
+        model = _without_unused(model)
+        model = model if recipe.form == "qdq" else _with_contrib_opset(model)
+    else:
+        model = _round_to_nearest(model, recipe, ("MatMul", "Gather") if recipe.token_table else ("MatMul",))
+    return as_half(model) if recipe.floats == "fp16" else model
 
 
 def prepared(path: Path) -> onnx.ModelProto:
@@ -179,7 +185,7 @@ def _round_to_nearest(model: onnx.ModelProto, recipe: WeightOnly, op_types: tupl
         block_size=recipe.block_size,
         is_symmetric=recipe.symmetric,
         accuracy_level=_accuracy_level(recipe),
-        quant_format=QuantFormat.QOperator if recipe.form == "matmulnbits" else QuantFormat.QDQ,
+        quant_format=QuantFormat.QOperator,
         op_types_to_quantize=op_types,
         quant_axes=(("MatMul", 0), ("Gather", 1)),
         bits=recipe.bits,
@@ -196,7 +202,7 @@ def _accuracy_level(recipe: WeightOnly) -> int:
 
 
 def _quantize_linears(model: onnx.ModelProto, recipe: WeightOnly, source: TowerSource) -> None:
-    """Turn every MatMul with a constant weight into a MatMulNBits, by HQQ or GPTQ."""
+    """Turn the weight of every MatMul that has a constant one into blocks of few bits."""
     weights = {value.name: onnx.numpy_helper.to_array(value) for value in model.graph.initializer}
     linears = [n for n in model.graph.node if n.op_type == "MatMul" and weights.get(n.input[1], np.empty(0)).ndim == 2]
     moments: dict[str, Any] = {}
@@ -204,17 +210,47 @@ def _quantize_linears(model: onnx.ModelProto, recipe: WeightOnly, source: TowerS
         moments = second_moments(model, list(dict.fromkeys(node.input[0] for node in linears)), source.feeds())
     for node in linears:
         weight = weights[node.input[1]].T
+        if recipe.form == "qdq" and weight.shape[1] % recipe.block_size:
+            raise RecipeError(
+                f"{recipe.name}: {node.name} has {weight.shape[1]} inputs; form=qdq needs a multiple of "
+                f"block_size={recipe.block_size}"
+            )
         if recipe.algorithm == "hqq":
             blocks = hqq_blocks(weight, recipe.bits, recipe.block_size)
+        elif recipe.algorithm == "gptq":
+            moment = moments[node.input[0]]
+            blocks = gptq_blocks(weight, moment, bits=recipe.bits, block_size=recipe.block_size, grid=recipe.grid)
         else:
-            blocks = gptq_blocks(
-                weight,
-                moments[node.input[0]],
-                bits=recipe.bits,
-                block_size=recipe.block_size,
-                symmetric=recipe.symmetric,
+            blocks = pack_blocks(
+                *rtn_blocks(weight, recipe.bits, recipe.block_size, recipe.grid), recipe.bits, recipe.block_size
             )
-        _as_matmul_n_bits(model, node, blocks, weight.shape, recipe)
+        if recipe.form == "qdq":
+            _as_dequantized(model, node, blocks, recipe)
+        else:
+            _as_matmul_n_bits(model, node, blocks, weight.shape, recipe)
+
+
+def _as_dequantized(model: onnx.ModelProto, node: onnx.NodeProto, blocks: PackedBlocks, recipe: WeightOnly) -> None:
+    """Put a 4-bit weight (inputs × outputs) behind a block-wise DequantizeLinear (opset 21)."""
+    outputs = len(blocks.packed)
+    integers = unpack(blocks.packed, recipe.bits).reshape(outputs, -1).T.astype(np.int8) - 2 ** (recipe.bits - 1)
+    scales = blocks.scales.reshape(outputs, -1).T
+    if recipe.floats == "fp16":
+        scales = storable_in_half(scales)
+    stem = node.input[1]
+    names = [f"{node.name}_{part}" for part in ("quantized", "scales")]
+    flat = integers.reshape(-1)
+    nibbles = (flat[0::2] & 15) | ((flat[1::2] & 15) << 4)
+    raw = nibbles.astype(np.uint8).tobytes()
+    model.graph.initializer.append(
+        onnx.helper.make_tensor(names[0], onnx.TensorProto.INT4, integers.shape, raw, raw=True)
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(scales, np.float32), names[1]))
+    dequantize = onnx.helper.make_node(
+        "DequantizeLinear", names, [f"{stem}_dequantized"], name=f"{node.name}_DQ", axis=0, block_size=recipe.block_size
+    )
+    node.input[1] = dequantize.output[0]
+    model.graph.node.insert(list(model.graph.node).index(node), dequantize)
 
 
 def _as_matmul_n_bits(

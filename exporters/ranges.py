@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from clipq.engines.base import Array
-from clipq.engines.ort import OrtCpuEngine
+from clipq.engines.ort import OrtEngine
 from clipq.errors import RecipeError
 from clipq.exporters.recipes import Static
 
@@ -153,6 +153,6 @@ def observe(
     with TemporaryDirectory() as folder:
         path = Path(folder) / "observed.onnx"
         onnx.save(observed, str(path))
-        with OrtCpuEngine(path) as engine:
+        with OrtEngine(path) as engine:
             for feed in feeds:
                 yield {**engine.run(feed), **feed}

@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Literal
 
 from clipq.errors import RecipeError
 
+TENSORRT = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-tensorrt-rtx")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -21,6 +23,9 @@ class Recipe:
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    # Options that a runtime needs to be other than their defaults; given explicitly, the user's own value stays.
+    fitted: ClassVar[dict[str, dict[str, str]]] = {}
+    no_kernels: ClassVar[tuple[str, ...]] = ()
 
     @property
     def needs_calibration(self) -> bool:
@@ -84,10 +89,27 @@ class Static(Recipe):
 
 @dataclass(frozen=True)
 class Int8Static(Static):
-    """8-bit weights and activations as Q/DQ pairs, which runtimes turn into integer kernels."""
+    """8-bit weights and activations as Q/DQ pairs, which runtimes turn into integer kernels.
+
+    ``floats``: the type of what stays floating point. ``attention``: quantize the attention products too, to compare.
+    ``form``: ``qdq``, or ``matmulinteger`` for ONNX Runtime's CUDA provider, which has no integer kernel for Q/DQ.
+    """
 
     name: ClassVar[str] = "int8-static"
     summary: ClassVar[str] = "8-bit weights and activations, ranges from a calibration set"
+    fitted: ClassVar[dict[str, dict[str, str]]] = {
+        **{runtime: {"floats": "fp16"} for runtime in TENSORRT},
+        "ort-cuda": {"form": "matmulinteger"},
+    }
+
+    floats: Literal["fp32", "fp16"] = "fp32"
+    attention: bool = False
+    form: Literal["qdq", "matmulinteger"] = "qdq"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.form == "matmulinteger" and self.activations != "symmetric":
+            raise RecipeError(f"{self.name}: form=matmulinteger goes with activations=symmetric")
 
 
 @dataclass(frozen=True)
@@ -114,6 +136,7 @@ class Int8Dynamic(Recipe):
 
     name: ClassVar[str] = "int8-dynamic"
     summary: ClassVar[str] = "8-bit weights, activations quantized at run time"
+    no_kernels: ClassVar[tuple[str, ...]] = (*TENSORRT, "ort-cuda")
 
     weights: Literal["per-channel", "per-tensor"] = "per-channel"
 
@@ -129,12 +152,18 @@ class WeightOnly(Recipe):
     ``algorithm``: ``rtn`` rounds to nearest; ``hqq`` fits the zero points by half-quadratic splitting (Badri and
     Shaji, 2023); ``gptq`` makes up for each column's error in the next (Frantar et al., 2023); ``awq`` scales salient
     channels up behind each LayerNorm (Lin et al., 2024). The last two need a calibration set. ``form``:
-    ``matmulnbits`` (ONNX Runtime's operator) or ``qdq`` (standard ONNX, 4 bits, ``rtn`` or ``awq``).
+    ``matmulnbits`` (ONNX Runtime's operator) or ``qdq`` (standard ONNX and what TensorRT reads: 4 bits, symmetric with
+    positive scales, any algorithm but ``hqq``, whose zero points it cannot express). ``floats``: the type of the rest.
     ``kernel``: with ``int8`` the runtime may round activations to 8 bits for speed, with ``float`` it may not.
     ``token_table``: quantize the text tower's token embeddings too.
     """
 
     bits: ClassVar[int]
+    fitted: ClassVar[dict[str, dict[str, str]]] = {
+        **{runtime: {"form": "qdq", "symmetric": "true", "floats": "fp16"} for runtime in TENSORRT},
+        # The CUDA provider's mixed GEMM takes half precision, symmetric blocks of 32.
+        "ort-cuda": {"symmetric": "true", "floats": "fp16"},
+    }
 
     algorithm: Literal["rtn", "hqq", "gptq", "awq"] = "rtn"
     block_size: Literal[16, 32, 64, 128, 256] = 32
@@ -142,10 +171,14 @@ class WeightOnly(Recipe):
     symmetric: bool = False
     kernel: Literal["int8", "float"] = "int8"
     token_table: bool = False
+    floats: Literal["fp32", "fp16"] = "fp32"
 
     def __post_init__(self) -> None:
-        if self.form == "qdq" and (self.bits != 4 or self.algorithm not in ("rtn", "awq")):
-            raise RecipeError(f"{self.name}: form=qdq exists for 4 bits and algorithm=rtn|awq; use form=matmulnbits")
+        if self.form == "qdq" and (self.bits != 4 or self.algorithm == "hqq" or not self.symmetric):
+            raise RecipeError(
+                f"{self.name}: form=qdq exists for 4 bits, symmetric=true and algorithm=rtn|awq|gptq "
+                "(hqq fits zero points); use form=matmulnbits"
+            )
         if self.form == "qdq" and self.token_table:
             raise RecipeError(f"{self.name}: token_table=true needs form=matmulnbits")
         if self.algorithm == "hqq" and (self.symmetric or self.bits != 4):
@@ -157,6 +190,11 @@ class WeightOnly(Recipe):
     def needs_calibration(self) -> bool:
         """Where the algorithm looks at inputs."""
         return self.algorithm in ("gptq", "awq")
+
+    @property
+    def grid(self) -> Literal["asymmetric", "symmetric", "positive"]:
+        """Where the levels of a block lie. TensorRT wants positive scales, ONNX Runtime's own are signed."""
+        return "positive" if self.form == "qdq" else "symmetric" if self.symmetric else "asymmetric"
 
 
 @dataclass(frozen=True)
@@ -186,6 +224,53 @@ class Int2WeightOnly(WeightOnly):
     bits: ClassVar[int] = 2
 
 
+@dataclass(frozen=True)
+class ModelOpt(Recipe):
+    """Base of the recipes that NVIDIA ModelOpt's quantizer makes, on clipq's placement and calibration set."""
+
+    floats: Literal["fp32", "fp16"] = "fp16"
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Always: without data ModelOpt would take random numbers."""
+        return True
+
+    def slug(self) -> str:
+        """``modelopt-int8-max``: the method is named first, the floats only where they differ."""
+        rest = [field.name for field in dataclasses.fields(self) if field.name != "floats"]
+        words = [_word(name, getattr(self, name)) for name in rest]
+        return "-".join([self.name, *words, *(["fp32"] if self.floats == "fp32" else [])])
+
+
+@dataclass(frozen=True)
+class ModelOptInt8(ModelOpt):
+    """8-bit weights and activations as Q/DQ pairs, ranges by ModelOpt's ``max`` or ``entropy``."""
+
+    name: ClassVar[str] = "modelopt-int8"
+    summary: ClassVar[str] = "NVIDIA ModelOpt: 8-bit weights and activations"
+
+    ranges: Literal["max", "entropy"] = "max"
+
+
+@dataclass(frozen=True)
+class ModelOptInt4(ModelOpt):
+    """Block-wise 4-bit weights by ModelOpt: rounding, or AWQ with or without its clipping search."""
+
+    name: ClassVar[str] = "modelopt-int4"
+    summary: ClassVar[str] = "NVIDIA ModelOpt: block-wise 4-bit weights"
+
+    algorithm: Literal["rtn", "awq-lite", "awq-clip"] = "awq-lite"
+    block_size: Literal[32, 64, 128] = 128
+
+
+@dataclass(frozen=True)
+class ModelOptFp8(ModelOpt):
+    """8-bit floating-point weights and activations (E4M3), for Ada, Hopper and later."""
+
+    name: ClassVar[str] = "modelopt-fp8"
+    summary: ClassVar[str] = "NVIDIA ModelOpt: 8-bit floating point, for sm_89 and later"
+
+
 SIMULATED = tuple(_simulated(weights, activations) for weights in range(2, 9) for activations in range(2, 9))
 # What ``clipq-export list`` shows: the simulated ones in one line.
 KINDS: tuple[type[Recipe], ...] = (
@@ -195,13 +280,18 @@ KINDS: tuple[type[Recipe], ...] = (
     Int8WeightOnly,
     Int4WeightOnly,
     Int2WeightOnly,
+    ModelOptInt8,
+    ModelOptInt4,
+    ModelOptFp8,
     Simulated,
 )
 RECIPES: dict[str, type[Recipe]] = {recipe.name: recipe for recipe in (*KINDS[:-1], *SIMULATED)}
 
 
-def parse_recipe(text: str) -> Recipe:
+def parse_recipe(text: str, runtime: str = "ort-cpu") -> Recipe:
     """``int8-static:ranges=entropy`` to a recipe; raises RecipeError naming what is known.
+
+    Options not given take the value that ``runtime`` needs (``fitted``), else their default.
 
     >>> parse_recipe("int4-weight-only:algorithm=hqq").slug()
     'int4-weight-only-hqq'
@@ -224,6 +314,10 @@ def parse_recipe(text: str) -> Recipe:
         if option in values:
             raise RecipeError(f"{name}: option {option!r} is given twice")
         values[option] = _convert(name, option, value.strip(), types[option])
+    if runtime in kind.no_kernels:
+        raise RecipeError(f"{name}: {runtime} has no kernels for it; use int8-static")
+    for option, value in kind.fitted.get(runtime, {}).items():
+        values.setdefault(option, _convert(name, option, value, types[option]))
     return kind(**values)
 
 

@@ -108,7 +108,7 @@ def protect_salient(
             scale /= np.sqrt(scale.max() * scale.min())
             error = 0.0
             for weight in weights:
-                coarse = rounded((weight * scale[:, None]).T, recipe.bits, recipe.block_size, recipe.symmetric).T
+                coarse = rounded((weight * scale[:, None]).T, recipe.bits, recipe.block_size, recipe.grid).T
                 off = coarse / scale[:, None] - weight
                 error += float(np.einsum("kn,kl,ln->", off, inputs, off, optimize=True))
             if error < least:

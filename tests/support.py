@@ -21,7 +21,7 @@ RECIPES = {
     "int8-dynamic": "int8-dynamic",
     "int8-weight-only-rtn": "int8-weight-only",
     "int4-weight-only-rtn": "int4-weight-only",
-    "int4-weight-only-rtn-qdq": "int4-weight-only:form=qdq",
+    "int4-weight-only-rtn-qdq-symmetric": "int4-weight-only:form=qdq,symmetric=true",
     "int4-weight-only-rtn-token-table": "int4-weight-only:token_table=true",
     "int4-weight-only-hqq": "int4-weight-only:algorithm=hqq",
     "int2-weight-only-rtn": "int2-weight-only",

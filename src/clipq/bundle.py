@@ -15,9 +15,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.errors import BundleError
-from clipq.files import sha256_bytes, sha256_file, write_atomic
+from clipq.files import sha256_file, write_atomic
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "clipq.json"
 
 TowerName = Literal["image", "text"]
@@ -44,8 +44,29 @@ class Parity(_Model):
     cosine: float
 
 
+class Plan(_Model):
+    """What built an engine plan, for which GPU, and what it accepts.
+
+    ``gpu`` and ``driver_cuda`` are None where the plan was built without a GPU. ``batch`` is the smallest, the best and
+    the largest batch. ``layers`` counts what the parsed network quantizes and multiplies, by kind and type.
+    """
+
+    runtime: Literal["tensorrt", "tensorrt-rtx"]
+    library: str
+    capability: str
+    gpu: str | None
+    driver_cuda: str | None
+    batch: tuple[int, int, int]
+    flags: tuple[str, ...]
+    strongly_typed: bool
+    layers: dict[str, int]
+    source_sha256: str
+    calibrator: str | None = None
+    calibration_cache: StoredFile | None = None
+
+
 class Tower(StoredFile):
-    """One tower: its ONNX file, its single input and output, and the recipe it was made by."""
+    """One tower: its ONNX file or plan, its single input and output, and the recipe it was made by."""
 
     input_name: str
     input_dtype: Literal["float32", "int64", "int32"]
@@ -53,6 +74,7 @@ class Tower(StoredFile):
     output_name: str
     recipe: str
     parity: tuple[Parity, ...] = ()
+    plan: Plan | None = None
 
 
 class Preprocess(_Model):
@@ -112,7 +134,9 @@ class Manifest(_Model):
 
     def files(self) -> tuple[StoredFile, ...]:
         """Every file of the bundle but the manifest."""
-        return (self.image, self.text, self.tokenizer, self.prompts)
+        plans = (tower.plan for tower in (self.image, self.text) if tower.plan is not None)
+        caches = (plan.calibration_cache for plan in plans if plan.calibration_cache is not None)
+        return (self.image, self.text, self.tokenizer, self.prompts, *caches)
 
 
 class Prompts(_Model):
@@ -136,8 +160,14 @@ class Bundle:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the manifest, and so of everything in the bundle."""
-        return sha256_bytes(manifest_bytes(self.manifest))
+        """SHA-256 of the manifest as it is stored, and so of everything in the bundle."""
+        return sha256_file(self.path / MANIFEST)
+
+    @property
+    def built_for(self) -> str | None:
+        """The runtime whose plans this bundle holds; None where it holds ONNX files, which every other one takes."""
+        plan = self.manifest.image.plan
+        return None if plan is None else plan.runtime
 
     @cached_property
     def prompts(self) -> Prompts:
@@ -145,7 +175,7 @@ class Bundle:
         return Prompts.model_validate_json((self.path / self.manifest.prompts.file).read_bytes())
 
     def tower_path(self, tower: TowerName) -> Path:
-        """The ONNX file of a tower."""
+        """The file of a tower that a runtime loads."""
         return self.path / self.manifest.tower(tower).file
 
     def verify(self) -> None:

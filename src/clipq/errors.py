@@ -7,8 +7,10 @@
     ├── CheckpointError    a checkpoint is unknown, unreachable, or cannot be exported
     ├── ParityError        an exported tower does not match the checkpoint
     ├── RecipeError        a quantization recipe cannot be applied as asked
+    ├── BuildError         a runtime cannot make an engine of a bundle
     ├── RuntimeUnavailable a runtime is not installed or does not work on this machine
     ├── EngineError        an engine was fed wrongly or failed
+    │   └── OutOfMemory    the GPU has too little memory for this batch
     ├── DataError          images, labels, class names or captions cannot be used
     └── ResultsError       a results folder is missing, damaged, or of a newer schema
 """
@@ -38,12 +40,20 @@ class RecipeError(ClipqError):
     """A quantization recipe cannot be applied as asked."""
 
 
+class BuildError(ClipqError):
+    """A runtime cannot make an engine of a bundle."""
+
+
 class RuntimeUnavailable(ClipqError):
     """A runtime is not installed or does not work on this machine."""
 
 
 class EngineError(ClipqError):
     """An engine was fed wrongly or failed."""
+
+
+class OutOfMemory(EngineError):
+    """The GPU has too little memory for this batch."""
 
 
 class DataError(ClipqError):

@@ -12,12 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.errors import ResultsError
 from clipq.files import write_atomic
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 CSV_COLUMNS = (
     "bundle", "recipe", "runtime", "simulated", "view", "group", "metric", "unit", "value", "low", "high", "n",
@@ -112,11 +112,12 @@ class ViewRecord(_Model):
 
 
 class LatencyRecord(_Model):
-    """Raw times of one tower at one batch size, in milliseconds."""
+    """Raw times of one tower at one batch size, in milliseconds, by wall clock and by the device's events."""
 
     tower: str
     batch: int
     milliseconds: tuple[float, ...]
+    device_milliseconds: tuple[float, ...] = ()
 
 
 class KernelRecord(_Model):
@@ -127,6 +128,8 @@ class KernelRecord(_Model):
     count: int
     macs: int
     milliseconds: float
+    precision: str = ""
+    kernels: tuple[str, ...] = ()
 
 
 class CensusRecord(_Model):
@@ -138,9 +141,18 @@ class CensusRecord(_Model):
     integer_share: float
     integer_time_share: float
     matmul_time_share: float
+    reformat_share: float = 0.0
+    precision_time_shares: dict[str, float] = Field(default_factory=dict)
     kernels: tuple[KernelRecord, ...]
     other_milliseconds: dict[str, float]
     evidence: str
+
+
+class GpuRecord(_Model):
+    """The GPU before and after engines were timed: clocks in MHz, °C, W, J, and what held the clocks down."""
+
+    before: dict[str, Any]
+    after: dict[str, Any]
 
 
 class BundleRecord(_Model):
@@ -177,6 +189,7 @@ class Record(_Model):
     attacks: tuple[AttackRecord, ...] = ()
     latency: tuple[LatencyRecord, ...]
     census: tuple[CensusRecord, ...]
+    gpu: GpuRecord | None = None
     measurements: tuple[Measurement, ...]
     deployed_minus_simulated: tuple[Measurement, ...] = ()
 

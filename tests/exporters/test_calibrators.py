@@ -9,7 +9,7 @@ from onnxruntime.quantization.neural_compressor.weight_only import gptq as onnxr
 from support import CALIBRATION, assert_refused, evaluate, export
 
 from clipq.bundle import open_bundle
-from clipq.engines.ort import OrtCpuEngine
+from clipq.engines.ort import OrtEngine
 from clipq.exporters.blocks import rounded
 from clipq.exporters.calibration_set import open_calibration_set
 from clipq.exporters.gptq import gptq_blocks
@@ -61,7 +61,7 @@ def test_simulated_8_bits_are_the_qdq_files_simulation(made):
     feed = np.random.default_rng(0).standard_normal((16, 3, 48, 48)).astype(np.float32)
     outputs = []
     for name, simulated in (("simulated-w8a8", False), ("int8-static-minmax", True)):
-        with OrtCpuEngine(made / name / "image.onnx", simulated=simulated) as engine:
+        with OrtEngine(made / name / "image.onnx", simulated=simulated) as engine:
             (output,) = engine.run({"image": feed}).values()
         outputs.append(output / np.linalg.norm(output, axis=1, keepdims=True))
     assert (outputs[0] * outputs[1]).sum(1).min() > 0.9995
@@ -101,14 +101,16 @@ def output_error(approximate, weight, moments):
     return np.einsum("nk,kl,nl->", off, moments, off)
 
 
-@pytest.mark.parametrize("bits", [2, 4])
-@pytest.mark.parametrize("symmetric", [False, True])
-def test_gptq_loses_less_than_rounding_and_no_more_than_onnxruntimes(bits, symmetric):
+@pytest.mark.parametrize(
+    ("bits", "grid"),
+    [(2, "asymmetric"), (2, "symmetric"), (4, "asymmetric"), (4, "symmetric"), (4, "positive")],
+)
+def test_gptq_loses_less_than_rounding_and_no_more_than_onnxruntimes(bits, grid):
     weight, moments = problem()
-    ours = unpack(gptq_blocks(weight, moments, bits=bits, block_size=32, symmetric=symmetric), bits, 32, 96)
-    nearest = rounded(weight, bits, 32, symmetric)
+    ours = unpack(gptq_blocks(weight, moments, bits=bits, block_size=32, grid=grid), bits, 32, 96)
+    nearest = rounded(weight, bits, 32, grid)
     theirs = onnxruntime_gptq(
-        weight.T.copy(), moments.copy(), num_bits=bits, group_size=32, scheme="sym" if symmetric else "asym"
+        weight.T.copy(), moments.copy(), num_bits=bits, group_size=32, scheme="asym" if grid == "asymmetric" else "sym"
     ).T
     error = output_error(ours, weight, moments)
     assert error < (0.7 if bits == 4 else 0.9) * output_error(nearest, weight, moments)
@@ -117,14 +119,14 @@ def test_gptq_loses_less_than_rounding_and_no_more_than_onnxruntimes(bits, symme
 
 def test_gptq_with_uncorrelated_inputs_is_rounding():
     weight, _ = problem()
-    ours = unpack(gptq_blocks(weight, np.eye(96), bits=4, block_size=32, symmetric=False), 4, 32, 96)
-    assert np.abs(ours - rounded(weight, 4, 32, False)).max() < 1e-5
+    ours = unpack(gptq_blocks(weight, np.eye(96), bits=4, block_size=32, grid="asymmetric"), 4, 32, 96)
+    assert np.abs(ours - rounded(weight, 4, 32, "asymmetric")).max() < 1e-5
 
 
 def test_gptq_pads_and_ignores_inputs_that_are_never_there():
     weight, moments = problem(inputs=90)
     moments[7] = moments[:, 7] = 0
-    blocks = gptq_blocks(weight, moments, bits=4, block_size=32, symmetric=False)
+    blocks = gptq_blocks(weight, moments, bits=4, block_size=32, grid="asymmetric")
     assert blocks.packed.shape == (20, 3, 16) and np.isfinite(blocks.scales).all()
     assert np.abs(unpack(blocks, 4, 32, 90)[:, 7]).max() < 0.3
 
@@ -173,7 +175,7 @@ def run(model, feed):
 
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(model, str(Path(folder) / "m.onnx"))
-        with OrtCpuEngine(Path(folder) / "m.onnx") as engine:
+        with OrtEngine(Path(folder) / "m.onnx") as engine:
             (output,) = engine.run(feed).values()
     return output
 

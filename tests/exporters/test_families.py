@@ -116,7 +116,7 @@ def test_demo_checkpoint_is_the_shipped_bundle(tmp_path):
     import numpy as np
     from support import DEMO_BUNDLE
 
-    from clipq.engines.ort import OrtCpuEngine
+    from clipq.engines.ort import OrtEngine
 
     done = export("onnx", "demo", "-o", str(tmp_path / "fp32"))
     assert done.returncode == 0, done.stderr
@@ -127,7 +127,7 @@ def test_demo_checkpoint_is_the_shipped_bundle(tmp_path):
         feed = plausible_feed(shipped, tower, 4)
         outputs = []
         for bundle in (fresh, shipped):
-            with OrtCpuEngine(bundle.tower_path(tower)) as engine:
+            with OrtEngine(bundle.tower_path(tower)) as engine:
                 (features,) = engine.run(feed).values()
                 outputs.append(features / np.linalg.norm(features, axis=1, keepdims=True))
         assert np.abs(outputs[0] - outputs[1]).max() < 1e-5

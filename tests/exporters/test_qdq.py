@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from clipq.engines.census import take_census
-from clipq.engines.ort import OrtCpuEngine
+from clipq.engines.ort import OrtEngine
 from clipq.exporters.placement import place
 from clipq.exporters.qdq import QdqInserter, activation_quantizer, weight_quantizer
 from clipq.exporters.ranges import collect_ranges
@@ -63,7 +63,7 @@ def test_residual_network(tmp_path, activations):
     assert sum(node.op_type == "Relu" for node in model.graph.node) == (2 if activations == "symmetric" else 1)
     outputs = []
     for name in ("fp32", "int8"):
-        with OrtCpuEngine(tmp_path / f"{name}.onnx") as engine:
+        with OrtEngine(tmp_path / f"{name}.onnx") as engine:
             outputs.append(engine.run({"image": images})["out"])
     error = np.abs(outputs[0] - outputs[1]).max() / np.abs(outputs[0]).max()
     assert 0 < error < 0.05

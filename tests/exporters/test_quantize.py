@@ -12,7 +12,7 @@ from support import RECIPES
 
 from clipq.bundle import open_bundle
 from clipq.engines.census import take_census
-from clipq.engines.ort import OrtCpuEngine
+from clipq.engines.ort import OrtEngine
 from clipq.evaluate.bench import plausible_feed
 from clipq.exporters.hqq import hqq_blocks
 from clipq.exporters.placement import place
@@ -37,7 +37,7 @@ def test_embeddings_stay_close(bundles, name, tower):
     feed = plausible_feed(reference, tower, 16)
     outputs = []
     for each in (reference, bundle):
-        with OrtCpuEngine(each.tower_path(tower)) as engine:
+        with OrtEngine(each.tower_path(tower)) as engine:
             (features,) = engine.run(feed).values()
             outputs.append(features)
     assert cosine(*outputs) > FLOOR[name.split("-")[0]], name
@@ -106,7 +106,7 @@ def test_census_counts_the_work(bundles):
 
 def test_weight_only_forms(bundles):
     assert operators(bundles / "int4-weight-only-rtn" / "image.onnx")["MatMulNBits"] == 17
-    assert operators(bundles / "int4-weight-only-rtn-qdq" / "image.onnx")["DequantizeLinear"] == 17
+    assert operators(bundles / "int4-weight-only-rtn-qdq-symmetric" / "image.onnx")["DequantizeLinear"] == 17
     assert operators(bundles / "int4-weight-only-rtn-token-table" / "text.onnx")["GatherBlockQuantized"] == 1
     sizes = {
         name: (bundles / name / "image.onnx").stat().st_size
@@ -153,4 +153,7 @@ def test_calibration_is_recorded(bundles):
         "activations": "symmetric",
         "weights": "per-channel",
         "smoothing": 0.0,
+        "floats": "fp32",
+        "attention": False,
+        "form": "qdq",
     }

@@ -1,0 +1,155 @@
+"""The driver's edge: which GPU is here, its memory, streams, events and graphs, by NVIDIA's own Python bindings.
+
+Everything that needs a GPU to be there goes through this file, so tests put a stand-in here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from clipq.engines.base import Array
+from clipq.errors import EngineError, OutOfMemory, RuntimeUnavailable
+
+INSTALL = "pip install cuda-bindings (of the driver's CUDA version: 12.* or 13.*)"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU: name, compute capability (``sm_89``), memory in bytes, and the CUDA version its driver speaks."""
+
+    name: str
+    capability: str
+    memory: int
+    driver_cuda: str
+
+
+def cudart() -> Any:
+    """NVIDIA's bindings of the CUDA runtime; raises RuntimeUnavailable where they are not installed."""
+    for module in ("cuda.bindings.runtime", "cuda.cudart"):
+        try:
+            return import_module(module)
+        except ImportError:
+            continue
+    raise RuntimeUnavailable(f"running on a GPU needs the package cuda-bindings: {INSTALL}")
+
+
+def call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call one function of the bindings; its results without the status, or an EngineError that names both."""
+    status, *results = function(*arguments)
+    if int(status) != 0:
+        name = getattr(status, "name", str(status))
+        # cudaErrorMemoryAllocation
+        kind = OutOfMemory if int(status) == 2 else EngineError
+        raise kind(f"CUDA: {function.__name__} failed: {name}")
+    return results[0] if len(results) == 1 else results
+
+
+def current_gpu() -> Gpu:
+    """The first visible GPU; raises RuntimeUnavailable, saying what is missing, where there is none."""
+    cuda = cudart()
+    status, count = cuda.cudaGetDeviceCount()
+    if int(status) != 0 or count == 0:
+        reason = getattr(status, "name", str(status)) if int(status) else "no device"
+        hints = {
+            "cudaErrorInsufficientDriver": "no NVIDIA driver, or one too old for these CUDA bindings",
+            "cudaErrorNoDevice": "no GPU is visible (CUDA_VISIBLE_DEVICES?)",
+        }
+        raise RuntimeUnavailable(f"no GPU: {hints.get(reason, reason)}")
+    properties = call(cuda.cudaGetDeviceProperties, 0)
+    driver = call(cuda.cudaDriverGetVersion)
+    name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
+    return Gpu(
+        name=name.strip("\0"),
+        capability=f"sm_{properties.major}{properties.minor}",
+        memory=int(properties.totalGlobalMem),
+        driver_cuda=f"{driver // 1000}.{driver % 1000 // 10}",
+    )
+
+
+def free_memory() -> int:
+    """Bytes of device memory that nobody holds."""
+    return int(call(cudart().cudaMemGetInfo)[0])
+
+
+class Buffer:
+    """An array in pinned host memory and its twin on the device, of one shape and type, allocated once."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]):
+        self._cuda = cudart()
+        self.bytes = int(np.prod(shape)) * dtype.itemsize
+        self.device = int(call(self._cuda.cudaMalloc, self.bytes))
+        try:
+            self._pinned = int(call(self._cuda.cudaMallocHost, self.bytes))
+        except EngineError:
+            self._cuda.cudaFree(self.device)
+            raise
+        memory = (ctypes.c_byte * self.bytes).from_address(self._pinned)
+        self.host: Array = np.ndarray(shape, dtype, memoryview(memory))
+
+    def upload(self, stream: Stream) -> None:
+        """Copy host to device, in the stream's order."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        call(self._cuda.cudaMemcpyAsync, self.device, self._pinned, self.bytes, kind, stream.handle)
+
+    def download(self, stream: Stream) -> None:
+        """Copy device to host, in the stream's order."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        call(self._cuda.cudaMemcpyAsync, self._pinned, self.device, self.bytes, kind, stream.handle)
+
+    def free(self) -> None:
+        """Give both memories back; the array must not be used afterwards."""
+        if self.device:
+            self._cuda.cudaFree(self.device)
+            self._cuda.cudaFreeHost(self._pinned)
+            self.device = 0
+
+
+class Stream:
+    """A CUDA stream, its timing by events, and graphs captured from it."""
+
+    def __init__(self) -> None:
+        self._cuda = cudart()
+        self.handle = call(self._cuda.cudaStreamCreate)
+        self._start = call(self._cuda.cudaEventCreate)
+        self._end = call(self._cuda.cudaEventCreate)
+
+    def wait(self) -> None:
+        """Block until everything queued is done."""
+        call(self._cuda.cudaStreamSynchronize, self.handle)
+
+    def timed(self, queue: Callable[[], None]) -> float:
+        """Milliseconds on the device between before and after what ``queue`` queues; waits for it."""
+        call(self._cuda.cudaEventRecord, self._start, self.handle)
+        queue()
+        call(self._cuda.cudaEventRecord, self._end, self.handle)
+        call(self._cuda.cudaEventSynchronize, self._end)
+        return float(call(self._cuda.cudaEventElapsedTime, self._start, self._end))
+
+    def capture(self, queue: Callable[[], None]) -> Callable[[], None]:
+        """Record what ``queue`` queues as a CUDA graph; the function returned launches it."""
+        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        call(self._cuda.cudaStreamBeginCapture, self.handle, mode)
+        try:
+            queue()
+        finally:
+            graph = call(self._cuda.cudaStreamEndCapture, self.handle)
+        executable = call(self._cuda.cudaGraphInstantiate, graph, 0)
+
+        def launch() -> None:
+            call(self._cuda.cudaGraphLaunch, executable, self.handle)
+
+        return launch
+
+    def close(self) -> None:
+        """Destroy stream and events."""
+        if self.handle is not None:
+            self._cuda.cudaEventDestroy(self._start)
+            self._cuda.cudaEventDestroy(self._end)
+            self._cuda.cudaStreamDestroy(self.handle)
+            self.handle = None
