@@ -39,6 +39,10 @@ pretrained_option = click.option(
 )  # fmt: skip
 
 
+opset_option = click.option(
+    "--opset", type=click.Choice(["17", "21"]), default="21", show_default=True,
+    help="ONNX version of the FP32 bundle; TensorRT 8.6 needs 17.",
+)  # fmt: skip
 runtime_option = click.option(
     "--runtime", "runtimes", multiple=True, default=["ort-cpu"], show_default=True,
     help="Runtime the bundles are for; repeatable. Recipes take the form it needs; TensorRT's get plans as well.",
@@ -86,14 +90,15 @@ def list_command(checkpoints: bool, as_json: bool) -> None:
 @main.command()
 @click.argument("checkpoint")
 @pretrained_option
+@opset_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the FP32 bundle.")
-def onnx(checkpoint: str, pretrained: str | None, output: Path) -> None:
+def onnx(checkpoint: str, pretrained: str | None, opset: str, output: Path) -> None:
     """Export CHECKPOINT to an FP32 bundle and compare both towers with torch.
 
     CHECKPOINT is MODEL/TAG (ViT-B-32/laion2b_s34b_b79k), MODEL with --pretrained, hf-hub:ORG/REPO, local-dir:PATH
     (a folder with open_clip_config.json and weights), or demo.
     """
-    bundle = _export(checkpoint, pretrained, output)
+    bundle = _export(checkpoint, pretrained, output, int(opset))
     for name, tower in (("image", bundle.manifest.image), ("text", bundle.manifest.text)):
         for parity in tower.parity:
             click.echo(f"{name} tower, batch {parity.batch}: max abs {parity.max_abs:.1e}, cosine {parity.cosine:.7f}")
@@ -129,6 +134,7 @@ def quantize(
 @runtime_option
 @target_option
 @batch_option
+@opset_option
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder that receives one folder per bundle."
 )
@@ -141,6 +147,7 @@ def run(
     runtimes: Sequence[str],
     target: str | None,
     batch: str,
+    opset: str,
     output: Path,
 ) -> None:
     """All of it: export CHECKPOINT (bundle `fp32`), quantize it by each recipe, build plans for TensorRT runtimes."""
@@ -167,7 +174,7 @@ def run(
         )
     if calibration_set is not None and not calibration_set.is_dir():
         raise RecipeError(f"--calibration-set {calibration_set}: no such folder")
-    source = _export(checkpoint, pretrained, output / "fp32")
+    source = _export(checkpoint, pretrained, output / "fp32", int(opset))
     click.echo(str(source.path))
     made: dict[str, Bundle] = {}
     for runtime, chosen in parsed.items():
@@ -323,7 +330,7 @@ def attack(
     click.echo(str(output))
 
 
-def _export(checkpoint: str, pretrained: str | None, output: Path) -> Bundle:
+def _export(checkpoint: str, pretrained: str | None, output: Path, opset: int) -> Bundle:
     try:
         import open_clip  # noqa: F401
         import torch  # noqa: F401
@@ -333,7 +340,7 @@ def _export(checkpoint: str, pretrained: str | None, output: Path) -> Bundle:
         ) from error
     from clipq.exporters.onnx_bundle import export_bundle
 
-    return export_bundle(checkpoint, pretrained, output, progress=lambda line: click.echo(line, err=True))
+    return export_bundle(checkpoint, pretrained, output, opset=opset, progress=lambda line: click.echo(line, err=True))
 
 
 def _quantize_all(

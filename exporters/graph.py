@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,33 +18,52 @@ from clipq.bundle import Parity
 from clipq.engines.ort import OrtEngine
 from clipq.errors import CheckpointError, ParityError
 
-OPSET = 21
+Opset = Literal[17, 21]
+OPSET: Opset = 21
 MAX_BATCH = 4096
 TOLERANCE_MAX_ABS = 1e-4
 TOLERANCE_COSINE = 0.99999
 
 
 def export_onnx(
-    module: torch.nn.Module, example: torch.Tensor, input_name: str, output_name: str, target: Path
+    module: torch.nn.Module,
+    example: torch.Tensor,
+    names: tuple[str, str],
+    target: Path,
+    *,
+    opset: Opset = OPSET,
 ) -> None:
-    """Write a module of one input and one output as ONNX (opset 21, dynamic batch, weights inside the file).
+    """Write a module of one input and one output (``names``) as ONNX: dynamic batch, weights inside the file.
 
-    Raises CheckpointError where torch cannot export it.
+    Opset 21 is written by torch's current exporter, opset 17 by TorchScript's: that is what TensorRT 8.6 reads, which
+    has no Gelu and no 4-bit types. Raises CheckpointError where torch cannot export it.
     """
-    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+    input_name, output_name = names
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             logging.getLogger("onnxscript").setLevel(logging.ERROR)
+            if opset == 17:
+                torch.onnx.export(
+                    module,
+                    (example,),
+                    str(target),
+                    dynamo=False,
+                    dynamic_axes={input_name: {0: "batch"}, output_name: {0: "batch"}},
+                    input_names=[input_name],
+                    output_names=[output_name],
+                    opset_version=opset,
+                )
+                return
             program = torch.onnx.export(
                 module,
                 (example,),
                 dynamo=True,
-                dynamic_shapes=({0: batch},),
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=MAX_BATCH)},),
                 input_names=[input_name],
                 output_names=[output_name],
-                opset_version=OPSET,
+                opset_version=opset,
                 external_data=False,
                 verbose=False,
             )

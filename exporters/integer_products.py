@@ -71,10 +71,12 @@ def _values(constants: dict[str, onnx.TensorProto], name: str) -> NDArray[Any]:
 
 
 def _used(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
-    """The nodes that an output depends on, in their order."""
-    kept = []
-    for node in reversed(nodes):
-        if wanted & set(node.output):
-            kept.append(node)
-            wanted.update(node.input)
-    return kept[::-1]
+    """The nodes that an output depends on, in their order (which need not be that of the values)."""
+    producer = {output: node for node in nodes for output in node.output}
+    waiting, reached = list(wanted), set(wanted)
+    while waiting:
+        node = producer.get(waiting.pop())
+        fresh = set(node.input) - reached if node is not None else set()
+        reached |= fresh
+        waiting += fresh
+    return [node for node in nodes if reached & set(node.output)]

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -34,8 +34,13 @@ logger = logging.getLogger(__name__)
 PARITY_BATCHES = (1, 7)
 
 
-def export_bundle(checkpoint: str, pretrained: str | None, target: Path, *, progress: Callable[[str], None]) -> Bundle:
-    """Export a checkpoint to an FP32 bundle at ``target``; nothing is left behind on failure."""
+def export_bundle(
+    checkpoint: str, pretrained: str | None, target: Path, *, opset: int = 21, progress: Callable[[str], None]
+) -> Bundle:
+    """Export a checkpoint to an FP32 bundle at ``target``; nothing is left behind on failure.
+
+    ``opset`` is 21, or 17 for TensorRT 8.6.
+    """
     from clipq.exporters.graph import check_parity, export_onnx
     from clipq.exporters.tokenizer_file import write_tokenizer
     from clipq.exporters.towers import ImageTower, TextTower, make_exportable
@@ -54,7 +59,8 @@ def export_bundle(checkpoint: str, pretrained: str | None, target: Path, *, prog
             import torch
 
             example = torch.from_numpy(feeds[name][1][:2])
-            export_onnx(towers[name], example, name, f"{name}_features", making / f"{name}.onnx")
+            names, file = (name, f"{name}_features"), making / f"{name}.onnx"
+            export_onnx(towers[name], example, names, file, opset=cast("Any", opset))
             parity = check_parity(expected[name], making / f"{name}.onnx", feeds[name])  # type: ignore[arg-type]
             entries[name] = Tower(
                 **stored_file(making, f"{name}.onnx"),
@@ -87,6 +93,7 @@ def export_bundle(checkpoint: str, pretrained: str | None, target: Path, *, prog
             prompts=StoredFile(**stored_file(making, "prompts.json")),
             environment={
                 "clipq": __version__,
+                "opset": str(opset),
                 **{p: version(p) for p in ("torch", "open_clip_torch", "timm", "onnx", "onnxscript")},
             },
         )

@@ -100,7 +100,9 @@ def _refused(library: TensorRtLibrary, parser: Any, graph: onnx.GraphProto) -> t
             op, node = error.node_operator() or op, error.node_name() or node
         if node not in seen:
             seen.add(node)
-            reasons[op, " ".join(error.desc().split())[:300]].append(node)
+            said = " ".join(error.desc().split())[:300]
+            # Where the parser's own table lacks an operator, its assertion is the bare word "false".
+            reasons[op, "not supported by this parser" if said in ("", "false") else said].append(node)
     unknown = {node.op_type for node in graph.node if not parser.supports_operator(node.op_type)}
     for node in graph.node:
         if node.op_type in unknown and node.name not in seen:

@@ -39,6 +39,8 @@ def quantize_bundle(
     Raises RecipeError where the source is no FP32 bundle, data is missing, or the result does not run; then nothing
     is left at ``target``.
     """
+    if source.built_for is not None:
+        raise RecipeError(f"{source.path} holds plans for {source.built_for}; quantize the fp32 bundle they came from")
     if source.manifest.recipe.name != "fp32":
         raise RecipeError(
             f"{source.path} was made by {source.manifest.recipe.name!r}; quantize the fp32 bundle instead"
