@@ -10,20 +10,24 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from clipq.engines.base import Array
 from clipq.engines.census import Arithmetic, Census, KernelGroup
+from clipq.engines.kernel_trace import trace_gpu_kernels
+from clipq.engines.ort import OrtEngine
+from clipq.engines.ort_providers import OrtRuntime
 from clipq.engines.trt import TensorRtEngine
 
 # What kernel names say, most telling first: i8i8_i8i32_f32 multiplies int8 though it names float accumulators too.
 KERNEL_PRECISION = (
     ("int8", re.compile(r"i8i8|i8816|i16832|imma|int8|s8s8|_i8_")),
     ("fp8", re.compile(r"e4m3|e5m2|fp8|qmma")),
-    ("int4 weights", re.compile(r"int4|_i4|_s4|u4b")),
+    ("int4 weights", re.compile(r"int4|_i4|_s4|u4b|fpa_intb|matmul4bits")),
     ("bf16", re.compile(r"bf16")),
     ("tf32", re.compile(r"tf32")),
-    ("fp16", re.compile(r"f16|h884|h1688|h16816|hmma|half|hgemm")),
+    ("fp16", re.compile(r"f16|h884|h1688|h16816|hmma|half|hgemm|nvjet_h")),
     ("fp32", re.compile(r"f32|sgemm|ffma|scudnn|simt|fp32")),
 )
 TENSOR_PRECISION = (
@@ -34,7 +38,7 @@ TENSOR_PRECISION = (
     ("fp16", re.compile(r"half|fp16|float16|f16", re.I)),
     ("fp32", re.compile(r"float|fp32|f32", re.I)),
 )
-PRODUCT = re.compile(r"gemm|fprop|conv|mma|matmul|matrix.?mul|fmha|mha|_fc|myl_fc|foreignnode", re.I)
+PRODUCT = re.compile(r"gemm|fprop|conv|mma|matmul|matrix.?mul|fmha|mha|nvjet|_fc|myl_fc|foreignnode", re.I)
 REFORMAT = re.compile(r"^reformat", re.I)
 
 
@@ -98,7 +102,7 @@ def _tensor_type(tensor: Mapping[str, Any]) -> str:
 
 
 def layers_census(
-    tower: str, layers: tuple[Layer, ...], milliseconds: Mapping[str, float], library: str, quantized: bool
+    tower: str, layers: tuple[Layer, ...], milliseconds: Mapping[str, float], evidence: str, quantized: bool
 ) -> Census:
     """Sort an engine's layers by what they computed in, weighted by the time each took in a batch.
 
@@ -135,7 +139,7 @@ def layers_census(
             )
         ),
         other_milliseconds=dict(sorted(other.items(), key=lambda item: -item[1])),
-        evidence=f"{library}: the inspector's layers and kernel names, time by the library's profiler",
+        evidence=evidence,
     )
 
 
@@ -147,7 +151,20 @@ def take_layers_census(engine: TensorRtEngine, tower: str, feed: Mapping[str, Ar
     text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     quantized = any("INT8" in kind for kind in engine.plan.layers) or "INT8" in engine.plan.flags
     times = profile_layers(engine, feed, runs=runs)
-    return layers_census(tower, parse_layers(text), times, engine.library.name, quantized)
+    evidence = f"{engine.library.name}: the inspector's layers and kernel names, times by the library's profiler"
+    return layers_census(tower, parse_layers(text), times, evidence, quantized)
+
+
+def take_kernel_census(
+    path: Path, tower: str, feed: Mapping[str, Array], *, runtime: OrtRuntime, runs: int = 10
+) -> Census | None:
+    """Which kernels ONNX Runtime ran on the GPU, by the driver's own trace; None where CUPTI is not installed."""
+    with OrtEngine(path, runtime) as engine:
+        times = trace_gpu_kernels(lambda: engine.run(feed), runs=runs)
+    if times is None:
+        return None
+    kernels = tuple(Layer(name, "kernel", name, (), ()) for name in times)
+    return layers_census(tower, kernels, times, "kernels that ran on the GPU, names and times by CUPTI", True)
 
 
 def profile_layers(engine: TensorRtEngine, feed: Mapping[str, Array], *, runs: int) -> dict[str, float]:

@@ -16,7 +16,7 @@ from clipq.engines.base import Array
 from clipq.engines.census import Census, take_census
 from clipq.engines.gpu_state import read_gpu_state
 from clipq.engines.latency import measure_latency
-from clipq.engines.layers import take_layers_census
+from clipq.engines.layers import take_kernel_census, take_layers_census
 from clipq.engines.memory import gpu_memory, peak_memory
 from clipq.engines.ort_providers import OrtRuntime
 from clipq.engines.trt import TensorRtEngine
@@ -143,11 +143,16 @@ def subject_census(subject: Subject, tower: TowerName, feed: dict[str, Array]) -
         with subject.open(tower) as engine:
             assert isinstance(engine, TensorRtEngine)
             return census_record(take_layers_census(engine, tower, feed), recipe)
+    runtime, path = cast("OrtRuntime", subject.runtime), subject.bundle.tower_path(tower)
+    if runtime != "ort-cpu":
+        traced = take_kernel_census(path, tower, feed, runtime=runtime)
+        if traced is not None:
+            return census_record(traced, recipe)
     taken = take_census(
-        subject.bundle.tower_path(tower),
+        path,
         tower,
         feed,
-        runtime=cast("OrtRuntime", subject.runtime),
+        runtime=runtime,
         threads=subject.threads,
         simulated=subject.simulated,
     )

@@ -107,5 +107,20 @@ def test_int8_tensors_prove_nothing_without_a_kernel_name():
     assert census((fused,), {fused.name: 1.0}, quantized=False).verdict == "float"
 
 
+@pytest.mark.parametrize(
+    ("kernel", "arithmetic", "precision"),
+    [
+        ("void cutlass::Kernel2<cutlass_80_tensorop_i16832gemm_s8_256x128_64x3_tn_align16>(Params)", "integer", "int8"),
+        ("sm80_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize128x64x64", "float", "fp16"),
+        ("void fpA_intB_gemm_kernel<half, cutlass::uint4b_t>(half*)", "float", "int4 weights"),
+        ("nvjet_hsh_128x256_64x4_2x1_v_bz_coopA_TNT", "float", "fp16"),
+        ("mystery_gemm", "unknown", "unknown"),
+    ],
+)
+def test_kernels_of_any_runtime(kernel, arithmetic, precision):
+    (group,) = census((Layer(kernel, "kernel", kernel, (), ()),), {kernel: 1.0}).groups
+    assert (group.arithmetic, group.precision) == (arithmetic, precision)
+
+
 def test_an_engine_without_products_is_unknown():
     assert census((), {}).verdict == "unknown"
