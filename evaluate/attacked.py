@@ -12,7 +12,7 @@ import numpy as np
 from clipq.bundle import Preprocess
 from clipq.engines.base import Engine
 from clipq.errors import EngineError
-from clipq.evaluate.cells import BATCH, open_cell, run_in_batches, unit
+from clipq.evaluate.cells import BATCH, BatchSize, open_cell, run_in_batches, unit
 from clipq.evaluate.embeddings import Embeddings
 from clipq.evaluate.plan import Plan, PlannedSquare
 from clipq.evaluate.predictions import Booleans, Floats, Integers
@@ -76,7 +76,7 @@ def _attack(
                 batch = view.pixels(start, start + BATCH, config, embeddings.on_bad_image)
                 ids = [view.samples[row].id for row in batch.rows]
                 labels = np.array([view.samples[row].label for row in batch.rows])
-                victim = _Victim(engine, config, classifier, labels)
+                victim = _Victim(engine, config, classifier, labels, embeddings.batch)
                 rngs = [np.random.default_rng([seed, epsilon, zlib.crc32(one.encode())]) for one in ids]
                 columns = np.zeros((0, 3))
                 if ids:
@@ -96,10 +96,11 @@ class _Victim:
     preprocess: Preprocess
     classifier: Classifier
     labels: Integers
+    batch: BatchSize
 
     def margin(self, pixels: Pixels, rows: Integers) -> Floats:
         """The label's logit minus the largest other label's, of attacks on these rows."""
-        embedded = unit(run_in_batches(self.engine, normalize(pixels, self.preprocess)))
+        embedded = unit(run_in_batches(self.engine, normalize(pixels, self.preprocess), self.batch))
         logits = self.classifier.logits(self.classifier.cosines(embedded))
         by_label = np.full((self.classifier.labels, len(logits)), -np.inf)
         np.maximum.at(by_label, self.classifier.label_of_class, logits.T)

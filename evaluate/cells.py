@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from safetensors.numpy import save
 
 from clipq.data.views import OnBadImage, View
 from clipq.engines.base import Array, Engine
-from clipq.errors import EngineError, ResultsError
+from clipq.errors import EngineError, OutOfMemory, ResultsError
 from clipq.files import sha256_bytes, write_atomic
 from clipq.preprocess import normalize
 
 # Dynamic quantization takes its ranges from the batch, so the batches are fixed and part of the key.
+logger = logging.getLogger(__name__)
+
 BATCH = 32
 CHUNK = 8 * BATCH
 
@@ -83,7 +86,12 @@ class ImageJob:
 
 
 def fill_image_cells(
-    view: View, jobs: Sequence[ImageJob], preprocess: Any, on_bad_image: OnBadImage, advance: Callable[[int], None]
+    view: View,
+    jobs: Sequence[ImageJob],
+    preprocess: Any,
+    on_bad_image: OnBadImage,
+    advance: Callable[[int], None],
+    batch_size: BatchSize,
 ) -> list[tuple[ImageJob, EngineError]]:
     """Embed a view with every engine that lacks it; each image is decoded once for all of them.
 
@@ -110,7 +118,7 @@ def fill_image_cells(
             array = normalize(batch.pixels, preprocess) if len(batch.rows) else batch.pixels
             for job in due:
                 try:
-                    features = run_in_batches(engines[id(job)], array)
+                    features = run_in_batches(engines[id(job)], array, batch_size)
                     unit(features)
                 except EngineError as error:
                     failures.append((job, error))
@@ -127,6 +135,7 @@ def fill_text_cell(
     prompts: Callable[[int, int], Array],
     templates: int,
     advance: Callable[[int], None],
+    batch_size: BatchSize,
 ) -> None:
     """Embed class prompts and store one averaged, normalized embedding per class (rows are classes).
 
@@ -138,7 +147,7 @@ def fill_text_cell(
     with open_engine() as engine:
         for start in missing:
             stop = min(start + cell.chunk, cell.rows)
-            features = unit(run_in_batches(engine, prompts(start, stop)))
+            features = unit(run_in_batches(engine, prompts(start, stop), batch_size))
             averaged = unit(features.reshape(stop - start, templates, -1).mean(1))
             cell.store(start, np.arange(start, stop, dtype=np.int64), averaged, {})
             advance(stop - start)
@@ -152,14 +161,35 @@ def unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(features / length)
 
 
-def run_in_batches(engine: Engine, array: Array) -> NDArray[np.float32]:
-    """An engine's features of an array, in the batches that every evaluation uses."""
+@dataclass
+class BatchSize:
+    """How many samples engines are given at once; ``automatic``: halved, for all that follow, where memory ends."""
+
+    size: int = BATCH
+    automatic: bool = False
+
+    def halve(self) -> bool:
+        """Go on with half as many, where that was allowed and is possible."""
+        if not self.automatic or self.size == 1:
+            return False
+        self.size //= 2
+        logger.warning("out of GPU memory: going on with batches of %d", self.size)
+        return True
+
+
+def run_in_batches(engine: Engine, array: Array, batch: BatchSize) -> NDArray[np.float32]:
+    """An engine's features of an array, in batches; raises OutOfMemory where they may not or cannot be halved."""
     (name,) = (spec.name for spec in engine.inputs)
     (output,) = engine.outputs
-    parts = [engine.run({name: part})[output.name] for part in _batches(array)]
+    parts: list[NDArray[np.float32]] = []
+    start = 0
+    while start < len(array):
+        part = array[start : start + batch.size]
+        try:
+            parts.append(engine.run({name: part})[output.name])
+        except OutOfMemory:
+            if not batch.halve():
+                raise
+            continue
+        start += len(part)
     return np.concatenate(parts) if parts else np.zeros((0, output.shape[-1] or 0), np.float32)
-
-
-def _batches(array: Array) -> Iterator[Array]:
-    for start in range(0, len(array), BATCH):
-        yield array[start : start + BATCH]

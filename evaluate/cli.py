@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 bundles_argument = click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
-runtime_option = click.option("--runtime", default="ort-cpu", show_default=True, help="Runtime the engines run in.")
+runtime_option = click.option(
+    "--runtime", default="ort-cpu", show_default=True, help="Runtime of ONNX bundles; built ones run in their own."
+)
 threads_option = click.option(
     "--threads", default=0, show_default="all cores", type=click.IntRange(min=0), help="Threads of the runtime."
 )
@@ -76,6 +78,7 @@ def main() -> None:
     help="Batch size of the latency measurement; repeatable [default: 1, 8].",
 )  # fmt: skip
 @click.option("--repeats", type=click.IntRange(min=3), help="Timed batches per engine and size [default: 30].")
+@click.option("--auto-batch", is_flag=True, help="Halve the batch (32) where GPU memory ends, and record it.")
 @click.option("--no-bench", is_flag=True, help="Leave out latency, memory and the kernel census.")
 @json_option
 def run(
@@ -88,6 +91,7 @@ def run(
     threads: int,
     batches: Sequence[int],
     repeats: int | None,
+    auto_batch: bool,
     no_bench: bool,
     as_json: bool,
     reference: str | None,
@@ -114,7 +118,7 @@ def run(
         base = latency or LatencyEntry()
         latency = LatencyEntry(batches=tuple(sorted(set(batches))) or base.batches, repeats=repeats or base.repeats)
     chosen = chosen.model_copy(update={**asked, "latency": None if no_bench else latency})
-    where = Where(output, runtime, threads, Path(cache).expanduser() if cache else None)
+    where = Where(output, runtime, threads, Path(cache).expanduser() if cache else None, auto_batch)
     _evaluate(bundles, chosen, where, as_json)
 
 

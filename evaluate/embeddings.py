@@ -15,7 +15,17 @@ from clipq.data.views import OnBadImage, View
 from clipq.engines.base import Array
 from clipq.errors import DataError, EngineError
 from clipq.evaluate.axes.classification import Answers
-from clipq.evaluate.cells import BATCH, CHUNK, Cell, ImageJob, fill_image_cells, fill_text_cell, open_cell, unit
+from clipq.evaluate.cells import (
+    BATCH,
+    CHUNK,
+    BatchSize,
+    Cell,
+    ImageJob,
+    fill_image_cells,
+    fill_text_cell,
+    open_cell,
+    unit,
+)
 from clipq.evaluate.subjects import Subject
 from clipq.evaluate.zeroshot import Classifier, TemplateSet, choose_templates
 from clipq.files import sha256_bytes
@@ -33,6 +43,7 @@ class Embeddings:
     templates: str | None
     on_bad_image: OnBadImage
     progress: Progress
+    batch: BatchSize = field(default_factory=BatchSize)
     failed: dict[str, str] = field(default_factory=dict)
 
     def fill_images(self, view: View, subjects: Sequence[Subject]) -> None:
@@ -48,7 +59,9 @@ class Embeddings:
             return
         self.progress.start(f"{view.name}: images", min(missing, len(jobs) * len(view.samples)))
         config = subjects[0].bundle.manifest.preprocess
-        failures = fill_image_cells(view, list(jobs.values()), config, self.on_bad_image, self.progress.advance)
+        failures = fill_image_cells(
+            view, list(jobs.values()), config, self.on_bad_image, self.progress.advance, self.batch
+        )
         for job, error in failures:
             self.failed.update(dict.fromkeys(job.labels, f"image tower on {view.name}: {error}"))
 
@@ -127,7 +140,7 @@ class Embeddings:
             return tokenizer(texts[start * per_row : stop * per_row])
 
         try:
-            fill_text_cell(cell, _opener(subject, "text"), tokens, per_row, self.progress.advance)
+            fill_text_cell(cell, _opener(subject, "text"), tokens, per_row, self.progress.advance, self.batch)
         except EngineError as error:
             self.failed[subject.label] = f"text tower, {what}: {error}"
 

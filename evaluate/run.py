@@ -39,12 +39,16 @@ from clipq.record import AttackRecord, BundleRecord, Record, ViewRecord, environ
 
 @dataclass(frozen=True)
 class Where:
-    """Where engines run and results and fetched data go; without a cache nothing is fetched."""
+    """Where engines run and results and fetched data go; without a cache nothing is fetched.
+
+    ``auto_batch`` halves the batch where GPU memory ends, which is an error otherwise.
+    """
 
     results: Path
     runtime: str = "ort-cpu"
     threads: int = 0
     cache: Path | None = None
+    auto_batch: bool = False
 
 
 @dataclass
@@ -69,6 +73,7 @@ def evaluate(
     progress.start("opening and checking the data", 0)
     plan = open_plan(suite, where.cache)
     embeddings = Embeddings(where.results / "cells", suite.templates, suite.on_bad_image, progress)
+    embeddings.batch.automatic = where.auto_batch
     for view in plan.classified_views():
         embeddings.templates_of(view, subjects[0])
     _fill(plan, subjects, embeddings)
@@ -84,10 +89,7 @@ def evaluate(
         progress.start("latency, memory, kernels", len(TOWERS) + len(working))
         benches = bench(working, settings, where.results / "bench", lambda what: progress.advance(1))
     found = _Measuring(plan, working, reference, embeddings, squares).measure(progress)
-    records = [
-        _record(subject, reference, found, benches, embeddings.failed.get(subject.label, ""), plan, where, given)
-        for subject in subjects
-    ]
+    records = [_record(subject, reference, found, benches, embeddings, plan, where, given) for subject in subjects]
     for record in records:
         write_record(where.results, record)
     write_csv(where.results, records)
@@ -325,11 +327,12 @@ def _record(
     reference: Subject | None,
     found: dict[str, _Found],
     benches: dict[str, SubjectBench],
-    failed: str,
+    embeddings: Embeddings,
     plan: Plan,
     where: Where,
     given: dict[str, Any],
 ) -> Record:
+    failed = embeddings.failed.get(subject.label, "")
     mine = found.get(subject.label, _Found())
     base = [] if reference is None else found[reference.label].estimates
     columns = subject.columns
@@ -365,7 +368,8 @@ def _record(
         reference=reference.bundle.name if reference else "",
         arguments_given=given,
         arguments_resolved={
-            **plan.suite.model_dump(mode="json", by_alias=True), "runtime": where.runtime, "threads": where.threads
+            **plan.suite.model_dump(mode="json", by_alias=True), "runtime": where.runtime, "threads": where.threads,
+            "batch": embeddings.batch.size,
         },
         environment=environment(),
         views=tuple(mine.views),

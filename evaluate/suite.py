@@ -221,11 +221,20 @@ def _check_sense(raw: dict[str, Any], line_of: Callable[[tuple[Any, ...]], int])
     complaints = []
     for index, entry in enumerate(raw.get("view", []) if _is_tables(raw.get("view")) else []):
         source = entry.get("source")
-        if isinstance(source, str) and not re.match(r"(demo|hf|wds|utkface):", source):
-            path = parse_source(source).path
-            if not Path(path).exists():
-                complaints.append((line_of(("view", index, "source")), f"source {path}: does not exist"))
+        missing = _missing(source) if isinstance(source, str) else None
+        if missing is not None:
+            complaints.append((line_of(("view", index, "source")), missing))
     return complaints
+
+
+def _missing(text: str) -> str | None:
+    """What to say of a source that should be on this machine and is not."""
+    path = parse_source(text).path
+    if re.match(r"(wds|utkface):", path) and "://" not in path:
+        return None if Path(path.partition(":")[2]).is_dir() else f"source {path}: no such folder"
+    if re.match(r"(demo|hf|wds):", path) or Path(path).exists():
+        return None
+    return f"source {path}: does not exist"
 
 
 def _check(suite: Suite, line_of: Callable[[tuple[Any, ...]], int]) -> list[tuple[int, str]]:
@@ -244,12 +253,9 @@ def _check(suite: Suite, line_of: Callable[[tuple[Any, ...]], int]) -> list[tupl
         here = ("view", index)
         if names.count(name) > 1:
             complain((*here, "name"), f"two views are called {name!r}; name them apart with name = ...")
-        source = parse_source(entry.source)
-        if re.match(r"(wds|utkface):", source.path) and "://" not in source.path:
-            if not Path(source.path.partition(":")[2]).is_dir():
-                complain((*here, "source"), f"source {source.path}: no such folder")
-        elif not re.match(r"(demo|hf|wds):", source.path) and not Path(source.path).exists():
-            complain((*here, "source"), f"source {source.path}: does not exist")
+        missing = _missing(entry.source)
+        if missing is not None:
+            complain((*here, "source"), missing)
         if entry.role == "groups" and not entry.groups:
             complain((*here, "role"), "role groups needs groups = [column, ...]")
         if entry.role in ("near-ood", "far-ood") and not inside:
@@ -282,7 +288,12 @@ def _check(suite: Suite, line_of: Callable[[tuple[Any, ...]], int]) -> list[tupl
             complain(
                 (*here, "baseline"), "AlexNet's errors are for ImageNet-C whole: all 15 corruptions, severities 1-5"
             )
+    attacked: set[tuple[str, int]] = set()
     for index, entry_s in enumerate(suite.square):
+        twice = sorted(epsilon for epsilon in set(entry_s.epsilons) if (entry_s.of, epsilon) in attacked)
+        if twice or len(set(entry_s.epsilons)) < len(entry_s.epsilons):
+            complain(("square", index, "epsilons"), f"{entry_s.of} is attacked twice with an epsilon; once is enough")
+        attacked |= {(entry_s.of, epsilon) for epsilon in entry_s.epsilons}
         if not entry_s.epsilons or any(not 1 <= epsilon <= 255 for epsilon in entry_s.epsilons):
             complain(("square", index, "epsilons"), "epsilons are whole 255ths from 1 to 255 (0 is no attack)")
     for index, entry_t in enumerate(suite.transfer):

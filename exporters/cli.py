@@ -111,15 +111,25 @@ def onnx(checkpoint: str, pretrained: str | None, opset: str, output: Path) -> N
 @calibration_option
 @towers_option
 @click.option(
+    "--runtime", default="ort-cpu", show_default=True,
+    help="Runtime the bundles are for: options not given take the values it needs.",
+)  # fmt: skip
+@click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Parent folder of the new bundles [default: BUNDLE's]."
 )
 def quantize(
-    bundle: Path, recipes: Sequence[str], calibration_set: Path | None, towers: str, output: Path | None
+    bundle: Path,
+    recipes: Sequence[str],
+    calibration_set: Path | None,
+    towers: str,
+    runtime: str,
+    output: Path | None,
 ) -> None:
     """Quantize the FP32 BUNDLE: one new bundle per recipe."""
     from clipq.bundle import open_bundle
+    from clipq.engines.catalog import known_runtime
 
-    parsed = _parse(recipes)
+    parsed = _parse(recipes, known_runtime(runtime).name)
     if not parsed:
         raise RecipeError("nothing to do: give --recipe NAME (clipq-export list shows them)")
     _quantize_all(open_bundle(bundle), parsed, calibration_set, towers, output or bundle.parent)
@@ -318,7 +328,9 @@ def attack(
     from clipq.exporters.attacks import AttackSettings
     from clipq.exporters.attacks import attack as make_attack
     from clipq.exporters.checkpoints import load_checkpoint, parse_checkpoint
+    from clipq.files import check_target
 
+    check_target(output)
     view = choose_samples(open_view(data), samples, seed)
     settings = AttackSettings(
         cast("Any", method), tuple(sorted(set(epsilons))), steps, restarts, seed=seed, templates=templates

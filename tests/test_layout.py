@@ -35,6 +35,7 @@ TORCH_MODULES = {
     "catalog",
     "attacks",
 }
+RUNTIME_PACKAGES = {"onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "cupti", "pynvml", "modelopt"}
 CLICK_MODULES = {"cli", "console"}
 
 
@@ -74,7 +75,7 @@ def test_runtimes_are_imported_inside_functions(package, path):
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            assert not any(name.split(".")[0] in ("onnxruntime", "tensorrt") for name in names), path
+            assert not any(name.split(".")[0] in RUNTIME_PACKAGES for name in names), path
 
 
 @pytest.mark.parametrize("command", ["clipq.evaluate.cli", "clipq.exporters.cli"])

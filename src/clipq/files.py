@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from clipq.errors import ClipqError
+
 
 def sha256_bytes(data: bytes) -> str:
     """Hexadecimal SHA-256 of bytes."""
@@ -36,9 +38,24 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         raise
 
 
+# What a folder that clipq made has in it.
+MARKERS = ("clipq.json", "clipq-attack.json")
+
+
+def check_target(target: Path) -> None:
+    """Raise ClipqError for a file, and for a folder that is not empty and was not made by an earlier run."""
+    ours = any((target / marker).is_file() for marker in MARKERS)
+    if target.exists() and not ours and (not target.is_dir() or any(target.iterdir())):
+        raise ClipqError(f"{target} exists and was not made by clipq; choose another folder with -o")
+
+
 @contextmanager
 def directory_in_making(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``target`` that takes its place on success and vanishes on failure."""
+    """Yield an empty folder beside ``target`` that takes its place on success and vanishes on failure.
+
+    A folder that an earlier run made is replaced; another that is not empty is refused (``check_target``).
+    """
+    check_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     making = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:

@@ -140,7 +140,7 @@ def test_simulated_is_another_engine(rows, results):
 
 def test_record_is_complete(results):
     record = json.loads((results / "records" / "int8-static-minmax__ort-cpu.json").read_text())
-    assert record["schema_version"] == 2 and record["arguments_given"]["command"] == "run"
+    assert record["schema_version"] == 3 and record["arguments_given"]["command"] == "run"
     assert record["arguments_resolved"]["ece_bins"] == 15 and record["environment"]["cpu"]
     assert len(record["bundle"]["digest"]) == 64 and record["bundle"]["calibration"]["images"] == 128
     assert [len(entry["milliseconds"]) for entry in record["latency"]] == [5] * 4
@@ -237,7 +237,7 @@ def test_terminal_output(results, bundles):
 def test_wrong_use_is_refused(bundles, tmp_path):
     fp32, out = str(bundles / "fp32"), str(tmp_path / "out")
     run = ["--data", "demo:test:n=48", "-o", out, "--no-bench"]
-    assert_refused(evaluate("run", fp32, *run, "--runtime", "tensorrt"), "unknown runtime", "ort-cpu")
+    assert_refused(evaluate("run", fp32, *run, "--runtime", "tensorflow"), "unknown runtime", "ort-cpu")
     assert_refused(evaluate("run", fp32, *run, "--simulated"), "nothing to simulate")
     assert_refused(evaluate("run", fp32, *run, "--reference", "int8"), "not among the bundles")
     assert_refused(evaluate("run", fp32, *run, "--templates", "mine"), "imagenet-80")

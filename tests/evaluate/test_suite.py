@@ -95,6 +95,10 @@ severities = [0]
         ("[[view]]\nsource = 'demo:textures'\nrole = 'near-ood'", "line 3: role near-ood needs a view"),
         ("[[view]]\nsource = 'demo:test'\n[[square]]\nof = 'other'", "line 4: of 'other' is no labelled view"),
         ("[[view]]\nsource = 'demo:test'\n[[square]]\nof = 'demo-test'\nepsilons = [0]", "line 5: epsilons are whole"),
+        (
+            "[[view]]\nsource = 'demo:test'\n[[square]]\nof = 'demo-test'\n[[square]]\nof = 'demo-test'\nqueries = 9",
+            "line 5: demo-test is attacked twice",
+        ),
         ("[[view]]\nsource = 'demo:test'\n[[corruptions]]\nof = 'demo-test'\nnames = ['haze']", "unknown corruption 'haze'"),
         ("[[view]]\nsource = 'demo:test'\n[[transfer]]\nsource = 'nothing'", "line 4: source"),
         ("[[view]]\nsource = 'demo:test'\nclasses_of = 'imagenet'", "line 3: classes_of 'imagenet'"),
