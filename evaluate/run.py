@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 
 from clipq.bundle import TOWERS
 from clipq.data.views import View
+from clipq.engines.cuda import current_gpu
 from clipq.errors import EngineError
 from clipq.evaluate.attacked import SquareResults, attack_all
 from clipq.evaluate.axes import adversarial, classification, corruption, fairness, ood, retrieval, shift
@@ -360,6 +361,11 @@ def _record(
             towers=manifest.recipe.towers,
             calibration=manifest.recipe.calibration,
             file_bytes=sum(manifest.tower(tower).bytes for tower in TOWERS),
+            plans={
+                name: built.model_dump(mode="json")
+                for name in TOWERS
+                if (built := manifest.tower(name).plan) is not None
+            },
         ),
         runtime=subject.runtime,
         simulated=columns.simulated,
@@ -371,7 +377,7 @@ def _record(
             **plan.suite.model_dump(mode="json", by_alias=True), "runtime": where.runtime, "threads": where.threads,
             "batch": embeddings.batch.size,
         },
-        environment=environment(),
+        environment={**environment(), **({} if subject.runtime == "ort-cpu" else {"gpu": asdict(current_gpu())})},
         views=tuple(mine.views),
         attacks=_attacks(plan),
         latency=benches[subject.label].latency if subject.label in benches else (),

@@ -171,18 +171,23 @@ def print_census(name: str, rows: Sequence[CensusRecord], *, simulated: bool) ->
             style = "green" if kernel.arithmetic == "integer" else None
             table.add_row(
                 kernel.op,
-                kernel.arithmetic,
+                f"{kernel.arithmetic} {kernel.precision}".strip(),
                 str(kernel.count),
-                f"{kernel.macs / 1e6:.1f}",
+                f"{kernel.macs / 1e6:.1f}" if kernel.macs else "",
                 f"{kernel.milliseconds:.2f}",
                 style=style,
             )
         console.print(table)
+        # Runtimes on a GPU count no operations: there the share is of time alone.
+        counted = any(kernel.macs for kernel in census.kernels)
+        work = f"{100 * census.integer_share:.1f} % of the multiply-accumulates, " if counted else ""
         console.print(
-            f"integer: {100 * census.integer_share:.1f} % of the multiply-accumulates, "
-            f"{100 * census.integer_time_share:.1f} % of the matrix-multiply time; "
-            f"matrix multiplication is {100 * census.matmul_time_share:.1f} % of all kernel time"
+            f"integer: {work}{100 * census.integer_time_share:.1f} % of the matrix-multiply time; "
+            f"matrix multiplication is {100 * census.matmul_time_share:.1f} % of all kernel time, "
+            f"reformatting {100 * census.reformat_share:.1f} %"
         )
+        for name in dict.fromkeys(name for kernel in census.kernels for name in kernel.kernels):
+            console.print(f"  {name}", style="dim", markup=False)
         if breaks_promise(census, simulated=simulated):
             console.print(f"[bold red]this tower says {census.recipe} and computes in floating point here[/]")
         console.print(f"evidence: {census.evidence}", style="dim")

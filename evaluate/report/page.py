@@ -134,6 +134,7 @@ class _Page:
             "retrieval": [self.retrieval(view) for view in first.views if view.role == "retrieval"],
             "bits": self.bits(),
             "engines": self.engines(),
+            "gpus": sorted({r.environment["gpu"]["name"] for r in self.records if "gpu" in r.environment}),
             "kernels": [(record, census) for record in self.records for census in record.census],
             "broken": [
                 (record, census)

@@ -156,7 +156,7 @@ class GpuRecord(_Model):
 
 
 class BundleRecord(_Model):
-    """The engine that was measured."""
+    """The engine that was measured; ``plans`` says by tower what built it and for which GPU, where it is built."""
 
     name: str
     digest: str
@@ -166,6 +166,7 @@ class BundleRecord(_Model):
     towers: tuple[str, ...]
     calibration: dict[str, Any] | None
     file_bytes: int
+    plans: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
 class Record(_Model):
@@ -212,6 +213,9 @@ def environment() -> dict[str, Any]:
         "tokenizers",
         "scipy",
         "imagecorruptions-imaug",
+        "tensorrt",
+        "tensorrt-rtx",
+        "cuda-bindings",
     ):
         try:
             packages[package] = version(package)

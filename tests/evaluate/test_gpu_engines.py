@@ -1,0 +1,94 @@
+"""An evaluation of plans beside ONNX bundles, over stand-ins at the driver's edge."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from driver import Cuda, make_trt
+from support import DEMO_BUNDLE
+
+from clipq.bundle import Plan
+from clipq.engines import catalog, trt
+from clipq.engines import cuda as cuda_module
+from clipq.engines.memory import GpuMemory
+from clipq.engines.tensorrt_library import Log, TensorRtLibrary
+from clipq.errors import BundleError
+from clipq.evaluate import bench
+from clipq.evaluate.report.page import write_report
+from clipq.evaluate.run import Where, evaluate
+from clipq.evaluate.suite import LatencyEntry, Suite, ViewEntry
+from clipq.progress import Progress
+from clipq.record import read_records
+
+PLAN = Plan(
+    runtime="tensorrt", library="tensorrt 10.9.0", capability="sm_89", gpu="Test GPU", driver_cuda="13.2",
+    batch=(1, 8, 32), flags=(), strongly_typed=True, layers={"QUANTIZE INT8": 1}, source_sha256="0" * 64,
+)  # fmt: skip
+
+
+@pytest.fixture
+def engine(tmp_path, monkeypatch):
+    cuda = Cuda()
+    library = TensorRtLibrary("tensorrt", make_trt(cuda), Log())
+    monkeypatch.setattr(cuda_module, "cudart", lambda: cuda)
+    for module in (catalog, trt):
+        monkeypatch.setattr(module, "open_library", lambda runtime: library)
+    # It runs in a process of its own, which has no stand-ins.
+    monkeypatch.setattr(bench, "gpu_memory", lambda *arguments: GpuMemory(1000, 2000))
+    folder = tmp_path / "engine"
+    shutil.copytree(DEMO_BUNDLE, folder)
+    manifest = json.loads((folder / "clipq.json").read_text())
+    for tower in ("image", "text"):
+        manifest[tower]["plan"] = PLAN.model_dump(mode="json")
+    manifest["recipe"]["name"] = "int8-static"
+    (folder / "clipq.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def suite(**more):
+    return Suite(view=(ViewEntry(source="demo:test", samples=96),), **more)
+
+
+def test_plans_and_onnx_bundles_side_by_side(engine, tmp_path):
+    where = Where(tmp_path / "results")
+    latency = LatencyEntry(batches=(2,), repeats=4)
+    records = evaluate([DEMO_BUNDLE, engine], suite(latency=latency), where, given={}, progress=Progress())
+    assert read_records(tmp_path / "results") == sorted(records, key=lambda record: record.bundle.name != "bundle")
+    by_runtime = {record.runtime: record for record in records}
+    assert set(by_runtime) == {"ort-cpu", "tensorrt"}
+    record = by_runtime["tensorrt"]
+    assert record.environment["gpu"]["name"] == "Test GPU" and "gpu" not in by_runtime["ort-cpu"].environment
+    assert record.bundle.plans["image"]["library"] == "tensorrt 10.9.0"
+    rows = {(row.metric, row.view): row for row in record.measurements if not row.group}
+    assert rows["acc1", "demo-test"].delta == 0 and rows["agreement", "demo-test"].value == 1
+    assert rows["gpu_bytes", "tower:image"].value == 2000 and ("peak_rss_bytes", "tower:image") not in rows
+    assert rows["reformat_share", "tower:image"].value == pytest.approx(0.25)
+    device = [row for row in record.measurements if row.metric == "device_latency_ms.p50"]
+    assert {row.value for row in device} == {1.5} and len(device) == 2
+    assert not any(row.metric.startswith("device") for row in by_runtime["ort-cpu"].measurements)
+    assert [census.verdict for census in record.census] == ["integer", "integer"]
+    page = write_report(records, tmp_path / "report.html").read_text()
+    assert "ort-cpu, tensorrt" in page and "Test GPU" in page and "inspector" in page
+
+
+def test_an_engine_that_runs_out_of_memory_is_named(engine, tmp_path, monkeypatch):
+    cuda_module.cudart().properties.totalGlobalMem = 200_000
+    records = evaluate([DEMO_BUNDLE, engine], suite(), Where(tmp_path / "r"), given={}, progress=Progress())
+    failed = {record.runtime: record.failed for record in records}
+    assert failed["ort-cpu"] == "" and "cudaErrorMemoryAllocation" in failed["tensorrt"]
+
+
+def test_auto_batch_halves_and_records_it(engine, tmp_path):
+    cuda_module.cudart().properties.totalGlobalMem = 500_000
+    where = Where(tmp_path / "r", auto_batch=True)
+    records = evaluate([DEMO_BUNDLE, engine], suite(), where, given={}, progress=Progress())
+    assert [record.failed for record in records] == ["", ""]
+    assert records[0].arguments_resolved["batch"] < 32
+
+
+def test_a_runtime_that_does_not_take_the_files(engine, tmp_path):
+    where = Where(tmp_path / "r", runtime="tensorrt")
+    with pytest.raises(BundleError, match="holds ONNX files; make plans of them first"):
+        evaluate([DEMO_BUNDLE, engine], suite(), where, given={}, progress=Progress())
