@@ -110,13 +110,24 @@ def require_runtime(name: str) -> Runtime:
     return runtime
 
 
-def open_engine(bundle: Bundle, tower: TowerName, runtime: str, *, threads: int = 0, simulated: bool = False) -> Engine:
-    """Load one tower of a bundle in a runtime; raises rather than fall back to another."""
+def open_engine(
+    bundle: Bundle,
+    tower: TowerName,
+    runtime: str,
+    *,
+    threads: int = 0,
+    simulated: bool = False,
+    graphs: bool = False,
+) -> Engine:
+    """Load one tower of a bundle in a runtime; raises rather than fall back to another.
+
+    ``threads`` and ``simulated`` are for ONNX Runtime, ``graphs`` (CUDA graphs) for plans.
+    """
     entry = bundle.manifest.tower(tower)
     check_fits(bundle, runtime)
     require_runtime(runtime)
     if entry.plan is not None:
-        return TensorRtEngine(bundle.tower_path(tower), entry.plan)
+        return TensorRtEngine(bundle.tower_path(tower), entry.plan, graphs=graphs)
     return OrtEngine(bundle.tower_path(tower), runtime, threads=threads, simulated=simulated)  # type: ignore[arg-type]
 
 

@@ -5,8 +5,10 @@ Clocks are read, never set: a figure taken at locked clocks would not be the fig
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 THROTTLE_REASONS = {
@@ -31,6 +33,21 @@ class GpuState:
     watts: float | None
     joules: float | None
     throttled: tuple[str, ...]
+
+
+def joules_per_run(run: Callable[[], object], *, seconds: float = 2.0) -> float | None:
+    """Energy of the whole GPU per run, over as many runs as fill ``seconds`` (lower is better); None without NVML.
+
+    NVML's counter moves a few times a second, so a shorter time would measure its steps.
+    """
+    before, started, runs = read_gpu_state(), perf_counter(), 0
+    if before is None or before.joules is None:
+        return None
+    while perf_counter() - started < seconds:
+        run()
+        runs += 1
+    after = read_gpu_state()
+    return None if after is None or after.joules is None else (after.joules - before.joules) / runs
 
 
 def read_gpu_state() -> GpuState | None:

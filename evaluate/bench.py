@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from clipq.bundle import TOWERS, Bundle, TowerName
 from clipq.engines.base import Array
 from clipq.engines.census import Census, take_census
-from clipq.engines.gpu_state import read_gpu_state
+from clipq.engines.gpu_state import joules_per_run, read_gpu_state
 from clipq.engines.latency import measure_latency
 from clipq.engines.layers import take_kernel_census, take_layers_census
 from clipq.engines.memory import gpu_memory, peak_memory
@@ -45,6 +46,7 @@ class SubjectBench(BaseModel):
     census: tuple[CensusRecord, ...]
     peak_rss_bytes: dict[str, int] = {}
     gpu_bytes: dict[str, int] = {}
+    joules_per_sample: dict[str, float] = {}
     gpu: GpuRecord | None = None
 
 
@@ -58,7 +60,8 @@ def bench(
     """Bench all subjects side by side, by label; figures already stored for the same subjects and settings are kept."""
     described = {
         "subjects": [
-            [subject.label, subject.bundle.digest, subject.identity("image"), subject.threads] for subject in subjects
+            [subject.label, subject.bundle.digest, subject.identity("image"), subject.threads, subject.graphs]
+            for subject in subjects
         ],
         "settings": vars(settings),
         "environment": environment(),
@@ -80,12 +83,17 @@ def bench(
         census: list[CensusRecord] = []
         memory: dict[str, int] = {}
         on_gpu: dict[str, int] = {}
+        energy: dict[str, float] = {}
         for tower in TOWERS:
             feed = plausible_feed(subject.bundle, tower, largest)
             census.append(subject_census(subject, tower, feed))
             (name, array), *_ = feed.items()
             if subject.runtime != "ort-cpu":
                 on_gpu[tower] = gpu_memory(subject.bundle.path, tower, subject.runtime, largest).peak
+                with subject.open(tower) as engine:
+                    joules = joules_per_run(partial(engine.run, feed))
+                if joules is not None:
+                    energy[tower] = joules / largest
                 continue
             memory[tower] = peak_memory(
                 subject.bundle.tower_path(tower),
@@ -100,6 +108,7 @@ def bench(
             census=tuple(census),
             peak_rss_bytes=memory,
             gpu_bytes=on_gpu,
+            joules_per_sample=energy,
             gpu=gpu if subject.runtime != "ort-cpu" else None,
         )
     write_atomic(path, _Stored(subjects=benches).model_dump_json())
@@ -140,7 +149,8 @@ def subject_census(subject: Subject, tower: TowerName, feed: dict[str, Array]) -
     """Which kernels ran in one tower of a subject, by the proof its runtime offers."""
     recipe = subject.bundle.manifest.tower(tower).recipe
     if subject.bundle.built_for is not None:
-        with subject.open(tower) as engine:
+        # The library's profiler sees no layers inside a CUDA graph.
+        with replace(subject, graphs=False).open(tower) as engine:
             assert isinstance(engine, TensorRtEngine)
             return census_record(take_layers_census(engine, tower, feed), recipe)
     runtime, path = cast("OrtRuntime", subject.runtime), subject.bundle.tower_path(tower)
@@ -237,9 +247,13 @@ def bench_measurements(
         rows.append(
             row(view=f"tower:{tower}", metric="file_bytes", unit="bytes", value=manifest.tower(tower).bytes, n=1)
         )
-        for metric, taken in (("peak_rss_bytes", mine.peak_rss_bytes), ("gpu_bytes", mine.gpu_bytes)):
+        for metric, unit, taken in (
+            ("peak_rss_bytes", "bytes", mine.peak_rss_bytes),
+            ("gpu_bytes", "bytes", mine.gpu_bytes),
+            ("joules_per_sample", "J", mine.joules_per_sample),
+        ):
             if tower in taken:
-                rows.append(row(view=f"tower:{tower}", metric=metric, unit="bytes", value=taken[tower], n=1))
+                rows.append(row(view=f"tower:{tower}", metric=metric, unit=unit, value=taken[tower], n=1))
     for census in mine.census:
         rows.append(
             row(view=f"tower:{census.tower}", metric="integer_share", unit="fraction", value=census.integer_share, n=1)

@@ -27,6 +27,9 @@ runtime_option = click.option(
 threads_option = click.option(
     "--threads", default=0, show_default="all cores", type=click.IntRange(min=0), help="Threads of the runtime."
 )
+graphs_option = click.option(
+    "--cuda-graphs", is_flag=True, help="Launch plans as CUDA graphs, one per batch size: less work between kernels."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 batches_option = click.option(
     "--batch", "batches", multiple=True, default=(1, 8), show_default=True, type=click.IntRange(min=1),
@@ -79,6 +82,7 @@ def main() -> None:
 )  # fmt: skip
 @click.option("--repeats", type=click.IntRange(min=3), help="Timed batches per engine and size [default: 30].")
 @click.option("--auto-batch", is_flag=True, help="Halve the batch (32) where GPU memory ends, and record it.")
+@graphs_option
 @click.option("--no-bench", is_flag=True, help="Leave out latency, memory and the kernel census.")
 @json_option
 def run(
@@ -92,6 +96,7 @@ def run(
     batches: Sequence[int],
     repeats: int | None,
     auto_batch: bool,
+    cuda_graphs: bool,
     no_bench: bool,
     as_json: bool,
     reference: str | None,
@@ -118,7 +123,7 @@ def run(
         base = latency or LatencyEntry()
         latency = LatencyEntry(batches=tuple(sorted(set(batches))) or base.batches, repeats=repeats or base.repeats)
     chosen = chosen.model_copy(update={**asked, "latency": None if no_bench else latency})
-    where = Where(output, runtime, threads, Path(cache).expanduser() if cache else None, auto_batch)
+    where = Where(output, runtime, threads, Path(cache).expanduser() if cache else None, auto_batch, cuda_graphs)
     _evaluate(bundles, chosen, where, as_json)
 
 
@@ -207,6 +212,7 @@ def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: in
 @threads_option
 @batches_option
 @repeats_option
+@graphs_option
 @click.option(
     "--tower",
     "towers",
@@ -222,6 +228,7 @@ def bench(
     threads: int,
     batches: Sequence[int],
     repeats: int,
+    cuda_graphs: bool,
     towers: str,
     as_json: bool,
 ) -> None:
@@ -230,7 +237,9 @@ def bench(
     from clipq.evaluate.subjects import gather_subjects
     from clipq.evaluate.tables import latency_rows, print_latency
 
-    subjects, reference = gather_subjects(bundles, runtime=runtime, threads=threads, simulated=False, reference=None)
+    subjects, reference = gather_subjects(
+        bundles, runtime=runtime, threads=threads, simulated=False, reference=None, graphs=cuda_graphs
+    )
     chosen = cast("tuple[TowerName, ...]", ("image", "text") if towers == "both" else (towers,))
     settings = BenchSettings(batches=tuple(sorted(set(batches))), repeats=repeats)
     rows = latency_rows(time_subjects(subjects, chosen, settings), reference.label if reference else None)

@@ -42,7 +42,8 @@ from clipq.record import AttackRecord, BundleRecord, Record, ViewRecord, environ
 class Where:
     """Where engines run and results and fetched data go; without a cache nothing is fetched.
 
-    ``auto_batch`` halves the batch where GPU memory ends, which is an error otherwise.
+    ``auto_batch`` halves the batch where GPU memory ends, which is an error otherwise; ``graphs`` launches plans as
+    CUDA graphs.
     """
 
     results: Path
@@ -50,6 +51,7 @@ class Where:
     threads: int = 0
     cache: Path | None = None
     auto_batch: bool = False
+    graphs: bool = False
 
 
 @dataclass
@@ -69,7 +71,12 @@ def evaluate(
     An engine that fails is named in its record and left out; raises EngineError where the reference fails.
     """
     subjects, reference = gather_subjects(
-        paths, runtime=where.runtime, threads=where.threads, simulated=suite.simulated, reference=suite.reference
+        paths,
+        runtime=where.runtime,
+        threads=where.threads,
+        simulated=suite.simulated,
+        reference=suite.reference,
+        graphs=where.graphs,
     )
     progress.start("opening and checking the data", 0)
     plan = open_plan(suite, where.cache)
@@ -375,7 +382,7 @@ def _record(
         arguments_given=given,
         arguments_resolved={
             **plan.suite.model_dump(mode="json", by_alias=True), "runtime": where.runtime, "threads": where.threads,
-            "batch": embeddings.batch.size,
+            "batch": embeddings.batch.size, "cuda_graphs": subject.graphs,
         },
         environment={**environment(), **({} if subject.runtime == "ort-cpu" else {"gpu": asdict(current_gpu())})},
         views=tuple(mine.views),

@@ -17,12 +17,16 @@ from clipq.evaluate.estimates import Engine as EngineColumns
 
 @dataclass(frozen=True)
 class Subject:
-    """One bundle in one runtime; ``simulated`` runs its Q/DQ nodes around floating-point kernels."""
+    """One bundle in one runtime; ``simulated`` runs its Q/DQ nodes around floating-point kernels.
+
+    ``graphs`` launches plans as CUDA graphs, which changes times and no numbers.
+    """
 
     bundle: Bundle
     runtime: str
     threads: int
     simulated: bool = False
+    graphs: bool = False
 
     @property
     def label(self) -> str:
@@ -38,7 +42,9 @@ class Subject:
 
     def open(self, tower: TowerName) -> Engine:
         """Load one tower."""
-        return open_engine(self.bundle, tower, self.runtime, threads=self.threads, simulated=self.simulated)
+        return open_engine(
+            self.bundle, tower, self.runtime, threads=self.threads, simulated=self.simulated, graphs=self.graphs
+        )
 
     def identity(self, tower: TowerName) -> dict[str, Any]:
         """What determines this tower's numbers: file, runtime and its version, kind of arithmetic."""
@@ -50,7 +56,7 @@ class Subject:
 
 
 def gather_subjects(
-    paths: Sequence[Path], *, runtime: str, threads: int, simulated: bool, reference: str | None
+    paths: Sequence[Path], *, runtime: str, threads: int, simulated: bool, reference: str | None, graphs: bool = False
 ) -> tuple[list[Subject], Subject | None]:
     """Open bundles and find the reference among them (the only FP32 bundle, or the one named).
 
@@ -67,7 +73,12 @@ def gather_subjects(
     if chosen is not None:
         for bundle in bundles:
             _check_same_origin(bundle, chosen)
-    subjects = [Subject(bundle, runtime_of(bundle, runtime), threads) for bundle in bundles]
+    subjects = [
+        Subject(bundle, runtime_of(bundle, runtime), threads, graphs=graphs and bundle.built_for is not None)
+        for bundle in bundles
+    ]
+    if graphs and not any(subject.graphs for subject in subjects):
+        raise BundleError("--cuda-graphs: none of the bundles holds plans (clipq-export build makes them)")
     for subject in subjects:
         check_fits(subject.bundle, subject.runtime)
         require_runtime(subject.runtime)

@@ -88,6 +88,20 @@ def test_auto_batch_halves_and_records_it(engine, tmp_path):
     assert records[0].arguments_resolved["batch"] < 32
 
 
+def test_graphs_change_times_and_no_numbers(engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "joules_per_run", lambda run: 4.0)
+    where = Where(tmp_path / "r", graphs=True)
+    latency = LatencyEntry(batches=(2,), repeats=4)
+    records = evaluate([DEMO_BUNDLE, engine], suite(latency=latency), where, given={}, progress=Progress())
+    assert cuda_module.cudart().launched > 0
+    (record,) = (record for record in records if record.runtime == "tensorrt")
+    rows = {(row.metric, row.view): row for row in record.measurements if not row.group}
+    assert rows["agreement", "demo-test"].value == 1 and rows["joules_per_sample", "tower:image"].value == 2
+    assert record.arguments_resolved["cuda_graphs"] and record.census[0].verdict == "integer"
+    with pytest.raises(BundleError, match="none of the bundles holds plans"):
+        evaluate([DEMO_BUNDLE], suite(), where, given={}, progress=Progress())
+
+
 def test_a_runtime_that_does_not_take_the_files(engine, tmp_path):
     where = Where(tmp_path / "r", runtime="tensorrt")
     with pytest.raises(BundleError, match="holds ONNX files; make plans of them first"):
