@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +206,7 @@ def measure(work: Path, output: Path, options: argparse.Namespace) -> Path:
     failures: list[dict[str, str]] = []
     gpu = None if options.runtime == ["ort-cpu"] else current_gpu()
     record: dict[str, Any] = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "gpu": dataclasses.asdict(gpu) if gpu else None,
         "environment": environment(),
         "runtimes": {name: dataclasses.asdict(runtime.status()) for name, runtime in RUNTIMES.items()},
@@ -231,7 +231,7 @@ def measure(work: Path, output: Path, options: argparse.Namespace) -> Path:
     after = read_gpu_state()
     record["gpu_state"] = [dataclasses.asdict(state) for state in (before, after) if state]
     name = (gpu.name if gpu else "no-gpu").replace("NVIDIA ", "").replace(" ", "-").lower()
-    stem = output / f"{name}-{datetime.now(UTC):%Y-%m-%d}"
+    stem = output / f"{name}-{datetime.now(timezone.utc):%Y-%m-%d}"
     output.mkdir(parents=True, exist_ok=True)
     stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     stem.with_suffix(".md").write_text(page(record))

@@ -6,12 +6,12 @@ Everything that is wrong with a file is reported together, each complaint with i
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import clipq.demo
@@ -138,8 +138,8 @@ def suite_text(name: str) -> str:
 
 def _parse(text: str, where: str, folder: Path) -> Suite:
     try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        raw = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
         raise DataError(f"{where}: {error}") from error
     line_of = _line_numbers(text)
     complaints: list[tuple[int, str]] = []

@@ -58,12 +58,15 @@ def check_bundle(bundle: Bundle, runtime: TensorRtRuntime) -> Verdict:
 def _parser(runtime: TensorRtRuntime) -> tuple[TensorRtLibrary, str]:
     try:
         library = open_library(runtime)
-        if library.trt.Builder(make_logger(library)) is not None:
-            return library, library.name
-        reason = library.log.take_errors()
-    except (RuntimeUnavailable, TypeError) as error:
-        # The bindings raise TypeError ("factory function returned nullptr") where no GPU is found.
+    except RuntimeUnavailable as error:
         reason = str(error)
+    else:
+        try:
+            library.trt.Builder(make_logger(library))
+            return library, library.name
+        except TypeError as error:
+            # The bindings' word for a builder that found no GPU is "factory function returned nullptr".
+            reason = f"{library.name} makes no builder without a GPU ({library.log.take_errors() or error})"
     if runtime == "tensorrt-rtx":
         raise RuntimeUnavailable(reason)
     try:

@@ -191,8 +191,12 @@ def _round_to_nearest(model: onnx.ModelProto, recipe: WeightOnly, op_types: tupl
         bits=recipe.bits,
     )
     with quiet_logging():
-        quantizer = MatMulNBitsQuantizer(model, bits=recipe.bits, algo_config=config)
-        quantizer.process()
+        try:
+            quantizer = MatMulNBitsQuantizer(model, algo_config=config)
+            quantizer.process()
+        except AssertionError as error:
+            # ONNX Runtime 1.23, the last for Python 3.10, knows 4 and 8 bits alone.
+            raise RecipeError(f"{recipe.name}: {error}; it needs a newer ONNX Runtime") from error
     return quantizer.model.model
 
 

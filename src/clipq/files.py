@@ -20,8 +20,11 @@ def sha256_bytes(data: bytes) -> str:
 
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
+    state = hashlib.sha256()
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while chunk := stream.read(2**20):
+            state.update(chunk)
+    return state.hexdigest()
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

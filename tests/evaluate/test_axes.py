@@ -76,7 +76,7 @@ EXPECTED = [
 @pytest.mark.parametrize("name", NAMES)
 def test_every_axis_is_there_with_interval_and_paired_difference(values, name):
     for key in EXPECTED:
-        row = values[name, "false", *key]
+        row = values[(name, "false", *key)]
         assert row["low"] and row["high"] and int(row["n"]) > 0, row
         if name != "fp32":
             assert row["reference"] == "fp32" and row["delta"] and row["delta_low"] and row["p_value"], row
