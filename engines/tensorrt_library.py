@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import import_module
 from typing import Any, Literal
 
@@ -102,6 +102,14 @@ class TensorRtLibrary:
         return Features(self.trt)
 
     @cached_property
+    def logger(self) -> Any:
+        """The logger that every builder, parser and runtime of this library is given.
+
+        The library keeps one logger at a time, that of the first of them, and warns about any other.
+        """
+        return _make_logger(self)
+
+    @cached_property
     def targets(self) -> tuple[str, ...]:
         """Compute capabilities it builds for without having the GPU: ``sm_89``; empty where it needs the GPU."""
         if not self.features.compute_capability_target:
@@ -122,6 +130,7 @@ class Log:
         return "; ".join(" ".join(line.split()) for line in said[:2])[:600]
 
 
+@cache
 def open_library(runtime: TensorRtRuntime) -> TensorRtLibrary:
     """Import TensorRT or TensorRT-RTX; raises RuntimeUnavailable where it is not installed or does not load."""
     package = PACKAGES[runtime]
@@ -139,8 +148,8 @@ def open_library(runtime: TensorRtRuntime) -> TensorRtLibrary:
     return TensorRtLibrary(runtime, trt, Log())
 
 
-def make_logger(library: TensorRtLibrary) -> Any:
-    """A logger for the library: errors are kept in ``library.log``, the rest goes to ``logging``."""
+def _make_logger(library: TensorRtLibrary) -> Any:
+    """A logger that keeps errors in ``library.log`` and hands the rest to ``logging``."""
     trt = library.trt
     levels = {
         trt.ILogger.Severity.INTERNAL_ERROR: logging.ERROR,

@@ -11,7 +11,7 @@ import numpy as np
 from clipq.bundle import Plan
 from clipq.engines.base import Array, Engine, TensorSpec
 from clipq.engines.cuda import Buffer, Stream, current_gpu
-from clipq.engines.tensorrt_library import TensorRtLibrary, make_logger, open_library
+from clipq.engines.tensorrt_library import TensorRtLibrary, open_library
 from clipq.errors import EngineError, OutOfMemory, RuntimeUnavailable
 
 
@@ -32,7 +32,7 @@ class TensorRtEngine(Engine):
         self._graphs = graphs
         self._stream: Stream | None = None
         self._batches: dict[tuple[int, ...], _Batch] = {}
-        self._loader = trt.Runtime(make_logger(self.library))
+        self._loader = trt.Runtime(self.library.logger)
         self.engine = self._loader.deserialize_cuda_engine(path.read_bytes())
         if self.engine is None:
             raise EngineError(

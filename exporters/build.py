@@ -31,7 +31,7 @@ from clipq.bundle import (
 )
 from clipq.engines.base import Array
 from clipq.engines.cuda import Gpu, current_gpu
-from clipq.engines.tensorrt_library import TensorRtLibrary, TensorRtRuntime, make_logger, open_library
+from clipq.engines.tensorrt_library import TensorRtLibrary, TensorRtRuntime, open_library
 from clipq.errors import BuildError, RuntimeUnavailable
 from clipq.exporters.calibration_set import BATCH, CalibrationSet
 from clipq.exporters.int8_calibrator import Calibrator, check_cache, make_calibrator
@@ -234,9 +234,9 @@ def build_plan(
     """
     library = toolchain.library
     trt = library.trt
-    builder = trt.Builder(make_logger(library))
+    builder = trt.Builder(library.logger)
     network, strongly_typed = create_network(library, builder, weakly=settings.calibrator is not None)
-    parser = trt.OnnxParser(network, make_logger(library))
+    parser = trt.OnnxParser(network, library.logger)
     if not parser.parse_from_file(str(path)):
         raise BuildError(f"{library.name} cannot parse {path.name}: {first_parser_error(library, parser)}")
     config = builder.create_builder_config()
@@ -245,10 +245,11 @@ def build_plan(
     if library.features.compute_capability_target:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, toolchain.capability.upper().replace("_", "")), 0)
-    profile = _add_profile(builder, config, network, settings.batch)
+    config.add_optimization_profile(_profile(builder, network, settings.batch))
     calibrator = None
     if settings.calibrator is not None:
-        config.set_calibration_profile(profile)
+        # The library calibrates at this profile's best batch, which must be the size of the batches it is fed.
+        config.set_calibration_profile(_profile(builder, network, (BATCH, BATCH, BATCH)))
         calibrator = make_calibrator(trt, settings.calibrator, cache, feeds, BATCH)
         config.int8_calibrator = calibrator
     if library.features.progress_monitor:
@@ -300,13 +301,12 @@ def _set_flags(trt: Any, config: Any, path: Path, settings: BuildSettings, stron
     return tuple(flags)
 
 
-def _add_profile(builder: Any, config: Any, network: Any, batch: tuple[int, int, int]) -> Any:
+def _profile(builder: Any, network: Any, batch: tuple[int, int, int]) -> Any:
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         shapes = [[size if dimension == -1 else dimension for dimension in tensor.shape] for size in batch]
         profile.set_shape(tensor.name, *shapes)
-    config.add_optimization_profile(profile)
     return profile
 
 

@@ -9,7 +9,7 @@ import onnx
 from pydantic import BaseModel
 
 from clipq.bundle import TOWERS, Bundle, TowerName
-from clipq.engines.tensorrt_library import TensorRtLibrary, TensorRtRuntime, make_logger, open_library
+from clipq.engines.tensorrt_library import TensorRtLibrary, TensorRtRuntime, open_library
 from clipq.errors import BuildError, RuntimeUnavailable
 from clipq.exporters.build import count_layers, create_network
 
@@ -62,7 +62,7 @@ def _parser(runtime: TensorRtRuntime) -> tuple[TensorRtLibrary, str]:
         reason = str(error)
     else:
         try:
-            library.trt.Builder(make_logger(library))
+            library.trt.Builder(library.logger)
             return library, library.name
         except TypeError as error:
             # The bindings' word for a builder that found no GPU is "factory function returned nullptr".
@@ -79,9 +79,9 @@ def _parser(runtime: TensorRtRuntime) -> tuple[TensorRtLibrary, str]:
 def _check_tower(bundle: Bundle, name: TowerName, library: TensorRtLibrary) -> TowerVerdict:
     path = bundle.tower_path(name)
     graph = onnx.load(str(path), load_external_data=False).graph
-    builder = library.trt.Builder(make_logger(library))
+    builder = library.trt.Builder(library.logger)
     network, _ = create_network(library, builder)
-    parser = library.trt.OnnxParser(network, make_logger(library))
+    parser = library.trt.OnnxParser(network, library.logger)
     refused: tuple[RefusedNodes, ...] = ()
     layers: dict[str, int] = {}
     if parser.parse_from_file(str(path)):
