@@ -54,7 +54,7 @@ def onnxruntime_version() -> str | None:
 
 def runtime_identity(runtime: str) -> dict[str, str | None]:
     """What a runtime's numbers depend on: its name and version, and the GPU it runs on."""
-    found = onnxruntime_version() if runtime in PROVIDERS else open_library(runtime).name  # type: ignore[arg-type]
+    found = onnxruntime_version() if runtime in PROVIDERS else open_library(runtime).name
     identity = {"runtime": runtime, "runtime_version": found}
     return identity if runtime == "ort-cpu" else {**identity, "gpu": current_gpu().name}
 
