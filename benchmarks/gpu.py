@@ -29,6 +29,7 @@ from clipq.engines.cuda import current_gpu
 from clipq.engines.gpu_state import read_gpu_state
 from clipq.engines.latency import Latency, measure_latency
 from clipq.engines.memory import gpu_memory
+from clipq.engines.ort import OrtEngine
 from clipq.engines.tensorrt_library import PACKAGES
 from clipq.errors import ClipqError
 from clipq.evaluate.bench import plausible_feed, subject_census
@@ -42,6 +43,7 @@ RECIPES = {
     "ort-cuda": ("fp16", "int8-static", "int8-static:form=qdq", "int4-weight-only"),
     "tensorrt": ("fp16", "int8-static", "int4-weight-only"),
 }
+MIXED_GEMM = {"ep.cuda.fpa_intb_gemm": "1"}
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -134,6 +136,15 @@ def measure_model(
         )
         if engine is not None:
             engines[label] = engine
+        if runtime == "ort-cuda" and label.startswith("int4"):
+            # Off by default: half-precision activations times 4-bit weights in one CUTLASS kernel.
+            mixed = attempt(
+                failures,
+                f"{what}, mixed GEMM",
+                lambda bundle=bundle: OrtEngine(bundle.tower_path("image"), runtime, config=MIXED_GEMM),
+            )
+            if mixed is not None:
+                engines[f"{label}, mixed GEMM"] = mixed
     rows: list[dict[str, Any]] = []
     try:
         for batch in batches:
@@ -147,7 +158,7 @@ def measure_model(
     finally:
         for engine in engines.values():
             engine.close()
-    for label in engines:
+    for label in engines.keys() & bundles.keys():
         subject = Subject(bundles[label], runtime_of(bundles[label], runtime), 0)
         extra = attempt(
             failures, f"{folder.name}, {runtime}, {label}: kernels", lambda s=subject: proof(s, max(batches))
