@@ -114,7 +114,7 @@ def bundles_for(folder: Path, runtime: str, failures: list[dict[str, str]]) -> I
                     "1,8,128",
                     *options,
                     "-o",
-                    folder / runtime,
+                    folder / f"built-{runtime}",
                 )
                 output = attempt(failures, what, lambda arguments=arguments: command("clipq.exporters.cli", *arguments))
                 if output is None:

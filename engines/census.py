@@ -118,11 +118,18 @@ class Census:
     @property
     def verdict(self) -> Verdict:
         """``integer`` from 90 % of the work on, ``float`` at none, ``mixed`` between; ``unknown`` has no proof."""
-        if self._share("unknown", self._measure) > 1 - INTEGER_VERDICT_SHARE or not self.groups:
+        if not sum(getattr(group, self._measure) for group in self.groups):
+            return "unknown"
+        if self._share("unknown", self._measure) > 1 - INTEGER_VERDICT_SHARE:
             return "unknown"
         if self.integer_share >= INTEGER_VERDICT_SHARE:
             return "integer"
         return "mixed" if self.integer_share > 0 else "float"
+
+
+def unknown_census(tower: str, reason: str) -> Census:
+    """A census without proof, and why there is none."""
+    return Census(tower=tower, groups=(), other_milliseconds={}, evidence=reason)
 
 
 def take_census(

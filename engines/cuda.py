@@ -72,6 +72,12 @@ def current_gpu() -> Gpu:
     )
 
 
+def pci_bus_id() -> str:
+    """Where the first visible GPU sits: NVML counts GPUs in another order than CUDA."""
+    found = call(cudart().cudaDeviceGetPCIBusId, 32, 0)
+    return (found.decode() if isinstance(found, bytes) else str(found)).strip("\0")
+
+
 def free_memory() -> int:
     """Bytes of device memory that nobody holds."""
     return int(call(cudart().cudaMemGetInfo)[0])
@@ -118,6 +124,7 @@ class Stream:
         self.handle = call(self._cuda.cudaStreamCreate)
         self._start = call(self._cuda.cudaEventCreate)
         self._end = call(self._cuda.cudaEventCreate)
+        self._graph: Any = None
 
     def wait(self) -> None:
         """Block until everything queued is done."""
@@ -132,22 +139,30 @@ class Stream:
         return float(call(self._cuda.cudaEventElapsedTime, self._start, self._end))
 
     def capture(self, queue: Callable[[], None]) -> Callable[[], None]:
-        """Record what ``queue`` queues as a CUDA graph; the function returned launches it."""
+        """Record what ``queue`` queues as a CUDA graph, in place of the one before; what is returned launches it."""
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         call(self._cuda.cudaStreamBeginCapture, self.handle, mode)
         try:
             queue()
         finally:
             graph = call(self._cuda.cudaStreamEndCapture, self.handle)
-        executable = call(self._cuda.cudaGraphInstantiate, graph, 0)
+        self._drop_graph()
+        self._graph = call(self._cuda.cudaGraphInstantiate, graph, 0)
+        self._cuda.cudaGraphDestroy(graph)
 
         def launch() -> None:
-            call(self._cuda.cudaGraphLaunch, executable, self.handle)
+            call(self._cuda.cudaGraphLaunch, self._graph, self.handle)
 
         return launch
 
+    def _drop_graph(self) -> None:
+        if self._graph is not None:
+            self._cuda.cudaGraphExecDestroy(self._graph)
+            self._graph = None
+
     def close(self) -> None:
-        """Destroy stream and events."""
+        """Destroy stream, events and graph."""
+        self._drop_graph()
         if self.handle is not None:
             self._cuda.cudaEventDestroy(self._start)
             self._cuda.cudaEventDestroy(self._end)

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+from clipq.engines.cuda import pci_bus_id
+from clipq.errors import ClipqError
+
 THROTTLE_REASONS = {
     0x4: "power cap",
     0x8: "hardware slowdown",
@@ -59,7 +62,7 @@ def read_gpu_state() -> GpuState | None:
     except Exception:  # ImportError, or NVML's own errors where the driver is missing
         return None
     try:
-        device = pynvml.nvmlDeviceGetHandleByIndex(0)
+        device = pynvml.nvmlDeviceGetHandleByPciBusId(pci_bus_id())
 
         def ask(name: str, *arguments: Any) -> Any:
             with suppress(pynvml.NVMLError):
@@ -76,5 +79,7 @@ def read_gpu_state() -> GpuState | None:
             joules=None if energy is None else energy / 1e3,
             throttled=tuple(reason for bit, reason in THROTTLE_REASONS.items() if reasons & bit),
         )
+    except (pynvml.NVMLError, ClipqError):
+        return None
     finally:
         pynvml.nvmlShutdown()

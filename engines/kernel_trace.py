@@ -23,7 +23,7 @@ class _Tracer:
 def _tracer() -> _Tracer | None:
     try:
         from cupti import cupti
-    except ImportError:
+    except Exception:  # not installed, or it finds no driver it knows
         return None
     seen: list[tuple[str, float]] = []
 
@@ -35,18 +35,27 @@ def _tracer() -> _Tracer | None:
             if activity.kind == cupti.ActivityKind.CONCURRENT_KERNEL:
                 seen.append((activity.name, (activity.end - activity.start) / 1e6))
 
-    cupti.activity_register_callbacks(requested, completed)
+    try:
+        cupti.activity_register_callbacks(requested, completed)
+    except Exception:
+        return None
     return _Tracer(cupti, seen)
 
 
 def trace_gpu_kernels(run: Callable[[], object], *, runs: int) -> dict[str, float] | None:
-    """Milliseconds per run of every kernel by name, over ``runs`` runs after one warm-up; None without CUPTI."""
+    """Milliseconds per run of every kernel by name, over ``runs`` runs after one warm-up.
+
+    None where CUPTI is missing or denied.
+    """
     tracer = _tracer()
     if tracer is None:
         return None
     cupti = tracer.cupti
     run()
-    cupti.activity_enable(cupti.ActivityKind.CONCURRENT_KERNEL)
+    try:
+        cupti.activity_enable(cupti.ActivityKind.CONCURRENT_KERNEL)
+    except Exception:  # no privilege, or another profiler holds it
+        return None
     try:
         tracer.seen.clear()
         for _ in range(runs):

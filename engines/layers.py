@@ -22,7 +22,7 @@ from clipq.engines.trt import TensorRtEngine
 
 # What kernel names say, most telling first: i8i8_i8i32_f32 multiplies int8 though it names float accumulators too.
 KERNEL_PRECISION = (
-    ("int8", re.compile(r"i8i8|i8816|i16832|imma|int8|s8s8|_i8_")),
+    ("int8", re.compile(r"i8i8|i8i32|i8816|i16832|i161616|igmma|imma|igemm|gemm_s8|int8|s8s8|s8_s8|_i8_")),
     ("fp8", re.compile(r"e4m3|e5m2|fp8|qmma")),
     ("int4 weights", re.compile(r"int4|_i4|_s4|u4b|fpa_intb|matmul4bits")),
     ("bf16", re.compile(r"bf16")),
@@ -38,7 +38,7 @@ TENSOR_PRECISION = (
     ("fp16", re.compile(r"half|fp16|float16|f16", re.I)),
     ("fp32", re.compile(r"float|fp32|f32", re.I)),
 )
-PRODUCT = re.compile(r"gemm|fprop|conv|mma|matmul|matrix.?mul|fmha|mha|nvjet|_fc|myl_fc|foreignnode", re.I)
+PRODUCT = re.compile(r"gemm|fprop|conv|mma|matmul|matrix.?mul|fmha|mha|flash|nvjet|_fc|myl_fc|foreignnode", re.I)
 REFORMAT = re.compile(r"^reformat", re.I)
 
 
@@ -119,7 +119,8 @@ def layers_census(
             continue
         precision = layer.precision or layer.tensor_precision
         arithmetic: Arithmetic = "integer" if layer.precision == "int8" else "float"
-        if not layer.precision and (precision in ("int8", "unknown") and quantized):
+        hidden = "myelin" in layer.type.lower() or "ForeignNode" in layer.name
+        if not layer.precision and quantized and (precision in ("int8", "unknown") or hidden):
             arithmetic = "unknown"
         groups[layer.type or "layer", precision, arithmetic].append((layer, time))
     return Census(

@@ -38,15 +38,11 @@ def _cuda() -> dict[str, str]:
     return {"use_tf32": "0"}
 
 
-def _tensorrt() -> dict[str, str]:
-    # The flags allow the types that the file holds; without them Q/DQ and half precision are refused or undone.
-    return {"trt_fp16_enable": "1", "trt_int8_enable": "1"}
-
-
+# TensorRT's provider gets no precision flags: with any of them its network is weakly typed, and FP32 may run in FP16.
 PROVIDERS: dict[OrtRuntime, Provider] = {
     "ort-cpu": Provider(CPU, "ONNX Runtime, CPU provider"),
     "ort-cuda": Provider("CUDAExecutionProvider", "ONNX Runtime, CUDA provider", _cuda),
-    "ort-tensorrt": Provider("TensorrtExecutionProvider", "ONNX Runtime, TensorRT provider", _tensorrt),
+    "ort-tensorrt": Provider("TensorrtExecutionProvider", "ONNX Runtime, TensorRT provider"),
     "ort-tensorrt-rtx": Provider(
         "NvTensorRTRTXExecutionProvider", "ONNX Runtime, TensorRT-RTX plugin provider", package=RTX_PLUGIN
     ),
@@ -95,7 +91,9 @@ def make_session(path: str, runtime: OrtRuntime, options: Any) -> Any:
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider.package is not None:
         plugin = import_module(provider.package)
-        onnxruntime.register_execution_provider_library(provider.name, plugin.get_library_path())
+        # A library can be registered once in a process.
+        if not any(device.ep_name == provider.name for device in onnxruntime.get_ep_devices()):
+            onnxruntime.register_execution_provider_library(provider.name, plugin.get_library_path())
         devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider.name]
         if not devices:
             raise RuntimeUnavailable(f"runtime {runtime!r}: {provider.package} finds no GPU it supports")
@@ -103,7 +101,8 @@ def make_session(path: str, runtime: OrtRuntime, options: Any) -> Any:
         session = onnxruntime.InferenceSession(path, options)
     else:
         chosen = [(provider.name, provider.options()), CPU]
-        session = onnxruntime.InferenceSession(path, options, providers=chosen)
+        # Its own fallback prints on stdout, tries other providers, and loses the reason.
+        session = onnxruntime.InferenceSession(path, options, providers=chosen, enable_fallback=0)
     refuse_fallback(session, runtime, provider)
     return session
 

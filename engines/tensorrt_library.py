@@ -109,6 +109,16 @@ class TensorRtLibrary:
         """
         return _make_logger(self)
 
+    def make(self, kind: Any) -> Any:
+        """A builder or runtime of the library; raises RuntimeUnavailable where it finds no GPU or driver it can use."""
+        try:
+            return kind(self.logger)
+        except TypeError as error:
+            # The bindings' word for it is "factory function returned nullptr".
+            raise RuntimeUnavailable(
+                f"{self.name} does not work without a GPU and a driver for it ({self.log.take_errors() or error})"
+            ) from error
+
     @cached_property
     def targets(self) -> tuple[str, ...]:
         """Compute capabilities it builds for without having the GPU: ``sm_89``; empty where it needs the GPU."""

@@ -19,7 +19,7 @@ class TensorRtEngine(Engine):
     """A tower's plan on the GPU it was built for.
 
     Device and pinned host memory are allocated once per batch size, all work goes through one stream, and with
-    ``graphs`` a batch size that was seen before is launched as a CUDA graph. Raises RuntimeUnavailable where library,
+    ``graphs`` a batch of the size before is launched as a CUDA graph. Raises RuntimeUnavailable where library,
     version or GPU are not those of the plan, EngineError where the plan does not load.
     """
 
@@ -31,8 +31,9 @@ class TensorRtEngine(Engine):
         trt = self.library.trt
         self._graphs = graphs
         self._stream: Stream | None = None
-        self._batches: dict[tuple[int, ...], _Batch] = {}
-        self._loader = trt.Runtime(self.library.logger)
+        self._batches: dict[int, _Batch] = {}
+        self._captured: int | None = None
+        self._loader = self.library.make(trt.Runtime)
         self.engine = self._loader.deserialize_cuda_engine(path.read_bytes())
         if self.engine is None:
             raise EngineError(
@@ -90,13 +91,7 @@ class TensorRtEngine(Engine):
             )
         for name, array in feed.items():
             self.context.set_input_shape(name, array.shape)
-        key = (size,)
-        if key not in self._batches:
-            self._batches[key] = self._allocate()
-            first = True
-        else:
-            first = False
-        batch = self._batches[key]
+        batch = self._batches.get(size) or self._allocate()
         for name, array in feed.items():
             np.copyto(batch.buffers[name].host, array, casting="same_kind")
         for name, buffer in batch.buffers.items():
@@ -106,13 +101,17 @@ class TensorRtEngine(Engine):
             if not self.context.execute_async_v3(stream.handle):
                 raise EngineError(f"{self.runtime}: {self.library.log.take_errors() or 'execution failed'}")
 
-        if first or not self._graphs:
+        if not self._graphs:
             batch.launch = execute
-        if first and self._graphs:
-            # The first run sets up what a capture must not: lazily loaded kernels, shape-dependent memory.
+        elif self._captured != size:
+            # A graph goes with the context as it was captured: another shape since then makes it void. The run before
+            # it sets up what a capture must not: lazily loaded kernels, shape-dependent memory.
+            batch.upload(stream)
             execute()
             stream.wait()
             batch.launch = stream.capture(execute)
+            self._captured = size
+        self._batches[size] = batch
         return batch
 
     def _allocate(self) -> _Batch:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from clipq.bundle import TOWERS, Bundle, TowerName
 from clipq.engines.base import Array
-from clipq.engines.census import Census, take_census
+from clipq.engines.census import Census, take_census, unknown_census
 from clipq.engines.gpu_state import joules_per_run, read_gpu_state
 from clipq.engines.latency import measure_latency
 from clipq.engines.layers import take_kernel_census, take_layers_census
@@ -158,6 +158,10 @@ def subject_census(subject: Subject, tower: TowerName, feed: dict[str, Array]) -
         traced = take_kernel_census(path, tower, feed, runtime=runtime)
         if traced is not None:
             return census_record(traced, recipe)
+        if runtime != "ort-cuda":
+            return census_record(
+                unknown_census(tower, f"{runtime} runs the tower as one node, and CUPTI says nothing"), recipe
+            )
     taken = take_census(
         path,
         tower,

@@ -234,7 +234,7 @@ def build_plan(
     """
     library = toolchain.library
     trt = library.trt
-    builder = trt.Builder(library.logger)
+    builder = library.make(trt.Builder)
     network, strongly_typed = create_network(library, builder, weakly=settings.calibrator is not None)
     parser = trt.OnnxParser(network, library.logger)
     if not parser.parse_from_file(str(path)):

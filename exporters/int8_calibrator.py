@@ -42,8 +42,6 @@ def make_calibrator(
         def __init__(self) -> None:
             base.__init__(self)
             self.error: ClipqError | None = None
-            self.quantile = QUANTILE
-            self.regression_cutoff = 1.0
             self._feeds: Iterator[dict[str, Array]] = iter(()) if feeds is None else feeds()
             self._buffers: dict[str, Buffer] = {}
             self._stream: Stream | None = None
@@ -55,8 +53,9 @@ def make_calibrator(
             try:
                 feed = next((feed for feed in self._feeds if len(next(iter(feed.values()))) == batch), None)
                 if feed is None:
-                    for buffer in self._buffers.values():
-                        buffer.free()
+                    if not self._buffers and feeds is not None:
+                        self.error = BuildError(f"the calibration set has no whole batch of {batch}; add samples")
+                    self.free()
                     return None
                 self._stream = self._stream or Stream()
                 for name, array in feed.items():
@@ -66,15 +65,31 @@ def make_calibrator(
                     self._buffers[name].upload(self._stream)
                 self._stream.wait()
                 return [self._buffers[name].device for name in names]
-            except ClipqError as error:
-                self.error = error
+            except Exception as error:
+                # The library would take it for the end of the data and calibrate on a part.
+                failed = BuildError(f"calibration failed: {type(error).__name__}: {error}")
+                self.error = error if isinstance(error, ClipqError) else failed
+                self.free()
                 return None
+
+        def free(self) -> None:
+            for buffer in self._buffers.values():
+                buffer.free()
+            if self._stream is not None:
+                self._stream.close()
+                self._stream = None
 
         def read_calibration_cache(self) -> bytes | None:
             return cache.read_bytes() if cache.is_file() else None
 
         def write_calibration_cache(self, data: Any) -> None:
             write_atomic(cache, bytes(data))
+
+        def get_quantile(self) -> float:
+            return QUANTILE
+
+        def get_regression_cutoff(self) -> float:
+            return 1.0
 
         def read_histogram_cache(self, length: int) -> bytes | None:
             return None

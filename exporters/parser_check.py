@@ -58,15 +58,10 @@ def check_bundle(bundle: Bundle, runtime: TensorRtRuntime) -> Verdict:
 def _parser(runtime: TensorRtRuntime) -> tuple[TensorRtLibrary, str]:
     try:
         library = open_library(runtime)
+        library.make(library.trt.Builder)
+        return library, library.name
     except RuntimeUnavailable as error:
         reason = str(error)
-    else:
-        try:
-            library.trt.Builder(library.logger)
-            return library, library.name
-        except TypeError as error:
-            # The bindings' word for a builder that found no GPU is "factory function returned nullptr".
-            reason = f"{library.name} makes no builder without a GPU ({library.log.take_errors() or error})"
     if runtime == "tensorrt-rtx":
         raise RuntimeUnavailable(reason)
     try:

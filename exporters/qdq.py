@@ -21,6 +21,8 @@ from clipq.exporters.placement import Placement
 from clipq.exporters.recipes import Int8Static, Static
 
 Range = tuple[float, float]
+# From here on scales may be half precision.
+HALF_SCALES_OPSET = 19
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class QdqInserter:
         self._chosen = set(placement.nodes)
         self._symmetric = recipe.activations == "symmetric"
         self._half = isinstance(recipe, Int8Static) and recipe.floats == "fp16"
+        # In half precision a bias keeps floating point: its scale, a product of two, would vanish. So it does in files
+        # for TensorRT 8.6 (opset 17), which takes no 32-bit integers.
+        opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+        self._float_bias = self._half or opset < HALF_SCALES_OPSET
         self._per_channel = recipe.weights == "per-channel"
         self._weight_bits, self._activation_bits = recipe.weight_bits, recipe.activation_bits
         self._constants = {value.name: value for value in model.graph.initializer}
@@ -177,8 +183,7 @@ class QdqInserter:
         scale = quantizer.scale.reshape(shape) if axis is not None else quantizer.scale
         integers = np.clip(np.rint(weight / scale), -top, top).astype(np.int8)
         nodes = [*self._dequantized(node, 1, "weight", integers, quantizer.scale, quantizer.zero_point, axis)]
-        # In half precision the bias stays floating point: its scale, a product of two, would vanish.
-        if node.op_type == "Conv" and len(node.input) > 2 and node.input[2] and not self._half:
+        if node.op_type == "Conv" and len(node.input) > 2 and node.input[2] and not self._float_bias:
             bias = numpy_helper.to_array(self._constants[node.input[2]]).astype(np.float64)
             bias_scale = np.broadcast_to(source.scale * quantizer.scale, bias.shape).astype(np.float32)
             limit = np.iinfo(np.int32)

@@ -31,6 +31,7 @@ class Cuda:
         self.memory: dict[int, ctypes.Array] = {}
         self.allocations = 0
         self.launched = 0
+        self.captured = 0
         self.queue: list | None = None
         self.status = Status.cudaSuccess
 
@@ -83,11 +84,17 @@ class Cuda:
 
     def cudaStreamBeginCapture(self, stream, mode):
         self.queue = []
+        self.captured += 1
         return (Status(0),)
 
     def cudaStreamEndCapture(self, stream):
         queue, self.queue = self.queue, None
         return Status(0), queue
+
+    cudaGraphDestroy = cudaGraphExecDestroy = _nothing
+
+    def cudaDeviceGetPCIBusId(self, length, device):
+        return Status(0), b"0000:00:00.0"
 
     def cudaGraphInstantiate(self, graph, flags):
         return Status(0), graph

@@ -90,6 +90,8 @@ def test_shares_are_of_time():
         ("ampere_h16816gemm_128x64_ldg8_stages_64x3_tn", "fp16"),
         ("sm80_xmma_gemm_f16f16_f16f32_f32_tn", "fp16"),
         ("ampere_sgemm_128x64_tn", "fp32"),
+        ("sm90_xmma_gemm_i8i32_i8i32_f32_tn_n_tilesize64x64x128_igmma", "int8"),
+        ("cutlass3x_sm100_tensorop_i128x128x32gemm_s8_s8_s32_s8_s8_nnn_align16_bias_f32", "int8"),
         ("sm80_xmma_gemm_f32f32_f32f32_f32_tn_n_tilesize32x32x8_stage3_ffma", "fp32"),
         ("__myl_FcMul_0x93ab", ""),
     ],
@@ -102,6 +104,9 @@ def test_int8_tensors_prove_nothing_without_a_kernel_name():
     """Myelin may fuse the dequantization into a floating-point kernel that reads int8."""
     fused = Layer("{ForeignNode[a...b]}", "Myelin", "", ("Int8",), ("Half",))
     assert census((fused,), {fused.name: 1.0}).verdict == "unknown"
+    hidden = Layer("{ForeignNode[a...b]}", "Myelin", "", ("Half",), ("Half",))
+    assert census((hidden,), {hidden.name: 1.0}).verdict == "unknown"
+    assert census((hidden,), {"another name": 1.0}).verdict == "unknown"
     half = Layer("l", "gemm", "", ("Half",), ("Half",))
     assert census((half,), {"l": 1.0}).verdict == "float"
     assert census((fused,), {fused.name: 1.0}, quantized=False).verdict == "float"

@@ -158,6 +158,32 @@ def test_calibrator_feeds_whole_batches_and_keeps_its_cache(device, tmp_path):
     assert calibrator.read_calibration_cache() == b"TRT-8600-EntropyCalibration2\n"
 
 
+def test_calibration_is_never_cut_short(device, tmp_path):
+    """Whatever goes wrong while data is drawn: the library would take it for the end of the data."""
+
+    def broken():
+        yield {"text": np.zeros((4, 6), np.int64)}
+        raise OSError("disk")
+
+    calibrator = make_calibrator(make_trt(device), "entropy2", tmp_path / "cache", broken, 4)
+    assert calibrator.get_batch(["text"]) and calibrator.get_batch(["text"]) is None
+    assert "OSError: disk" in str(calibrator.error) and not device.memory
+    few = make_calibrator(make_trt(device), "entropy2", tmp_path / "c", lambda: iter([{"text": np.zeros((3, 6))}]), 4)
+    assert few.get_batch(["text"]) is None and "no whole batch of 4" in str(few.error)
+
+
+def test_one_graph_at_a_time(device):
+    """A graph is void once its context has seen another shape: 8, 2, 8 must capture three times."""
+    shape = open_bundle(DEMO_BUNDLE).manifest.image.input_shape[1:]
+    with TensorRtEngine(IMAGE, PLAN, graphs=True) as engine, OrtEngine(IMAGE) as expected:
+        for batch in (8, 2, 8, 8):
+            feed = {"image": np.random.default_rng(batch).standard_normal((batch, *shape)).astype(np.float32)}
+            np.testing.assert_allclose(
+                engine.run(feed)["image_features"], expected.run(feed)["image_features"], atol=1e-5
+            )
+    assert device.captured == 3 and device.launched == 4
+
+
 def test_calibrator_keeps_the_error_that_the_library_would_swallow(device, tmp_path):
     device.properties.totalGlobalMem = 1
     feeds = [{"text": np.zeros((4, 6), np.int64)}]
