@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-INSTALL = "pip install cupti-python"
-
 
 @dataclass(frozen=True)
 class _Tracer:

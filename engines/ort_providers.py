@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
 
@@ -25,23 +24,20 @@ COMPUTE = {
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider: its name, a line about it, and its options for a model (which may be half precision)."""
+    """An execution provider: its name, a line about it, its options, and the package of a plugin."""
 
     name: str
     summary: str
-    options: Callable[[], dict[str, str]] = dict
+    options: dict[str, str] = field(default_factory=dict)
     package: str | None = None
 
 
-def _cuda() -> dict[str, str]:
-    # Tensor cores would round float32 products to 10 bits by default; a float32 engine must be one.
-    return {"use_tf32": "0"}
-
-
+# Tensor cores would round float32 products to 10 bits by default; a float32 engine must be one.
+CUDA_OPTIONS = {"use_tf32": "0"}
 # TensorRT's provider gets no precision flags: with any of them its network is weakly typed, and FP32 may run in FP16.
 PROVIDERS: dict[OrtRuntime, Provider] = {
     "ort-cpu": Provider(CPU, "ONNX Runtime, CPU provider"),
-    "ort-cuda": Provider("CUDAExecutionProvider", "ONNX Runtime, CUDA provider", _cuda),
+    "ort-cuda": Provider("CUDAExecutionProvider", "ONNX Runtime, CUDA provider", CUDA_OPTIONS),
     "ort-tensorrt": Provider("TensorrtExecutionProvider", "ONNX Runtime, TensorRT provider"),
     "ort-tensorrt-rtx": Provider(
         "NvTensorRTRTXExecutionProvider", "ONNX Runtime, TensorRT-RTX plugin provider", package=RTX_PLUGIN
@@ -97,10 +93,10 @@ def make_session(path: str, runtime: OrtRuntime, options: Any) -> Any:
         devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider.name]
         if not devices:
             raise RuntimeUnavailable(f"runtime {runtime!r}: {provider.package} finds no GPU it supports")
-        options.add_provider_for_devices(devices[:1], provider.options())
+        options.add_provider_for_devices(devices[:1], provider.options)
         session = onnxruntime.InferenceSession(path, options)
     else:
-        chosen = [(provider.name, provider.options()), CPU]
+        chosen = [(provider.name, provider.options), CPU]
         # Its own fallback prints on stdout, tries other providers, and loses the reason.
         session = onnxruntime.InferenceSession(path, options, providers=chosen, enable_fallback=0)
     refuse_fallback(session, runtime, provider)

@@ -18,7 +18,6 @@ logger = logging.getLogger(__name__)
 
 TensorRtRuntime = Literal["tensorrt", "tensorrt-rtx"]
 PACKAGES: dict[TensorRtRuntime, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-RUNTIMES: tuple[TensorRtRuntime, ...] = ("tensorrt", "tensorrt-rtx")
 INSTALL: dict[TensorRtRuntime, str] = {
     "tensorrt": "pip install tensorrt --extra-index-url https://pypi.nvidia.com",
     "tensorrt-rtx": "pip install tensorrt-rtx",
@@ -87,14 +86,9 @@ class TensorRtLibrary:
     log: Log = field(repr=False, compare=False)
 
     @property
-    def version(self) -> str:
-        """The library's version, as it says it."""
-        return str(self.trt.__version__)
-
-    @property
     def name(self) -> str:
-        """Package and version."""
-        return f"{PACKAGES[self.runtime]} {self.version}"
+        """Package and version, as the library says it."""
+        return f"{PACKAGES[self.runtime]} {self.trt.__version__}"
 
     @cached_property
     def features(self) -> Features:

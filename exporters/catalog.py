@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from clipq.engines.catalog import RUNTIMES
 from clipq.errors import CheckpointError
-from clipq.exporters.recipes import KINDS
+from clipq.exporters.recipes import KINDS, ModelOpt
 
 
 def known_checkpoints() -> list[str]:
@@ -46,7 +46,7 @@ def overview() -> list[dict[str, Any]]:
     rows.append({"kind": "recipe", "name": "fp32", "state": "run", "detail": "the reference; always made"})
     for recipe in KINDS:
         detail = f"{recipe.summary}{_options(recipe)}"
-        usable = not recipe.name.startswith("modelopt") or find_spec("modelopt") is not None
+        usable = not issubclass(recipe, ModelOpt) or find_spec("modelopt") is not None
         needs = "" if usable else "needs pip install 'clip-quant[modelopt]' in an environment of its own; "
         state = "run" if usable else "no"
         rows.append({"kind": "recipe", "name": recipe.name, "state": state, "detail": f"{needs}{detail}"})

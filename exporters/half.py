@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from clipq.progress import quiet_logging
+
 # Smallest normal number of half precision: below it, scales would lose digits.
 SMALLEST = float(np.finfo(np.float16).smallest_normal)
 
@@ -19,8 +21,6 @@ def as_half(model: onnx.ModelProto) -> onnx.ModelProto:
     and their integers stay; ``storable_in_half`` made those scales exact beforehand.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    from clipq.progress import quiet_logging
 
     with quiet_logging():
         return convert_float_to_float16(model, keep_io_types=True)

@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from clipq.errors import RecipeError
 from clipq.exporters.half import storable_in_half
 from clipq.exporters.placement import Placement
 from clipq.exporters.recipes import Int8Static, Static
@@ -63,6 +64,11 @@ class QdqInserter:
         # for TensorRT 8.6 (opset 17), which takes no 32-bit integers.
         opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
         self._float_bias = self._half or opset < HALF_SCALES_OPSET
+        if self._half and opset < HALF_SCALES_OPSET:
+            raise RecipeError(
+                f"{recipe.name}: floats=fp16 needs ONNX opset {HALF_SCALES_OPSET}, the tower has {opset} (for "
+                "TensorRT 8.6, which chooses half precision itself): use floats=fp32"
+            )
         self._per_channel = recipe.weights == "per-channel"
         self._weight_bits, self._activation_bits = recipe.weight_bits, recipe.activation_bits
         self._constants = {value.name: value for value in model.graph.initializer}

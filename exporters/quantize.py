@@ -20,7 +20,7 @@ from clipq.exporters.half import as_half, storable_in_half
 from clipq.exporters.hqq import hqq_blocks
 from clipq.exporters.integer_products import with_integer_products
 from clipq.exporters.placement import place
-from clipq.exporters.qdq import HALF_SCALES_OPSET, FakeQuantInserter, QdqInserter
+from clipq.exporters.qdq import FakeQuantInserter, QdqInserter
 from clipq.exporters.ranges import collect_ranges
 from clipq.exporters.recipes import Fp16, Int8Dynamic, Int8Static, Recipe, Simulated, Static, WeightOnly
 from clipq.exporters.scaling import protect_salient, second_moments, smooth
@@ -50,13 +50,6 @@ def _(recipe: Fp16, source: TowerSource) -> onnx.ModelProto:
 
 @quantize_tower.register
 def _(recipe: Int8Static, source: TowerSource) -> onnx.ModelProto:
-    opsets = onnx.load(source.path, load_external_data=False).opset_import
-    opset = next(entry.version for entry in opsets if entry.domain in ("", "ai.onnx"))
-    if recipe.floats == "fp16" and opset < HALF_SCALES_OPSET:
-        raise RecipeError(
-            f"{recipe.name}: floats=fp16 needs ONNX opset {HALF_SCALES_OPSET}, {source.path.name} has {opset} (for "
-            "TensorRT 8.6, which chooses half precision itself): use floats=fp32"
-        )
     model = _as_opset_20(_with_ranges(recipe, source, QdqInserter))
     if recipe.floats == "fp16":
         model = as_half(model)

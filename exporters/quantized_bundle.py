@@ -17,7 +17,8 @@ from clipq.engines.base import Array
 from clipq.engines.catalog import onnxruntime_version, open_engine
 from clipq.engines.ort import RUNTIME
 from clipq.errors import EngineError, RecipeError
-from clipq.exporters import modelopt_quantizer, recipes
+from clipq.exporters import modelopt_quantizer as _modelopt_quantizer  # noqa: F401 (importing it registers its recipes)
+from clipq.exporters import recipes
 from clipq.exporters.calibration_set import CalibrationSet
 from clipq.exporters.quantize import TowerSource, quantize_tower
 from clipq.files import directory_in_making
@@ -96,7 +97,6 @@ def _quantized_tower(
 
     else:
         progress.start(f"{recipe.name}, {name} tower", 0)
-    assert modelopt_quantizer  # importing it registers its recipes
     model = quantize_tower(recipe, TowerSource(source.tower_path(name), feeds))
     model.producer_name, model.producer_version = "clipq", __version__
     onnx.save(model, str(making / entry.file))
