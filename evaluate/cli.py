@@ -84,6 +84,7 @@ def main() -> None:
 @click.option("--auto-batch", is_flag=True, help="Halve the batch (32) where GPU memory ends, and record it.")
 @graphs_option
 @click.option("--no-bench", is_flag=True, help="Leave out latency, memory and the kernel census.")
+@click.option("--no-images", is_flag=True, help="Keep no thumbnails of photos that engines answer differently.")
 @json_option
 def run(
     bundles: Sequence[Path],
@@ -98,6 +99,7 @@ def run(
     auto_batch: bool,
     cuda_graphs: bool,
     no_bench: bool,
+    no_images: bool,
     as_json: bool,
     reference: str | None,
     simulated: bool,
@@ -123,7 +125,9 @@ def run(
         base = latency or LatencyEntry()
         latency = LatencyEntry(batches=tuple(sorted(set(batches))) or base.batches, repeats=repeats or base.repeats)
     chosen = chosen.model_copy(update={**asked, "latency": None if no_bench else latency})
-    where = Where(output, runtime, threads, Path(cache).expanduser() if cache else None, auto_batch, cuda_graphs)
+    where = Where(
+        output, runtime, threads, Path(cache).expanduser() if cache else None, auto_batch, cuda_graphs, not no_images
+    )
     _evaluate(bundles, chosen, where, as_json)
 
 
@@ -258,6 +262,36 @@ def report(results: Path, output: Path | None) -> None:
     from clipq.record import read_records
 
     click.echo(str(write_report(read_records(results), output or results / "report.html")))
+
+
+@main.command()
+@click.argument("a", type=click.Path(exists=True, path_type=Path), metavar="A")
+@click.argument("b", type=click.Path(exists=True, path_type=Path), metavar="B")
+@click.option(
+    "--margin", default=0.01, show_default=True, type=click.FloatRange(min=0, min_open=True),
+    help="Engines are the same where the whole interval lies within ± this (0.01: one point).",
+)  # fmt: skip
+@click.option(
+    "--markdown", type=click.Path(path_type=Path), metavar="FILE", help="Also write tables for a pull request."
+)  # fmt: skip
+@json_option
+def compare(a: Path, b: Path, margin: float, markdown: Path | None, as_json: bool) -> None:
+    """Compare B with A: two results folders, or two records (RESULTS/records/*.json).
+
+    Paired where the samples are the same. Exit code 0: same or better, 1: worse beyond chance, 3: undecided.
+    """
+    from clipq.evaluate import compare as comparing
+    from clipq.evaluate.tables import print_comparison
+    from clipq.files import write_atomic
+
+    found = comparing.compare(comparing.read_measured(a), comparing.read_measured(b), margin=margin)
+    if markdown is not None:
+        write_atomic(markdown, comparing.as_markdown(found))
+    if as_json:
+        click.echo(json.dumps(found.as_json(), indent=2))
+    else:
+        print_comparison(found)
+    click.get_current_context().exit(comparing.EXIT_CODES[found.outcome])
 
 
 @main.command()

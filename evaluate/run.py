@@ -21,7 +21,9 @@ from clipq.evaluate.axes.classification import Answers
 from clipq.evaluate.bench import BenchSettings, SubjectBench, bench, bench_measurements
 from clipq.evaluate.embeddings import Embeddings
 from clipq.evaluate.estimates import Estimate, measurements
+from clipq.evaluate.flips import find_flips, write_thumbnail
 from clipq.evaluate.metrics.ood import outlier_scores
+from clipq.evaluate.pairing import SampleAnswers, write_pairing
 from clipq.evaluate.plan import (
     Plan,
     PlannedCorruptions,
@@ -35,7 +37,16 @@ from clipq.evaluate.predictions import Floats, Outcome
 from clipq.evaluate.subjects import Subject, gather_subjects
 from clipq.evaluate.suite import Suite
 from clipq.progress import Progress
-from clipq.record import AttackRecord, BundleRecord, Record, ViewRecord, environment, write_csv, write_record
+from clipq.record import (
+    AttackRecord,
+    BundleRecord,
+    FlipRecord,
+    Record,
+    ViewRecord,
+    environment,
+    write_csv,
+    write_record,
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Where:
     """Where engines run and results and fetched data go; without a cache nothing is fetched.
 
     ``auto_batch`` halves the batch where GPU memory ends, which is an error otherwise; ``graphs`` launches plans as
-    CUDA graphs.
+    CUDA graphs. ``thumbnails`` keeps small pictures of a few flips for the report.
     """
 
     results: Path
@@ -52,6 +63,7 @@ class Where:
     cache: Path | None = None
     auto_batch: bool = False
     graphs: bool = False
+    thumbnails: bool = True
 
 
 @dataclass
@@ -61,6 +73,7 @@ class _Found:
     estimates: list[Estimate] = field(default_factory=list)
     against_twin: list[Estimate] = field(default_factory=list)
     views: list[ViewRecord] = field(default_factory=list)
+    answers: dict[str, SampleAnswers] = field(default_factory=dict)
 
 
 def evaluate(
@@ -96,10 +109,13 @@ def evaluate(
         settings = BenchSettings(batches=suite.latency.batches, repeats=suite.latency.repeats)
         progress.start("latency, memory, kernels", len(TOWERS) + len(working))
         benches = bench(working, settings, where.results / "bench", lambda what: progress.advance(1))
-    found = _Measuring(plan, working, reference, embeddings, squares).measure(progress)
+    pictures = where.results if where.thumbnails else None
+    found = _Measuring(plan, working, reference, embeddings, squares, pictures).measure(progress)
     records = [_record(subject, reference, found, benches, embeddings, plan, where, given) for subject in subjects]
-    for record in records:
+    for subject, record in zip(subjects, records, strict=True):
         write_record(where.results, record)
+        mine = found.get(subject.label, _Found())
+        write_pairing(where.results, record, mine.estimates, mine.answers)
     write_csv(where.results, records)
     return records
 
@@ -124,6 +140,7 @@ class _Measuring:
     reference: Subject | None
     embeddings: Embeddings
     squares: SquareResults
+    pictures: Path | None
     found: dict[str, _Found] = field(default_factory=dict)
 
     def measure(self, progress: Progress) -> dict[str, _Found]:
@@ -186,6 +203,10 @@ class _Measuring:
                 paired = classification.compared(answers, other, view=view.name, seed=suite.seed)
                 self.found[subject.label].against_twin += paired
             self.found[subject.label].estimates += found
+            self.found[subject.label].answers[view.name] = SampleAnswers.of(answers.ids, predictions)
+            flips: tuple[FlipRecord, ...] = ()
+            if base is not None and not self._is_reference(subject) and not subject.simulated:
+                flips = find_flips(answers, base, view, partial(self._thumbnail, view))
             templates = self.embeddings.templates_of(view, subject)
             self.found[subject.label].views.append(
                 ViewRecord(
@@ -201,6 +222,7 @@ class _Measuring:
                     skipped=skipped,
                     smallest_group=planned.entry.smallest_group if planned.entry.groups else None,
                     reliability=classification.reliability(predictions, suite.ece_bins),
+                    flips=flips,
                 )
             )
 
@@ -316,6 +338,9 @@ class _Measuring:
             captions=sum(len(sample.captions) for sample in view.samples) if planned.entry.role == "retrieval" else 0,
             skipped=skipped,
         )
+
+    def _thumbnail(self, view: View, index: int) -> str:
+        return "" if self.pictures is None else write_thumbnail(view, index, self.pictures)
 
     def _answers_of_reference(self, view: View) -> Answers | None:
         return None if self.reference is None else self.embeddings.answers(view, self.reference)

@@ -29,8 +29,8 @@ class Draws:
     resampled: Floats
     n: int
 
-    def interval(self) -> tuple[float, float]:
-        """The 95 % percentile interval, moved by the bootstrap's estimate of bias (Efron and Tibshirani, 1993).
+    def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
+        """The 95 % (or other) percentile interval, moved by the bootstrap's estimate of bias (Efron and Tibshirani, 1993).
 
         Binned calibration errors and gaps between groups are larger on a resample than on the sample: their plain
         percentile interval can leave out the value itself. Draws without a value do not count.
@@ -38,7 +38,7 @@ class Draws:
         finite = self.resampled[np.isfinite(self.resampled)]
         if len(finite) == 0:
             return math.nan, math.nan
-        low, high = interval(finite)
+        low, high = interval(finite, confidence)
         bias = float(finite.mean()) - self.value
         # Means have no bias but the draws' own noise; moved by that, an interval that ends at 0 would leave 0 out.
         if abs(bias) <= 4 * float(finite.std()) / math.sqrt(len(finite)):
@@ -114,9 +114,9 @@ def percentile_draws(samples: Sequence[float], q: float, *, seed: int = 0) -> Dr
     return Draws(float(np.percentile(array, q)), draws, len(array))
 
 
-def interval(draws: Floats) -> tuple[float, float]:
-    """The central 95 % of draws."""
-    tail = (1 - CONFIDENCE) / 2
+def interval(draws: Floats, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The central 95 % (or other part) of draws."""
+    tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
 

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipq.evaluate.bench import breaks_promise
+from clipq.evaluate.compare import Comparison, latency_title, shown, verdict_text
 from clipq.evaluate.metrics import orientation
 from clipq.evaluate.report.summary import summary_columns
 from clipq.evaluate.statistics import interval, percentile_draws
@@ -143,6 +144,31 @@ def _print_engines(console: Console, records: Sequence[Record]) -> None:
             cells.append(f"[bold red]{share}, says {census.recipe}[/]" if broken else share)
         table.add_row(*cells)
     console.print(table)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """One table per pair of records, B − A; then the outcome."""
+    console = _console()
+    for pair in comparison.pairs:
+        names = pair.a if pair.a == pair.b else f"A: {pair.a}, B: {pair.b}"
+        table = Table(title=escape(names) + (" (the same engine)" if pair.same_engine else ""), title_justify="left")
+        for column in ("metric", "A", "B", "B − A [95 %]", "p", "n", "pairing", "verdict"):
+            table.add_column(column, justify="left" if column in ("metric", "pairing", "verdict") else "right")
+        for one in pair.differences:
+            style = {"better": "green", "worse": "bold red", "unknown": "yellow"}.get(one.verdict)
+            cells = one.title, *shown(one), f"{one.p_value:.2g}", str(one.n), one.how, verdict_text(one)
+            table.add_row(*map(escape, cells), style=style)
+        for row in pair.latency:
+            ratio = f"× {row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+            table.add_row(latency_title(row), "", "", escape(ratio), "", "", "unpaired", "")
+        console.print(table)
+    for side, alone in (("A", comparison.only_a), ("B", comparison.only_b)):
+        if alone:
+            console.print(f"only in {side}: {escape(', '.join(alone))}")
+    console.print(
+        f"[bold]{comparison.outcome}[/] (Holm over all rows; same within ±{comparison.margin:g}; "
+        "latency does not decide)"
+    )
 
 
 def percent(value: float) -> str:

@@ -12,7 +12,8 @@
     ├── EngineError        an engine was fed wrongly or failed
     │   └── OutOfMemory    the GPU has too little memory for this batch
     ├── DataError          images, labels, class names or captions cannot be used
-    └── ResultsError       a results folder is missing, damaged, or of a newer schema
+    ├── ResultsError       a results folder is missing, damaged, or of a newer schema
+    └── PolicyError        a gate's policy cannot be read, or nothing can be judged by it
 """
 
 from __future__ import annotations
@@ -62,3 +63,7 @@ class DataError(ClipqError):
 
 class ResultsError(ClipqError):
     """A results folder is missing, damaged, or of a newer schema."""
+
+
+class PolicyError(ClipqError):
+    """A gate's policy cannot be read, or nothing can be judged by it."""

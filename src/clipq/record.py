@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from clipq.errors import ResultsError
 from clipq.files import write_atomic
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 CSV_COLUMNS = (
     "bundle", "recipe", "runtime", "simulated", "view", "group", "metric", "unit", "value", "low", "high", "n",
@@ -76,6 +76,22 @@ class ScoreHistogram(_Model):
     outside: tuple[int, ...]
 
 
+class FlipRecord(_Model):
+    """A sample that the candidate newly gets wrong, or right: both answers with their confidences from 0 to 1.
+
+    ``thumbnail`` is a file of the results folder, or empty where none was kept.
+    """
+
+    sample: str
+    label: str
+    reference: str
+    reference_confidence: float
+    candidate: str
+    confidence: float
+    gained: bool
+    thumbnail: str
+
+
 class AttackRecord(_Model):
     """An attack: transferred from the reference checkpoint's gradients, or the Square attack on each engine itself."""
 
@@ -92,7 +108,7 @@ class ViewRecord(_Model):
     """A view as it was used: where from, in which role, how many samples, what was left out, which classes.
 
     ``baseline`` is the in-distribution view of a shifted or out-of-distribution one; ``classes``, ``templates`` and
-    ``reliability`` are empty where nothing was classified.
+    ``reliability`` are empty where nothing was classified. ``flips`` holds the most confident ones, not all.
     """
 
     name: str
@@ -109,6 +125,7 @@ class ViewRecord(_Model):
     smallest_group: int | None = None
     reliability: tuple[ReliabilityBin, ...] = ()
     histograms: tuple[ScoreHistogram, ...] = ()
+    flips: tuple[FlipRecord, ...] = ()
 
 
 class LatencyRecord(_Model):
@@ -233,10 +250,14 @@ def environment() -> dict[str, Any]:
 
 def write_record(folder: Path, record: Record) -> Path:
     """Store a record under its bundle, runtime and kind; returns the path."""
-    kind = "__simulated" if record.twin else ""
-    path = folder / "records" / f"{record.bundle.name}__{record.runtime}{kind}.json"
+    path = folder / "records" / f"{record_stem(record)}.json"
     write_atomic(path, record.model_dump_json(indent=1) + "\n")
     return path
+
+
+def record_stem(record: Record) -> str:
+    """The name of a record's files, without their ending."""
+    return f"{record.bundle.name}__{record.runtime}{'__simulated' if record.twin else ''}"
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -244,19 +265,22 @@ def read_records(folder: Path) -> list[Record]:
     paths = sorted((folder / "records").glob("*.json"))
     if not paths:
         raise ResultsError(f"{folder} holds no records; clipq-eval run -o {folder} makes them")
-    records = []
-    for path in paths:
-        try:
-            raw = json.loads(path.read_bytes())
-            found = raw.get("schema_version")
-            if isinstance(found, int) and found > SCHEMA_VERSION:
-                raise ResultsError(
-                    f"{path} has schema version {found}, this clipq reads up to {SCHEMA_VERSION}; upgrade clip-quant"
-                )
-            records.append(Record.model_validate(raw))
-        except (ValueError, AttributeError, ValidationError) as error:
-            raise ResultsError(f"{path} is damaged; delete it and run again") from error
+    records = [read_record(path) for path in paths]
     return sorted(records, key=lambda record: (record.bundle.name != record.reference, record.bundle.name, record.twin))
+
+
+def read_record(path: Path) -> Record:
+    """One record; raises ResultsError where it is damaged or newer than this clipq."""
+    try:
+        raw = json.loads(path.read_bytes())
+        found = raw.get("schema_version")
+        if isinstance(found, int) and found > SCHEMA_VERSION:
+            raise ResultsError(
+                f"{path} has schema version {found}, this clipq reads up to {SCHEMA_VERSION}; upgrade clip-quant"
+            )
+        return Record.model_validate(raw)
+    except (ValueError, AttributeError, ValidationError) as error:
+        raise ResultsError(f"{path} is damaged; delete it and run again") from error
 
 
 def write_csv(folder: Path, records: Iterable[Record]) -> Path:

@@ -1,0 +1,283 @@
+"""Two evaluations against each other: yesterday's engine and today's, two GPUs, two runtimes.
+
+Everything is B − A. What rests on the same samples is paired; a part in common is paired by sample id where the metric
+can be taken from answers; the rest is compared unpaired, with wider intervals, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from clipq.errors import ResultsError
+from clipq.evaluate.headline import AXES, headline, title
+from clipq.evaluate.judgement import MARGIN, Verdict, judge, samples_to_decide
+from clipq.evaluate.metrics.accuracy import weighted_mean
+from clipq.evaluate.metrics.agreement import mcnemar_p
+from clipq.evaluate.metrics.calibration import BINS, ece
+from clipq.evaluate.pairing import Key, Measured, SampleAnswers, unpaired
+from clipq.evaluate.predictions import Outcome
+from clipq.evaluate.statistics import Draws, Statistic, bootstrap, holm
+from clipq.record import Measurement, read_record, read_records
+
+EXIT_CODES = {"same or better": 0, "worse": 1, "undecided": 3}
+Outcomes = Literal["same or better", "worse", "undecided"]
+How = Literal["paired", "paired by id", "unpaired"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of two records: B − A with its 95 % interval, how it was paired, and what follows.
+
+    ``n_to_decide`` is the number of samples that would decide an unknown one if the difference stayed, else 0.
+    """
+
+    axis: str
+    title: str
+    view: str
+    group: str
+    metric: str
+    unit: str
+    a: float
+    b: float
+    delta: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+    how: How
+    verdict: Verdict
+    n_to_decide: int
+
+
+@dataclass(frozen=True)
+class PairOfRecords:
+    """Two records by name, and their differences on the headline metrics.
+
+    ``latency`` holds each tower's ratio to its own run's reference in B over that in A: absolute times of two runs mean
+    little, ratios to a reference that was timed in turns with the engine mean something.
+    """
+
+    a: str
+    b: str
+    same_engine: bool
+    differences: tuple[Difference, ...]
+    latency: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def outcome(self) -> Outcomes:
+        """Worse where one metric is beyond chance among all compared, undecided where one is unknown."""
+        verdicts = {one.verdict for one in self.differences}
+        return "worse" if "worse" in verdicts else "undecided" if "unknown" in verdicts else "same or better"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All records of A and B that belong together; ``only_a`` and ``only_b`` have no partner."""
+
+    pairs: tuple[PairOfRecords, ...]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    margin: float
+
+    @property
+    def outcome(self) -> Outcomes:
+        """The worst of the pairs'."""
+        outcomes = {pair.outcome for pair in self.pairs}
+        return next(one for one in ("worse", "undecided", "same or better") if one in outcomes)  # type: ignore[return-value]
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "outcome": self.outcome,
+            **asdict(self),
+            "pairs": [asdict(pair) | {"outcome": pair.outcome} for pair in self.pairs],
+        }
+
+
+def read_measured(path: Path) -> list[Measured]:
+    """The records of a results folder, or one record file of such a folder; failed engines are left out."""
+    if path.is_file():
+        return [Measured(read_record(path), path.parent.parent)]
+    return [Measured(record, path) for record in read_records(path) if not record.failed]
+
+
+def compare(a: Sequence[Measured], b: Sequence[Measured], *, margin: float = MARGIN) -> Comparison:
+    """Compare B with A, record by record: two single ones whatever they are called, else those of one name.
+
+    Raises ResultsError where nothing belongs together.
+    """
+    partners = _partners(a, b)
+    if not partners:
+        names = (", ".join(one.record.name for one in side) for side in (a, b))
+        raise ResultsError("no engine is in both: A has {}, B has {}; name two record files".format(*names))
+    pairs = _judged([(one, two, _differences(one, two)) for one, two in partners], margin)
+    paired = {id(one) for pair in partners for one in pair}
+    only_a, only_b = (tuple(one.record.name for one in side if id(one) not in paired) for side in (a, b))
+    return Comparison(tuple(pairs), only_a, only_b, margin)
+
+
+def _partners(a: Sequence[Measured], b: Sequence[Measured]) -> list[tuple[Measured, Measured]]:
+    if len(a) == len(b) == 1:
+        return [(a[0], b[0])]
+    found = []
+    for one in a:
+        same_name = [two for two in b if two.record.name == one.record.name]
+        same_runtime = [two for two in same_name if two.record.runtime == one.record.runtime]
+        # Another runtime is a partner too, where it is the only one: two runtimes are what people compare.
+        alone = len(same_name) == 1 and sum(other.record.name == one.record.name for other in a) == 1
+        if same_runtime or alone:
+            found.append((one, (same_runtime or same_name)[0]))
+    return found
+
+
+def _differences(a: Measured, b: Measured) -> list[Difference]:
+    rows = []
+    axes = headline(b.record)
+    for axis, measured in axes.items():
+        for row in measured:
+            key = (row.view, row.group, row.metric)
+            if key in a.values:
+                rows.append(_difference(a, b, row, axis))
+    if not rows:
+        raise ResultsError(f"{a.record.name} and {b.record.name} have no metric in common; evaluate them by one suite")
+    return rows
+
+
+def _difference(a: Measured, b: Measured, row: Measurement, axis: str) -> Difference:
+    key = (row.view, row.group, row.metric)
+    mine, theirs = b.draws(key), a.draws(key)
+    how: How = "paired"
+    p_value = None
+    if a.rests_on(key) == b.rests_on(key) and len(mine.resampled) == len(theirs.resampled):
+        if key[2] == "acc1" and not key[1] and row.view in a.pairing.answers and row.view in b.pairing.answers:
+            p_value = mcnemar_p(b.pairing.answers[row.view].correct, a.pairing.answers[row.view].correct)
+    elif (common := _on_common_samples(a, b, key)) is not None:
+        (theirs, mine), p_value, how = common[0], common[1], "paired by id"
+    else:
+        mine, how = unpaired(mine), "unpaired"
+    draws = mine - theirs
+    low, high = draws.interval()
+    return Difference(
+        axis=axis, title=title(row), view=row.view, group=row.group, metric=row.metric, unit=row.unit,
+        a=theirs.value, b=mine.value, delta=draws.value, low=low, high=high,
+        p_value=draws.p_value() if p_value is None else p_value,
+        n=min(mine.n, theirs.n), how=how, verdict="unknown", n_to_decide=0,
+    )  # fmt: skip
+
+
+def _on_common_samples(a: Measured, b: Measured, key: Key) -> tuple[tuple[Draws, Draws], float | None] | None:
+    """Accuracy or ECE on the samples that both have, by id; None where too few are common or it needs more."""
+    view, group, metric = key
+    one, two = a.pairing.answers.get(view), b.pairing.answers.get(view)
+    if one is None or two is None or group or metric not in ("acc1", "ece"):
+        return None
+    one, two = one.common(two)
+    if len(one) < 20:
+        return None
+    functions: dict[str, Statistic] = {"a": _statistic(metric, one, a), "b": _statistic(metric, two, b)}
+    draws = bootstrap(functions, len(one))
+    return (draws["a"], draws["b"]), mcnemar_p(two.correct, one.correct) if metric == "acc1" else None
+
+
+def _statistic(metric: str, answers: SampleAnswers, measured: Measured) -> Statistic:
+    if metric == "acc1":
+        return partial(weighted_mean, answers.correct)
+    outcome = Outcome(answers.confidence.astype(np.float64), answers.correct)
+    return partial(ece, outcome, bins=measured.record.arguments_resolved.get("ece_bins", BINS))
+
+
+def _judged(found: Sequence[tuple[Measured, Measured, list[Difference]]], margin: float) -> list[PairOfRecords]:
+    """Verdicts by Holm over everything compared: of twenty metrics one is beyond its 95 % interval by chance."""
+    flat = [one for _, _, rows in found for one in rows]
+    survives = dict(zip(map(id, flat), holm([one.p_value for one in flat]), strict=True))
+    pairs = []
+    for a, b, rows in found:
+        judged = []
+        for one in rows:
+            verdict = judge(one.delta, one.low, one.high, one.metric, margin=margin)
+            if verdict in ("better", "worse") and not survives[id(one)]:
+                inside = max(abs(one.low), abs(one.high)) <= margin
+                verdict = "same" if inside else "unknown"
+            more = 0
+            if verdict == "unknown" and np.isfinite([one.low, one.high]).all():
+                more = samples_to_decide(one.n, one.delta, one.low, one.high, margin=margin)
+            judged.append(replace(one, verdict=verdict, n_to_decide=more))
+        judged.sort(key=lambda one: list(AXES).index(one.axis))
+        same = a.record.bundle.digest == b.record.bundle.digest and a.record.runtime == b.record.runtime
+        pairs.append(PairOfRecords(a.record.name, b.record.name, same, tuple(judged), tuple(_latency(a, b))))
+    return pairs
+
+
+def _latency(a: Measured, b: Measured) -> list[dict[str, Any]]:
+    rows = []
+    for key in b.values:
+        if key[2] != "latency_ms.p50" or key not in a.values:
+            continue
+        ratios = [_latency_ratio(one, key) for one in (a, b)]
+        if ratios[0] is None or ratios[1] is None:
+            continue
+        draws = unpaired(ratios[1]).resampled / ratios[0].resampled
+        low, high = (float(bound) for bound in np.quantile(draws, [0.025, 0.975]))
+        ratio = ratios[1].value / ratios[0].value
+        rows.append({"view": key[0], "group": key[1], "ratio": ratio, "low": min(low, ratio), "high": max(high, ratio)})
+    return rows
+
+
+def _latency_ratio(measured: Measured, key: Key) -> Draws | None:
+    """An engine's p50 over that of its own run's reference; None for the reference itself."""
+    reference = measured.reference
+    if reference is None or reference.record == measured.record or key not in reference.values:
+        return None
+    mine, theirs = measured.draws(key), unpaired(reference.draws(key))
+    return Draws(mine.value / theirs.value, mine.resampled / theirs.resampled, mine.n)
+
+
+def as_markdown(comparison: Comparison) -> str:
+    """For a pull request: a table per pair of engines, B − A."""
+    rules = f"B − A, 95 % intervals, Holm over all rows, same within ±{comparison.margin:g}"
+    lines = [f"**{comparison.outcome}** ({rules})", ""]
+    for pair in comparison.pairs:
+        names = pair.a if pair.a == pair.b else f"{pair.a} → {pair.b}"
+        lines += [f"### {_cell(names)}: {pair.outcome}", ""]
+        if pair.same_engine:
+            lines += ["The same engine (digest and runtime).", ""]
+        lines += ["| metric | A | B | B − A | p | pairing | verdict |", "|---|---:|---:|---:|---:|---|---|"]
+        for one in pair.differences:
+            cells = [one.title, *shown(one), f"{one.p_value:.2g}", f"{one.how}, n = {one.n}", verdict_text(one)]
+            lines.append("| " + " | ".join(map(_cell, cells)) + " |")
+        for row in pair.latency:
+            ratio = f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+            lines.append(f"| {_cell(latency_title(row))} | | | × {ratio} | | unpaired | |")
+        lines.append("")
+    lines += [f"Only in {side}: {_cell(', '.join(names))}" for side, names in
+              (("A", comparison.only_a), ("B", comparison.only_b)) if names]  # fmt: skip
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def latency_title(row: dict[str, Any]) -> str:
+    """What a latency row says."""
+    return f"{row['view'].removeprefix('tower:')} tower, {row['group'].replace('=', ' ')}: p50 ÷ reference's"
+
+
+def shown(one: Difference) -> tuple[str, str, str]:
+    """A, B and B − A with its interval, in percent and points for fractions."""
+    factor, digits = (100, 1) if one.unit == "fraction" else (1, 3)
+    a, b = (f"{factor * value:.{digits}f}" for value in (one.a, one.b))
+    delta, low, high = (f"{factor * value:+.{digits}f}" for value in (one.delta, one.low, one.high))
+    return a, b, f"{delta} [{low}, {high}]"
+
+
+def verdict_text(one: Difference) -> str:
+    """The verdict, and what would decide where there is none."""
+    return f"unknown, n = {one.n_to_decide:,} would decide" if one.n_to_decide else one.verdict
+
+
+def _cell(text: str) -> str:
+    """Text that stays in its cell and is no markup there: names come from folders and data sets."""
+    return "".join(f"\\{char}" if char in "\\`*_[]<>|#&" else char for char in " ".join(text.split()))

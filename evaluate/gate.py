@@ -1,0 +1,313 @@
+"""The gate: a policy's rules on measured intervals, so that a pipeline can stop a release.
+
+A rule passes where the whole interval passes, fails where the whole interval fails, else asks to investigate. What is
+missing, not a number, of a failed engine, or simulated where a deployed result is asked for, fails.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from clipq.errors import PolicyError
+from clipq.evaluate.headline import headline
+from clipq.evaluate.judgement import higher
+from clipq.evaluate.pairing import Key, Measured, unpaired
+from clipq.evaluate.statistics import Draws
+
+BUILT_IN = ("strict", "mlperf-99", "mlperf-99.9", "demo")
+EXIT_CODES = {"pass": 0, "fail": 1, "investigate": 3}
+State = Literal["pass", "fail", "investigate"]
+LIMITS = ("min", "max", "min_delta", "max_delta", "min_ratio", "max_ratio")
+
+
+class Rule(BaseModel):
+    """One requirement of every engine that ``bundle`` and ``recipe`` match, on every number that the rest matches.
+
+    Patterns are shell patterns. ``view`` and ``group`` default to all of them, parts of a view (``race=Black``) left
+    out. Limits are on the value, on value − reference, and on value ÷ reference, in the units of results.csv.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metric: str
+    view: str | None = None
+    group: str | None = None
+    bundle: tuple[str, ...] = ("*",)
+    recipe: tuple[str, ...] = ("*",)
+    min: float | None = None
+    max: float | None = None
+    min_delta: float | None = None
+    max_delta: float | None = None
+    min_ratio: float | None = None
+    max_ratio: float | None = None
+    confidence: float | None = Field(default=None, ge=0, lt=1, description="0 judges the value alone")
+    deployed: bool = True
+    optional: bool = Field(default=False, description="pass where nothing of the kind was measured")
+
+    @field_validator("bundle", "recipe", mode="before")
+    @classmethod
+    def _as_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> Rule:
+        given = [name for name in LIMITS if getattr(self, name) is not None]
+        if not given:
+            raise ValueError(f"a rule on {self.metric!r} needs a limit: {', '.join(LIMITS)}")
+        if any(not math.isfinite(getattr(self, name)) for name in given):
+            raise ValueError(f"a limit of the rule on {self.metric!r} is not finite")
+        return self
+
+    def limits(self) -> list[tuple[str, float]]:
+        """The limits given, by name."""
+        return [(name, getattr(self, name)) for name in LIMITS if getattr(self, name) is not None]
+
+
+class Policy(BaseModel):
+    """Rules, their default confidence, and the views that every engine must have been measured on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    confidence: float = Field(default=0.95, ge=0, lt=1)
+    required: tuple[str, ...] = ()
+    rule: tuple[Rule, ...] = ()
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Policy:
+        if not self.rule and not self.required:
+            raise ValueError("it has no [[rule]] and requires no view: a gate that cannot fail")
+        return self
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One rule on one number of one engine; ``low`` to ``high`` is the interval that was judged."""
+
+    engine: str
+    rule: str
+    state: State
+    reason: str
+    view: str = ""
+    group: str = ""
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+
+def read_policy(name: str) -> Policy:
+    """A built-in policy or a file; raises PolicyError with everything that is wrong with it."""
+    try:
+        return Policy.model_validate(tomli.loads(policy_text(name)))
+    except tomli.TOMLDecodeError as error:
+        raise PolicyError(f"{name} is no TOML: {error}") from error
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}".lstrip(": ")
+            for one in error.errors()
+        )
+        raise PolicyError(f"{name}: {wrong}") from error
+
+
+def policy_text(name: str) -> str:
+    """The TOML of a built-in policy or a file."""
+    if name in BUILT_IN:
+        return (resources.files("clipq.evaluate") / "policies" / f"{name}.toml").read_text(encoding="utf-8")
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise PolicyError(f"{name} is neither a file nor a built-in policy ({', '.join(BUILT_IN)})") from error
+    except (IsADirectoryError, UnicodeDecodeError) as error:
+        raise PolicyError(f"{name} is no text file") from error
+
+
+def judge_policy(measured: Sequence[Measured], policy: Policy) -> list[Finding]:
+    """Every rule on every candidate; twins (integer kernels off) are no candidates. Raises PolicyError without any."""
+    candidates = [
+        one
+        for one in measured
+        if not one.record.twin and (one.record.failed or one.record.bundle.name != one.record.reference)
+    ]
+    if not candidates:
+        raise PolicyError("there is no candidate in these results: only the reference was evaluated")
+    findings: list[Finding] = []
+    for one in candidates:
+        if one.record.failed:
+            findings.append(Finding(one.record.name, "engine", "fail", f"the engine failed: {one.record.failed}"))
+            continue
+        seen = {view.name for view in one.record.views if view.n} | {key[0] for key in one.values}
+        for view in policy.required:
+            state: State = "pass" if view in seen else "fail"
+            reason = "measured" if view in seen else "the view is required and was not measured"
+            findings.append(Finding(one.record.name, f"required {view}", state, reason, view=view))
+    for rule in policy.rule:
+        findings += _apply(rule, candidates, rule.confidence if rule.confidence is not None else policy.confidence)
+    return findings
+
+
+def outcome(findings: Sequence[Finding]) -> State:
+    """Fail where one fails, else investigate where one must be, else pass."""
+    states = {finding.state for finding in findings}
+    return next(state for state in ("fail", "investigate", "pass") if state in states)  # type: ignore[return-value]
+
+
+def _apply(rule: Rule, candidates: Sequence[Measured], confidence: float) -> list[Finding]:
+    meant = [
+        one
+        for one in candidates
+        if _matches(one.record.bundle.name, rule.bundle) and _matches(one.record.bundle.recipe, rule.recipe)
+    ]
+    # A pattern that matches nobody is a typing error more often than a choice, and would pass in silence.
+    if not meant and not rule.optional:
+        asked = f"no engine is called {' or '.join(rule.bundle)} and made by {' or '.join(rule.recipe)}"
+        return [Finding("", _text(rule), "fail", asked)]
+    findings = []
+    for one in meant:
+        if one.record.failed:
+            continue
+        name = one.record.name
+        if one.record.simulated and rule.deployed:
+            findings.append(Finding(name, _text(rule), "fail", "simulated, and the rule asks for a deployed engine"))
+            continue
+        keys = _matching(rule, one)
+        if not keys and not rule.optional:
+            findings.append(Finding(name, _text(rule), "fail", "was not measured"))
+        for key in keys:
+            findings += [_judge(one, key, limit, bound, confidence) for limit, bound in rule.limits()]
+    return findings
+
+
+def _matching(rule: Rule, measured: Measured) -> list[Key]:
+    return [
+        key
+        for key in measured.values
+        if fnmatchcase(key[2], rule.metric)
+        and (rule.view is None or fnmatchcase(key[0], rule.view))
+        and (_is_whole(key[1]) if rule.group is None else fnmatchcase(key[1], rule.group))
+    ]
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _is_whole(group: str) -> bool:
+    return "=" not in group or group.startswith("batch=")
+
+
+def _text(rule: Rule) -> str:
+    parts = [f"{name} {limit:g}" for name, limit in rule.limits()]
+    asked = (("view", rule.view), ("group", rule.group))
+    where = "".join(f" {what}={value}" for what, value in asked if value is not None)
+    return f"{rule.metric}{where}: {', '.join(parts)}"
+
+
+def _judge(measured: Measured, key: Key, limit: str, bound: float, confidence: float) -> Finding:
+    view, group, metric = key
+    kind = limit.partition("_")[2]
+    rule = f"{metric}{'.' + kind if kind else ''} {'>=' if limit.startswith('min') else '<='} {bound:g}"
+    rule += f" at {100 * confidence:g}%" if confidence else ""
+    name = measured.record.name
+    draws: Draws | None = measured.draws(key)
+    if kind:
+        draws = _against_reference(measured, key, kind)
+        if draws is None:
+            return Finding(name, rule, "fail", "there is no reference to compare with", view, group)
+    assert draws is not None
+    low, high = draws.interval(confidence) if confidence and len(draws.resampled) > 1 else (draws.value, draws.value)
+    found = (view, group, draws.value, low, high, draws.n)
+    if not all(map(math.isfinite, (draws.value, low, high))):
+        return Finding(name, rule, "fail", "is not a number", *found[:2])
+    passes = (low >= bound, high >= bound) if limit.startswith("min") else (high <= bound, low <= bound)
+    state: State = "pass" if passes[0] else "investigate" if passes[1] else "fail"
+    reason = {
+        "pass": "the whole interval passes",
+        "fail": "the whole interval fails",
+        "investigate": "the interval holds the limit: more samples would decide",
+    }[state]
+    if low == high:
+        reason = "passes" if state == "pass" else "fails"
+    return Finding(name, rule, state, reason, *found)
+
+
+def _against_reference(measured: Measured, key: Key, kind: str) -> Draws | None:
+    """Value − reference, or value ÷ reference: paired where both rest on the same samples."""
+    reference = measured.reference
+    if reference is None or key not in reference.values:
+        return None
+    mine, theirs = measured.draws(key), reference.draws(key)
+    if measured.rests_on(key) is None or measured.rests_on(key) != reference.rests_on(key):
+        theirs = unpaired(theirs)
+    if kind == "delta":
+        return mine - theirs
+    ratio = mine.value / theirs.value if theirs.value else math.nan
+    return Draws(ratio, mine.resampled / theirs.resampled, mine.n)
+
+
+def policy_from(measured: Sequence[Measured], margin: float) -> str:
+    """A policy that these engines pass with ``margin`` to spare: today's differences as tomorrow's limits.
+
+    One rule per headline metric and view, on the difference to the reference; its limit is the outermost end of the
+    candidates' intervals plus the margin, rounded outward to a tenth of a point.
+    """
+    candidates = [
+        one
+        for one in measured
+        if one.record.reference
+        and not (one.record.failed or one.record.twin or one.record.simulated)
+        and one.record.bundle.name != one.record.reference
+    ]
+    if not candidates:
+        raise PolicyError("there is no deployed candidate with a reference in these results")
+    ends: dict[Key, list[tuple[float, float]]] = {}
+    for one in candidates:
+        for rows in headline(one.record).values():
+            for row in rows:
+                key = (row.view, row.group, row.metric)
+                draws = _against_reference(one, key, "delta")
+                if draws is not None:
+                    ends.setdefault(key, []).append(draws.interval())
+    names = ", ".join(one.record.name for one in candidates)
+    views = dict.fromkeys(view.name for one in candidates for view in one.record.views)
+    # By name: simulated engines of the same folder are not what ships.
+    bundles = ", ".join(_quoted(_literal(one.record.bundle.name)) for one in candidates)
+    lines = [
+        f"# Written by `clipq-eval gate init` from {_comment(names)}.",
+        f"# Limits on the difference to the reference: the worst end of the intervals seen, and {margin:g} to spare.",
+        "confidence = 0.95",
+        f"required = [{', '.join(map(_quoted, views))}]",
+    ]
+    for (view, group, metric), intervals in ends.items():
+        up = higher(metric)
+        limit = min(low for low, _ in intervals) - margin if up else max(high for _, high in intervals) + margin
+        if not math.isfinite(limit):
+            continue
+        rounded = math.floor(limit * 1000) / 1000 if up else math.ceil(limit * 1000) / 1000
+        lines += ["", "[[rule]]", f"metric = {_quoted(metric)}", f"view = {_quoted(_literal(view))}"]
+        lines += [f"group = {_quoted(_literal(group))}"] if group else []
+        lines += [f"bundle = [{bundles}]"]
+        lines += [f"{'min' if up else 'max'}_delta = {rounded:g}"]
+    return "\n".join(lines) + "\n"
+
+
+def _literal(name: str) -> str:
+    """A pattern that matches just this name: columns such as light*size are no patterns."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _comment(text: str) -> str:
+    return " ".join(text.split())

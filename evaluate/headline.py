@@ -1,0 +1,68 @@
+"""The few measurements that speak for each axis of reliability: what summaries, verdicts and comparisons look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from clipq.record import Measurement, Record
+
+AXES = {
+    "accuracy": "accuracy",
+    "calibration": "confidence calibration",
+    "shift": "natural shift",
+    "near-ood": "near OOD",
+    "far-ood": "far OOD",
+    "corruptions": "corruptions",
+    "adversarial": "adversarial",
+    "fairness": "gap between groups",
+    "retrieval": "retrieval",
+}
+
+
+def headline(record: Record) -> dict[str, list[Measurement]]:
+    """Measurements by axis, in the order of the views; axes that were not measured are missing.
+
+    Accuracy and calibration are top-1 and ECE of the in-distribution views; OOD is the average AUROC of MCM over the
+    near and the far sets; corruptions are mCE (the mean top-1 where mCE is not defined); an attack is taken at its
+    middle strength.
+    """
+    known = {(row.view, row.group, row.metric): row for row in record.measurements}
+    inside = [view.name for view in record.views if view.role in ("in-distribution", "groups")]
+    corrupted = dict.fromkeys(row.view for row in record.measurements if row.metric == "corruption_acc1")
+    wanted: dict[str, Iterable[tuple[str, str, str]]] = {
+        "accuracy": [(view, "", "acc1") for view in inside],
+        "calibration": [(view, "", "ece") for view in inside],
+        "shift": [(view.name, "", "acc1") for view in record.views if view.role == "shifted"],
+        "near-ood": [(view, "near", "auroc.mcm") for view in inside],
+        "far-ood": [(view, "far", "auroc.mcm") for view in inside],
+        "corruptions": [(view, "", "mce" if (view, "", "mce") in known else "corruption_acc1") for view in corrupted],
+        "adversarial": [
+            (attack.view, f"{attack.method}/{attack.epsilons[len(attack.epsilons) // 2]}", "robust_acc1")
+            for attack in record.attacks
+        ],
+        "fairness": [key for key in known if key[2] == "group_gap.acc1"],
+        "retrieval": [
+            (view.name, "", f"{way}_retrieval_recall@1")
+            for view in record.views
+            if view.role == "retrieval"
+            for way in ("image", "text")
+        ],
+    }
+    found = {axis: [known[key] for key in keys if key in known] for axis, keys in wanted.items()}
+    return {axis: rows for axis, rows in found.items() if rows}
+
+
+def title(row: Measurement) -> str:
+    """What a headline measurement is called in a table."""
+    names = {"acc1": "top-1", "ece": "ECE", "mce": "mCE", "corruption_acc1": "top-1", "robust_acc1": "robust top-1"}
+    if row.metric == "auroc.mcm":
+        return f"{row.group} OOD: AUROC, mcm"
+    if row.metric == "group_gap.acc1":
+        return f"{row.view}: gap over {row.group}"
+    if row.metric == "robust_acc1":
+        method, epsilon = row.group.split("/")
+        return f"{row.view}, {method}, ε = {epsilon}/255: robust top-1"
+    if "retrieval" in row.metric:
+        way = "text → image" if row.metric.startswith("image") else "image → text"
+        return f"{row.view}: {way} R@1"
+    return f"{row.view}: {names[row.metric]}"

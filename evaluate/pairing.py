@@ -1,0 +1,212 @@
+"""What pairs a record with another, made today or next year: its resamples, and each sample's answer.
+
+A metric's draws on the same samples and seed are draws on the same resamples, so their difference is a paired one
+whatever the metric is. Where only a part of the samples is common, the answers pair by sample id.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from clipq.errors import ResultsError
+from clipq.evaluate.estimates import Estimate
+from clipq.evaluate.predictions import Booleans, Floats, Integers, Predictions
+from clipq.evaluate.statistics import Draws, percentile_draws
+from clipq.files import write_atomic
+from clipq.record import Record, read_records, record_stem
+
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class SampleAnswers:
+    """Answer to every sample of a view, by its id: label, predicted label, and the probabilities of both."""
+
+    ids: tuple[str, ...]
+    label: Integers
+    predicted: Integers
+    confidence: Floats
+    of_label: Floats
+
+    @classmethod
+    def of(cls, ids: Sequence[str], predictions: Predictions) -> SampleAnswers:
+        """The answers behind predictions."""
+        return cls(
+            ids=tuple(ids),
+            label=predictions.labels.astype(np.int32),
+            predicted=predictions.predicted.astype(np.int32),
+            confidence=predictions.confidence.astype(np.float32),
+            of_label=predictions.of_label.astype(np.float32),
+        )
+
+    @property
+    def correct(self) -> Booleans:
+        """Whether the predicted label is the label."""
+        return self.predicted == self.label
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def common(self, other: SampleAnswers) -> tuple[SampleAnswers, SampleAnswers]:
+        """Both on the samples that they share: same id, same label."""
+        where = {(name, int(label)): row for row, (name, label) in enumerate(zip(other.ids, other.label, strict=True))}
+        pairs = [
+            (row, where[key]) for row, key in enumerate(zip(self.ids, self.label.tolist(), strict=True)) if key in where
+        ]
+        mine, theirs = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        return self._rows(mine), other._rows(theirs)
+
+    def _rows(self, rows: Integers) -> SampleAnswers:
+        return SampleAnswers(
+            tuple(self.ids[row] for row in rows),
+            self.label[rows],
+            self.predicted[rows],
+            self.confidence[rows],
+            self.of_label[rows],
+        )
+
+
+_ARRAYS = ("label", "predicted", "confidence", "of_label")
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The draws of a record's measurements, by view, group and metric, and the answers of its classified views."""
+
+    draws: Mapping[Key, Draws]
+    answers: Mapping[str, SampleAnswers] = field(default_factory=dict)
+
+
+def write_pairing(
+    folder: Path, record: Record, estimates: Sequence[Estimate], answers: Mapping[str, SampleAnswers]
+) -> Path:
+    """Store them beside the record, as ``RESULTS/pairing/*.safetensors``."""
+    arrays: dict[str, Any] = {}
+    if estimates:
+        arrays["draws"] = np.stack([one.draws.resampled for one in estimates]).astype(np.float32)
+        arrays["values"] = np.array([one.draws.value for one in estimates])
+    for index, one in enumerate(answers.values()):
+        arrays[f"{index}/ids"] = np.frombuffer(json.dumps(one.ids).encode(), dtype=np.uint8)
+        arrays |= {f"{index}/{name}": getattr(one, name) for name in _ARRAYS}
+    rows = [[one.view, one.group, one.metric, one.draws.n] for one in estimates]
+    metadata = {"rows": json.dumps(rows), "views": json.dumps(list(answers)), "created": record.created}
+    path = _path(folder, record)
+    write_atomic(path, save(arrays, metadata))
+    return path
+
+
+def read_pairing(folder: Path, record: Record) -> Pairing:
+    """What was stored of a record; raises ResultsError where it is missing, damaged or of another run."""
+    path = _path(folder, record)
+    again = "run clipq-eval run again into this folder (embeddings are kept)"
+    if not path.is_file():
+        raise ResultsError(f"{path} is missing, without which nothing is paired; {again}")
+    try:
+        with safe_open(path, "np") as stored:
+            metadata = stored.metadata()
+            if metadata["created"] != record.created:
+                raise ResultsError(f"{path} belongs to another run than the record of {record.name}; {again}")
+            rows = json.loads(metadata["rows"])
+            draws: dict[Key, Draws] = {}
+            if rows:
+                resampled, values = stored.get_tensor("draws"), stored.get_tensor("values")
+                for (view, group, metric, n), value, row in zip(rows, values, resampled, strict=True):
+                    draws[view, group, metric] = Draws(float(value), row, n)
+            answers = {}
+            for index, view in enumerate(json.loads(metadata["views"])):
+                ids = tuple(json.loads(stored.get_tensor(f"{index}/ids").tobytes()))
+                answers[view] = SampleAnswers(ids, *(stored.get_tensor(f"{index}/{name}") for name in _ARRAYS))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ResultsError(f"{path} is damaged; {again}") from error
+    return Pairing(draws, answers)
+
+
+def _path(folder: Path, record: Record) -> Path:
+    return folder / "pairing" / f"{record_stem(record)}.safetensors"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A record with what pairs it: every number it holds, with draws where it has a spread."""
+
+    record: Record
+    folder: Path
+
+    @cached_property
+    def pairing(self) -> Pairing:
+        """Read when it is first asked for."""
+        return read_pairing(self.folder, self.record)
+
+    @cached_property
+    def reference(self) -> Measured | None:
+        """The reference of the same run, or None where there was none."""
+        if not self.record.reference:
+            return None
+        found = [
+            Measured(record, self.folder)
+            for record in read_records(self.folder)
+            if record.bundle.name == self.record.reference and not record.twin and not record.failed
+        ]
+        return next((one for one in found if one.record.runtime == self.record.runtime), found[0] if found else None)
+
+    @cached_property
+    def values(self) -> dict[Key, float]:
+        """Every number by view, group and metric."""
+        return {(row.view, row.group, row.metric): row.value for row in self.record.measurements}
+
+    def draws(self, key: Key) -> Draws:
+        """The draws of a number; sizes, shares and memory are exact: every draw is the value."""
+        metric = key[2]
+        if key in self.pairing.draws:
+            return self.pairing.draws[key]
+        name, _, percentile = metric.partition(".p")
+        times = next(
+            (one for one in self.record.latency if (f"tower:{one.tower}", f"batch={one.batch}") == key[:2]), None
+        )
+        if times is not None:
+            if metric == "throughput":
+                p50 = percentile_draws(times.milliseconds, 50)
+                return Draws(1e3 * times.batch / p50.value, 1e3 * times.batch / p50.resampled, p50.n)
+            raw = times.device_milliseconds if name == "device_latency_ms" else times.milliseconds
+            return percentile_draws(raw, float(percentile))
+        return Draws(self.values[key], np.full(1, self.values[key]), 1)
+
+    def rests_on(self, key: Key) -> Any:
+        """What the samples and resamples behind a number are: two numbers that rest on the same are paired."""
+        view, group, _ = key
+        record, asked = self.record, self.record.arguments_resolved
+        views = {one.name: one for one in record.views}
+
+        def samples(name: str) -> Any:
+            one = views.get(name)
+            return None if one is None else (one.digest, sorted(one.skipped), one.smallest_group)
+
+        if view.startswith("tower:"):
+            return None
+        parts: list[Any] = [asked.get("seed"), samples(view)]
+        if view in views:
+            parts += [samples(views[view].baseline), asked.get("tune_fraction"), asked.get("ece_bins")]
+        elif view.endswith("-c"):
+            of = view.removesuffix("-c")
+            drawn = [entry for entry in asked.get("corruptions", ()) if entry.get("of") == of]
+            parts += [samples(of), json.dumps(drawn, sort_keys=True)]
+        if "/" in group:
+            attacks = [one for one in record.attacks if one.view == view]
+            parts += [[(one.method, one.digest, sorted(one.options.items())) for one in attacks]]
+        if group in ("near", "far"):
+            parts += [sorted((name, samples(name)) for name, one in views.items() if "-ood" in one.role)]
+        return parts
+
+
+def unpaired(draws: Draws) -> Draws:
+    """The same draws in another order: two runs of a generator with one seed must not pose as pairs."""
+    return Draws(draws.value, np.random.default_rng(1).permutation(draws.resampled), draws.n)
