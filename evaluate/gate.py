@@ -34,7 +34,9 @@ class Rule(BaseModel):
     """One requirement of every engine that ``bundle`` and ``recipe`` match, on every number that the rest matches.
 
     Patterns are shell patterns. ``view`` and ``group`` default to all of them, parts of a view (``race=Black``) left
-    out. Limits are on the value, on value − reference, and on value ÷ reference, in the units of results.csv.
+    out. A rule that matches nothing fails, unless it is ``optional`` (``"engine"``: only where no engine matches).
+    ``confidence = 0`` judges the value alone. Limits are on the value, on value − reference, and on value ÷ reference,
+    in the units of results.csv.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,9 +52,9 @@ class Rule(BaseModel):
     max_delta: float | None = None
     min_ratio: float | None = None
     max_ratio: float | None = None
-    confidence: float | None = Field(default=None, ge=0, lt=1, description="0 judges the value alone")
+    confidence: float | None = Field(default=None, ge=0, lt=1)
     deployed: bool = True
-    optional: bool = Field(default=False, description="pass where nothing of the kind was measured")
+    optional: bool | Literal["engine"] = False
 
     @field_validator("bundle", "recipe", mode="before")
     @classmethod
@@ -149,7 +151,7 @@ def judge_policy(measured: Sequence[Measured], policy: Policy) -> list[Finding]:
         for view in policy.required:
             state: State = "pass" if view in seen else "fail"
             reason = "measured" if view in seen else "the view is required and was not measured"
-            findings.append(Finding(one.record.name, f"required {view}", state, reason, view=view))
+            findings.append(Finding(one.record.name, "required", state, reason, view=view))
     for rule in policy.rule:
         findings += _apply(rule, candidates, rule.confidence if rule.confidence is not None else policy.confidence)
     return findings
@@ -180,7 +182,7 @@ def _apply(rule: Rule, candidates: Sequence[Measured], confidence: float) -> lis
             findings.append(Finding(name, _text(rule), "fail", "simulated, and the rule asks for a deployed engine"))
             continue
         keys = _matching(rule, one)
-        if not keys and not rule.optional:
+        if not keys and rule.optional is not True:
             findings.append(Finding(name, _text(rule), "fail", "was not measured"))
         for key in keys:
             findings += [_judge(one, key, limit, bound, confidence) for limit, bound in rule.limits()]

@@ -30,7 +30,7 @@ class Draws:
     n: int
 
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
-        """The 95 % (or other) percentile interval, moved by the bootstrap's estimate of bias (Efron and Tibshirani, 1993).
+        """The percentile interval, moved by the bootstrap's estimate of bias (Efron and Tibshirani, 1993).
 
         Binned calibration errors and gaps between groups are larger on a resample than on the sample: their plain
         percentile interval can leave out the value itself. Draws without a value do not count.

@@ -12,6 +12,8 @@ from rich.table import Table
 
 from clipq.evaluate.bench import breaks_promise
 from clipq.evaluate.compare import Comparison, latency_title, shown, verdict_text
+from clipq.evaluate.gate import Finding, outcome
+from clipq.evaluate.gate_output import figures
 from clipq.evaluate.metrics import orientation
 from clipq.evaluate.report.summary import summary_columns
 from clipq.evaluate.statistics import interval, percentile_draws
@@ -169,6 +171,24 @@ def print_comparison(comparison: Comparison) -> None:
         f"[bold]{comparison.outcome}[/] (Holm over all rows; same within ±{comparison.margin:g}; "
         "latency does not decide)"
     )
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """What does not pass, line by line; how many do; the outcome."""
+    console = _console()
+    table = Table()
+    for column in ("engine", "rule", "view", "group", "value [interval]", "", ""):
+        table.add_column(column)
+    styles = {"fail": "bold red", "investigate": "yellow"}
+    for one in sorted(findings, key=lambda finding: ("fail", "investigate", "pass").index(finding.state)):
+        if one.state != "pass":
+            cells = (one.engine, one.rule, one.view, one.group, figures(one).rstrip(", "), one.state, one.reason)
+            table.add_row(*map(escape, cells), style=styles[one.state])
+    if table.row_count:
+        console.print(table)
+    states = [one.state for one in findings]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in ("pass", "investigate", "fail"))
+    console.print(f"[bold]{outcome(findings)}[/]: {counts}, of {len(findings)} checks")
 
 
 def percent(value: float) -> str:

@@ -26,7 +26,8 @@ CSV_COLUMNS = (
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A metric that has no value is written as NaN: as null the record could not be read again.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class Measurement(_Model):

@@ -1,0 +1,166 @@
+"""Two results folders against each other, through the command line, on results whose truth is known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from support import assert_refused, evaluate
+from synthetic import predictions, worse, write_results
+
+from clipq.evaluate.judgement import judge, samples_to_decide
+from clipq.evaluate.predictions import Predictions
+
+BASE = predictions(3000, accuracy=0.8)
+
+
+def results(folder, candidate, *, base=BASE, name="int8", milliseconds=2.0, **more):
+    return write_results(
+        folder, {"test": base}, {name: {"views": {"test": candidate}, "milliseconds": milliseconds, **more}}
+    )
+
+
+def compare(a, b, *flags):
+    done = evaluate("compare", str(a), str(b), "--json", *flags)
+    assert done.returncode in (0, 1, 3), done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def rows_of(found, name="int8"):
+    pair = next(pair for pair in found["pairs"] if pair["b"] == name)
+    return {row["metric"]: row for row in pair["differences"]}
+
+
+def test_the_same_engine_is_the_same(tmp_path):
+    a, b = (results(tmp_path / side, worse(BASE, 0.01)) for side in "ab")
+    code, found = compare(a, b)
+    assert code == 0 and found["outcome"] == "same or better"
+    assert all(pair["same_engine"] for pair in found["pairs"])
+    rows = rows_of(found)
+    assert rows["acc1"]["delta"] == 0 and rows["acc1"]["how"] == "paired" and rows["acc1"]["verdict"] == "same"
+
+
+def test_worse_is_worse_and_its_mirror_better(tmp_path):
+    a, b = results(tmp_path / "a", worse(BASE, 0.001)), results(tmp_path / "b", worse(BASE, 0.1), milliseconds=6.0)
+    code, found = compare(a, b)
+    row = rows_of(found)["acc1"]
+    assert code == 1 and row["verdict"] == "worse" and row["low"] <= row["delta"] <= row["high"] < 0
+    lost = (BASE.correct & ~worse(BASE, 0.1).correct).mean() - (BASE.correct & ~worse(BASE, 0.001).correct).mean()
+    assert row["delta"] == pytest.approx(-lost)
+    latency = next(pair for pair in found["pairs"] if pair["b"] == "int8")["latency"][0]
+    assert latency["low"] <= 3 <= latency["high"] and latency["high"] - latency["low"] < 0.2
+    code, found = compare(b, a)
+    assert rows_of(found)["acc1"]["verdict"] == "better"
+
+
+def test_undecided_says_how_many_samples_would_decide(tmp_path):
+    small = predictions(150, accuracy=0.8)
+    a, b = (results(tmp_path / side, worse(small, part, seed=3), base=small) for side, part in (("a", 0), ("b", 0.02)))
+    code, found = compare(a, b)
+    row = rows_of(found)["acc1"]
+    assert code == 3 and row["verdict"] == "unknown" and row["n_to_decide"] > 150
+    # Thirty times the margin makes the same interval narrow enough.
+    assert rows_of(compare(a, b, "--margin", "0.3")[1])["acc1"]["verdict"] == "same"
+
+
+def test_a_common_part_is_paired_by_id(tmp_path):
+    ids = [f"{i}.png" for i in range(3000)]
+    one = worse(BASE, 0.05)
+    a = results(tmp_path / "a", one, ids=ids)
+    rows = np.arange(500, 3000)
+    part = Predictions(one.probabilities[rows], one.labels[rows])
+    base = Predictions(BASE.probabilities[rows], BASE.labels[rows])
+    b = results(tmp_path / "b", part, base=base, ids=[ids[row] for row in rows])
+    _, found = compare(a, b)
+    row = rows_of(found)["acc1"]
+    assert row["how"] == "paired by id" and row["n"] == 2500 and row["delta"] == row["low"] == row["high"] == 0
+
+
+def test_other_samples_are_unpaired_and_wider(tmp_path):
+    a = results(tmp_path / "a", worse(BASE, 0.05))
+    other = predictions(2900, accuracy=0.8, seed=5, labels_seed=5)
+    b = results(tmp_path / "b", worse(other, 0.05), base=other, ids=[f"x{i}" for i in range(2900)])
+    row = rows_of(compare(a, b)[1])["acc1"]
+    assert row["how"] == "unpaired"
+    # Two independent proportions: ±1.96 · √(p(1 − p)(1/3000 + 1/2900)).
+    expected = 1.96 * np.sqrt(row["a"] * (1 - row["a"]) * (1 / 3000 + 1 / 2900))
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(expected, rel=0.15)
+
+
+def test_no_difference_is_called_worse_at_the_stated_rate(tmp_path):
+    """Two engines of equal accuracy, 200 draws: Holm over both metrics keeps false alarms of either kind near 5 %."""
+    from synthetic import record
+
+    from clipq.evaluate.compare import compare as compare_measured
+    from clipq.evaluate.pairing import Measured, write_pairing
+
+    verdicts = []
+    for draw in range(200):
+        sides = []
+        for side in (0, 1):
+            one = predictions(300, accuracy=0.75, seed=1000 * side + draw, labels_seed=draw)
+            made, found, answers = record("int8", {"test": one})
+            write_pairing(tmp_path / f"{draw}{side}", made, found, answers)
+            sides.append([Measured(made, tmp_path / f"{draw}{side}")])
+        pair = compare_measured(*sides).pairs[0]
+        verdicts.append(any(row.verdict in ("better", "worse") for row in pair.differences))
+    # Binomial(200, 0.05) is above 19 in 0.2 % of the cases.
+    assert sum(verdicts) <= 19, sum(verdicts)
+
+
+def test_two_runtimes_and_two_names(tmp_path):
+    a = results(tmp_path / "a", worse(BASE, 0.01))
+    b = results(tmp_path / "b", worse(BASE, 0.01), runtime="tensorrt")
+    code, found = compare(a, b)
+    assert code == 0 and not next(pair for pair in found["pairs"] if pair["b"] == "int8")["same_engine"]
+    c = results(tmp_path / "c", worse(BASE, 0.1), name="int4")
+    assert [*compare(a, c)[1]["only_a"], *compare(a, c)[1]["only_b"]] == ["int8", "int4"]
+    records = [folder / "records" / f"{name}__ort-cpu.json" for folder, name in ((a, "int8"), (c, "int4"))]
+    code, found = compare(*records)
+    assert code == 1 and len(found["pairs"]) == 1
+
+
+def test_markdown(tmp_path):
+    a = results(tmp_path / "a", worse(BASE, 0.01), name="in|t`8`<b>")
+    done = evaluate("compare", str(a), str(a), "--markdown", str(tmp_path / "c.md"))
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "c.md").read_text()
+    assert "in\\|t\\`8\\`\\<b\\>" in text and "| test: top-1 |" in text
+
+
+def test_bad_inputs_are_refused(tmp_path):
+    a = results(tmp_path / "a", worse(BASE, 0.01))
+    assert_refused(evaluate("compare", str(a), str(tmp_path)), "holds no records")
+    (tmp_path / "x.json").write_text("{}")
+    assert_refused(evaluate("compare", str(a), str(tmp_path / "x.json")), "damaged")
+    lonely = write_results(tmp_path / "b", {"test": BASE}, {})
+    (lonely / "records" / "fp32__ort-cpu.json").rename(tmp_path / "gone.json")
+    assert_refused(evaluate("compare", str(a), str(lonely)), "holds no records")
+    for path in (a / "pairing").iterdir():
+        path.unlink()
+    assert_refused(evaluate("compare", str(a), str(a)), "missing", "again")
+
+
+@pytest.mark.parametrize(
+    ("delta", "low", "high", "metric", "verdict"),
+    [
+        (-0.02, -0.03, -0.01, "acc1", "worse"),
+        (-0.02, -0.03, -0.01, "ece", "better"),
+        (0.0, -0.01, 0.01, "acc1", "same"),
+        (0.0, 0.0, 0.0, "mce", "same"),
+        (0.0, -0.02, 0.01, "acc1", "unknown"),
+        (0.02, 0.01, 0.03, "confidence_gap", "unknown"),
+        (float("nan"), float("nan"), float("nan"), "acc1", "unknown"),
+        (None, None, None, "acc1", "unknown"),
+        (-3.0, -4.0, -2.0, "latency_ms.p50", "better"),
+    ],
+)
+def test_judgement(delta, low, high, metric, verdict):
+    assert judge(delta, low, high, metric) == verdict
+
+
+def test_the_promised_sample_size_decides():
+    n = samples_to_decide(500, 0.004, -0.016, 0.024)
+    half = 0.02 * np.sqrt(500 / n)
+    assert 0.004 + half <= 0.01 + 1e-9 or 0.004 - half >= 0

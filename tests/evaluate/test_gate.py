@@ -1,0 +1,196 @@
+"""The gate on results whose truth is known, through its command line."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from support import assert_refused, evaluate
+from synthetic import exact, predictions, worse, write_results
+
+BASE = predictions(4000, accuracy=0.8)
+GOOD = worse(BASE, 0.001)
+BAD = worse(BASE, 0.1)
+EDGE = worse(BASE, 0.012, seed=4)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gate") / "results"
+    fair = [exact("test", "light=day", "acc1", 0.9), exact("test", "light=night", "acc1", 0.6)]
+    broken = [exact("test", "", "nll", math.nan, "nats")]
+    return write_results(
+        folder,
+        {"test": BASE},
+        {
+            "good": {"views": {"test": GOOD}, "milliseconds": 2.0, "extra": fair},
+            "bad": {"views": {"test": BAD}, "milliseconds": 8.0, "integer_share": 0.1},
+            "edge": {"views": {"test": EDGE}, "recipe": "int8-dynamic"},
+            "nan": {"views": {"test": GOOD}, "extra": broken},
+            "dead": {"views": {"test": GOOD}, "failed": "out of memory"},
+            "fake": {"views": {"test": GOOD}, "recipe": "simulated-w4a8"},
+        },
+    )
+
+
+def gate(results, tmp_path, policy, *flags):
+    path = tmp_path / "policy.toml"
+    path.write_text(policy)
+    done = evaluate("gate", str(results), "--policy", str(path), "--json", *flags)
+    assert done.returncode in (0, 1, 3), done.stderr
+    return done.returncode, json.loads(done.stdout)["findings"], done
+
+
+RULE = '[[rule]]\nbundle = "{}"\n{}\n'
+CASES = [
+    ("good", 'metric = "acc1"\nmin = 0.7', 0, "pass"),
+    ("good", 'metric = "acc1"\nmin = 0.95', 1, "fail"),
+    ("good", 'metric = "acc1"\nmin = 0.8', 3, "investigate"),
+    ("good", 'metric = "acc1"\nmin = 0.8\nconfidence = 0', None, None),
+    ("good", 'metric = "ece"\nmax = 0.06', 0, "pass"),
+    ("good", 'metric = "acc1"\nmin_delta = -0.01', 0, "pass"),
+    ("bad", 'metric = "acc1"\nmin_delta = -0.01', 1, "fail"),
+    ("edge", 'metric = "acc1"\nmin_delta = -0.01', 3, "investigate"),
+    ("good", 'metric = "acc1"\nmin_ratio = 0.99', 0, "pass"),
+    ("bad", 'metric = "acc1"\nmin_ratio = 0.99', 1, "fail"),
+    ("good", 'metric = "latency_ms.p50"\nmax_ratio = 0.6', 0, "pass"),
+    ("bad", 'metric = "latency_ms.p50"\nmax_ratio = 0.6', 1, "fail"),
+    ("good", 'metric = "integer_share"\nmin = 0.5', 0, "pass"),
+    ("bad", 'metric = "integer_share"\nmin = 0.5', 1, "fail"),
+    ("good", 'metric = "file_bytes"\nview = ""\nmax_ratio = 0.25', 0, "pass"),
+    ("good", 'metric = "file_bytes"\nview = ""\nmax_delta = -3100000', 1, "fail"),
+    ("good", 'metric = "acc1"\ngroup = "light=*"\nmin = 0.7', 1, "fail"),
+    ("good", 'metric = "acc1"\ngroup = "light=day"\nmin = 0.7', 0, "pass"),
+    ("good", 'metric = "acc1"\ngroup = "light=dusk"\nmin = 0.7', 1, "fail"),  # no such group
+    ("good", 'metric = "auroc.mcm"\nmin = 0.7', 1, "fail"),  # not measured
+    ("good", 'metric = "auroc.mcm"\nmin = 0.7\noptional = true\n[[rule]]\nmetric = "acc1"\nmin = 0\nbundle = "good"', 0, "pass"),
+    ("good", 'metric = "auroc.mcm"\nmin = 0.7\noptional = "engine"', 1, "fail"),
+    ("nobody", 'metric = "acc1"\nmin = 0', 1, "fail"),
+    ("nan", 'metric = "nll"\nmax = 100', 1, "fail"),
+    ("nan", 'metric = "nll"\nmax_delta = 100', 1, "fail"),  # the reference has none
+    ("fake", 'metric = "acc1"\nmin = 0.1', 1, "fail"),
+    ("fake", 'metric = "acc1"\nmin = 0.1\ndeployed = false', 0, "pass"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("bundle", "rule", "code", "state"), CASES)
+def test_cases(results, tmp_path, bundle, rule, code, state):
+    from clipq.evaluate.gate import judge_policy, outcome, read_policy
+    from clipq.evaluate.pairing import Measured
+    from clipq.record import read_records
+
+    path = tmp_path / "policy.toml"
+    path.write_text(RULE.format(bundle, rule))
+    measured = [Measured(one, results) for one in read_records(results) if one.bundle.name in ("fp32", bundle)]
+    if bundle == "nobody":
+        measured += [Measured(one, results) for one in read_records(results) if one.name == "good"]
+    findings = judge_policy(measured, read_policy(str(path)))
+    assert findings
+    if state is None:
+        assert all(one.low == one.high for one in findings) and outcome(findings) in ("pass", "fail")
+        return
+    assert outcome(findings) == state, findings
+    for one in findings:
+        if one.value is not None and one.low != one.high:
+            assert one.low <= one.value <= one.high
+
+
+def test_a_failed_engine_fails_whatever_is_asked(results, tmp_path):
+    code, findings, _ = gate(results, tmp_path, RULE.format("good", 'metric = "acc1"\nmin = 0.1'))
+    assert code == 1
+    assert [one["engine"] for one in findings if one["state"] == "fail"] == ["dead"]
+    assert any("out of memory" in one["reason"] for one in findings)
+
+
+def test_required_views(tmp_path):
+    folder = write_results(tmp_path / "r", {"test": BASE}, {"good": {"views": {"test": GOOD}}})
+    assert gate(folder, tmp_path, 'required = ["test"]')[0] == 0
+    code, findings, _ = gate(folder, tmp_path, 'required = ["test", "night"]')
+    assert code == 1 and [one["view"] for one in findings if one["state"] == "fail"] == ["night"]
+
+
+def test_more_confidence_is_harder_to_pass(tmp_path):
+    folder = write_results(tmp_path / "r", {"test": BASE}, {"edge": {"views": {"test": worse(BASE, 0.007, seed=4)}}})
+    rule = '[[rule]]\nmetric = "acc1"\nmin_delta = {}\nconfidence = {}'
+    low = gate(folder, tmp_path, rule.format(-1, 0.95))[1][0]["low"]
+    codes = [gate(folder, tmp_path, rule.format(low - 1e-4, level))[0] for level in (0, 0.95, 0.9999)]
+    assert codes == [0, 0, 3]
+
+
+def test_outputs(results, tmp_path):
+    from junitparser import JUnitXml
+
+    policy = "".join(RULE.format(name, 'metric = "acc1"\nmin_delta = -0.01') for name in ("good", "bad", "edge"))
+    junit = tmp_path / "gate.xml"
+    code, findings, done = gate(results, tmp_path, policy, "--junit", str(junit), "--github")
+    assert code == 1
+    parsed = JUnitXml.fromfile(str(junit))
+    assert (parsed.tests, parsed.failures, parsed.errors) == (len(findings), 2, 1)
+    assert {suite.name for suite in parsed} == {"good", "bad", "edge", "dead"}
+    lines = done.stderr.splitlines()
+    assert sum(line.startswith("::error ") for line in lines) == 2
+    assert sum(line.startswith("::warning ") for line in lines) == 1 and lines[-1].startswith("::notice ")
+    assert all("%25" in line for line in lines if "at 95" in line)
+
+
+def test_hostile_names_stay_in_their_place(tmp_path):
+    from junitparser import JUnitXml
+
+    name = 'a"]]><x>\u202e'
+    folder = write_results(tmp_path / "r", {name: BASE}, {"bad": {"views": {name: BAD}}})
+    junit = tmp_path / "gate.xml"
+    code, findings, _ = gate(folder, tmp_path, '[[rule]]\nmetric = "acc1"\nmin_delta = -0.01', "--junit", str(junit))
+    assert code == 1 and findings[0]["view"] == name
+    assert name in next(iter(next(iter(JUnitXml.fromfile(str(junit)))))).name
+
+
+def test_init_writes_a_policy_that_passes_and_still_stops(results, tmp_path):
+    policy = tmp_path / "policy.toml"
+    done = evaluate("gate", "init", str(results), "--bundle", "good", "--margin", "0.005", "-o", str(policy))
+    assert done.returncode == 0, done.stderr
+    alone = write_results(tmp_path / "same", {"test": BASE}, {"good": {"views": {"test": GOOD}}})
+    assert evaluate("gate", str(alone), "--policy", str(policy)).returncode == 0
+    later = write_results(tmp_path / "later", {"test": BASE}, {"good": {"views": {"test": BAD}}})
+    assert evaluate("gate", str(later), "--policy", str(policy)).returncode == 1
+    assert_refused(evaluate("gate", "init", str(results), "-o", str(policy)), "exists")
+    assert_refused(
+        evaluate("gate", "init", str(results), "--bundle", "x", "-o", str(tmp_path / "n.toml")), "--bundle x"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["cannot fail"]),
+        ("[[rule]]\nmetric = 'acc1'", ["needs a limit"]),
+        ("[[rule]]\nmetric = 'acc1'\nmin = 'a'", ["rule.0.min"]),
+        ("[[rule]]\nmetric = 'acc1'\nminimum = 1", ["minimum"]),
+        ("[[rule]]\nmetric = 'acc1'\nmin = nan", ["not finite"]),
+        ("[[rule]]\nmetric = 'acc1'\nmin = 1\nconfidence = 95", ["confidence"]),
+        ("[[rule", ["no TOML"]),
+    ],
+)
+def test_bad_policies_are_refused(results, tmp_path, text, words):
+    path = tmp_path / "policy.toml"
+    path.write_text(text)
+    assert_refused(evaluate("gate", str(results), "--policy", str(path)), *words)
+
+
+def test_bad_folders_are_refused(results, tmp_path):
+    assert_refused(evaluate("gate", str(tmp_path), "--policy", "strict"), "holds no records")
+    assert_refused(evaluate("gate", str(results), "--policy", "stricter"), "stricter", "mlperf-99")
+    alone = write_results(tmp_path / "alone", {"test": BASE}, {})
+    assert_refused(evaluate("gate", str(alone), "--policy", "strict"), "no candidate")
+    for path in (alone / "pairing").iterdir():
+        path.write_bytes(b"x")
+    damaged = write_results(tmp_path / "damaged", {"test": BASE}, {"good": {"views": {"test": GOOD}}})
+    (damaged / "pairing" / "good__ort-cpu.safetensors").write_bytes(b"x")
+    assert_refused(evaluate("gate", str(damaged), "--policy", "mlperf-99"), "damaged", "again")
+
+
+@pytest.mark.parametrize("name", ["strict", "mlperf-99", "mlperf-99.9", "demo"])
+def test_built_in_policies_are_read(name):
+    from clipq.evaluate.gate import read_policy
+
+    assert read_policy(name).rule

@@ -1,0 +1,128 @@
+"""Results folders whose truth is known: predictions are drawn, everything after them is clipq's own code."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from clipq.evaluate.axes.classification import reliability
+from clipq.evaluate.estimates import Engine, Estimate, estimate, measurements
+from clipq.evaluate.metrics import CLASSIFICATION
+from clipq.evaluate.pairing import SampleAnswers, write_pairing
+from clipq.evaluate.predictions import Predictions
+from clipq.evaluate.statistics import Draws
+from clipq.record import (
+    BundleRecord,
+    CensusRecord,
+    KernelRecord,
+    LatencyRecord,
+    Measurement,
+    Record,
+    ViewRecord,
+    write_csv,
+    write_record,
+)
+
+CLASSES = 5
+
+
+def predictions(n, *, accuracy=0.8, overconfidence=0.0, seed=0, labels_seed=0):
+    """Predictions of a given true accuracy; confidence − accuracy is ``overconfidence`` in expectation."""
+    rng = np.random.default_rng([seed, 7])
+    labels = np.random.default_rng([labels_seed, 8]).integers(0, CLASSES, n)
+    right = rng.random(n) < accuracy
+    predicted = np.where(right, labels, (labels + rng.integers(1, CLASSES, n)) % CLASSES)
+    confidence = np.clip(accuracy + overconfidence + rng.uniform(-0.1, 0.1, n), 0.3, 0.995)
+    probabilities = np.repeat(((1 - confidence) / (CLASSES - 1))[:, None], CLASSES, axis=1)
+    probabilities[np.arange(n), predicted] = confidence
+    return Predictions(probabilities, labels)
+
+
+def worse(base, part, *, seed=1):
+    """The predictions with a random part of the right ones turned wrong."""
+    rng = np.random.default_rng([seed, 9])
+    probabilities = base.probabilities.copy()
+    for row in np.flatnonzero(base.correct & (rng.random(len(base)) < part)):
+        probabilities[row] = np.roll(probabilities[row], 1)
+    return Predictions(probabilities, base.labels)
+
+
+def estimates(views, metrics=("acc1", "ece", "confidence_gap")):
+    rows = []
+    for view, one in views.items():
+        functions = {name: lambda w, name=name, one=one: CLASSIFICATION[name].function(one, w) for name in metrics}
+        for row in estimate(functions, len(one), view=view):
+            correct = one.correct if row.metric == "acc1" else None
+            rows.append(Estimate(row.view, row.group, row.metric, row.draws, row.unit, correct))
+    return rows
+
+
+def record(
+    name, views, *, recipe="int8-static", reference=None, base=(), runtime="ort-cpu", failed="", extra=(), ids=None, milliseconds=None,
+    file_bytes=1_000_000, options=None, towers=("image", "text"), integer_share=1.0,
+):  # fmt: skip
+    """A record of an engine with these predictions by view, and its estimates; ``base`` are the reference's."""
+    found = [*estimates(views), *extra]
+    engine = Engine(name, recipe, runtime, recipe.startswith("simulated-"))
+    other = None if reference is None else Engine(reference, "fp32", runtime, False)
+    rows = [] if failed else measurements(engine, found, other, base)
+    columns = vars(engine)
+    rows += [Measurement(**columns, view="", metric="file_bytes", unit="bytes", value=file_bytes, n=1)]
+    census = CensusRecord(
+        tower="image", recipe=recipe, verdict="integer", integer_share=integer_share, integer_time_share=integer_share, matmul_time_share=0.9,
+        kernels=(KernelRecord(op="MatMul", arithmetic="integer", count=1, macs=1, milliseconds=1.0),), other_milliseconds={},
+        evidence="test",
+    )  # fmt: skip
+    rows += [
+        Measurement(**columns, view="tower:image", metric="integer_share", unit="fraction", value=integer_share, n=1)
+    ]
+    latency = ()
+    if milliseconds is not None:
+        times = tuple((np.random.default_rng(3).normal(1, 0.02, 30) * milliseconds).tolist())
+        latency = (LatencyRecord(tower="image", batch=8, milliseconds=times),)
+        where = {"view": "tower:image", "group": "batch=8", "n": 30}
+        rows += [
+            Measurement(**columns, **where, metric=f"latency_ms.p{q}", unit="ms", value=float(np.percentile(times, q)))
+            for q in (50, 90, 99)
+        ]
+        rows += [
+            Measurement(**columns, **where, metric="throughput", unit="samples/s", value=8e3 / float(np.median(times)))
+        ]
+        rows += [
+            Measurement(**columns, view="tower:image", metric="file_bytes", unit="bytes", value=file_bytes / 2, n=1)
+        ]
+        rows += [Measurement(**columns, view="tower:image", metric="peak_rss_bytes", unit="bytes", value=1e8, n=1)]
+    made = Record(
+        created="2026-01-01T00:00:00+00:00",
+        bundle=BundleRecord(
+            name=name, digest=f"{name:0<64}", checkpoint="synthetic", recipe=recipe, options=options or {}, towers=towers, calibration=None,
+            file_bytes=file_bytes,
+        ),
+        runtime=runtime, simulated=engine.simulated, twin=False, failed=failed, reference=reference or name,
+        arguments_given={}, arguments_resolved={"seed": 0, "ece_bins": 15}, environment={"cpu": "none", "cores": 1, "system": "-", "python": "3", "packages": {}},
+        views=tuple(
+            ViewRecord(name=view, source=view, role="in-distribution", baseline="", digest=f"{view}/{len(one)}", n=len(one), classes=CLASSES,
+                       templates="t", template_count=1, skipped={}, reliability=reliability(one))
+            for view, one in views.items()
+        ),
+        latency=latency, census=(census,) if milliseconds is not None else (), measurements=tuple(rows),
+    )  # fmt: skip
+    answers = {view: SampleAnswers.of(ids or [str(i) for i in range(len(one))], one) for view, one in views.items()}
+    return made, found, answers
+
+
+def write_results(folder, reference, candidates, **common):
+    """A results folder: ``reference`` are the FP32 predictions by view, ``candidates`` keyword arguments by name."""
+    first = record("fp32", reference, recipe="fp32", milliseconds=4.0, file_bytes=4_000_000)
+    made = [first]
+    for name, asked in candidates.items():
+        made.append(record(name, **{"reference": "fp32", "base": first[1], **common, **asked}))
+    for one, found, answers in made:
+        write_record(folder, one)
+        write_pairing(folder, one, [] if one.failed else found, answers)
+    write_csv(folder, [one for one, _, _ in made])
+    return folder
+
+
+def exact(view, group, metric, value, unit="fraction"):
+    """An estimate without spread."""
+    return Estimate(view, group, metric, Draws(value, np.full(1000, value), 100), unit)
