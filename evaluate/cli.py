@@ -294,6 +294,20 @@ def compare(a: Path, b: Path, margin: float, markdown: Path | None, as_json: boo
     click.get_current_context().exit(comparing.EXIT_CODES[found.outcome])
 
 
+@main.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--bundle", metavar="NAME", help="Engine to describe [default: the only deployed candidate].")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("CARD.md"), show_default=True, metavar="FILE"
+)
+def card(results: Path, bundle: str | None, output: Path) -> None:
+    """Write a Hugging Face model card: evaluation block, differences to FP32, fairness, limitations, provenance."""
+    from clipq.evaluate.card import choose_record, write_card
+    from clipq.record import read_records
+
+    click.echo(str(write_card(choose_record(read_records(results), bundle), output)))
+
+
 class _GateGroup(Group):
     """``gate RESULTS --policy …`` judges; ``gate init RESULTS`` writes a policy."""
 

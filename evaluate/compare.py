@@ -17,6 +17,7 @@ import numpy as np
 from clipq.errors import ResultsError
 from clipq.evaluate.headline import AXES, headline, title
 from clipq.evaluate.judgement import MARGIN, Verdict, judge, samples_to_decide
+from clipq.evaluate.markdown import plain
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.agreement import mcnemar_p
 from clipq.evaluate.metrics.calibration import BINS, ece
@@ -244,18 +245,18 @@ def as_markdown(comparison: Comparison) -> str:
     lines = [f"**{comparison.outcome}** ({rules})", ""]
     for pair in comparison.pairs:
         names = pair.a if pair.a == pair.b else f"{pair.a} → {pair.b}"
-        lines += [f"### {_cell(names)}: {pair.outcome}", ""]
+        lines += [f"### {plain(names)}: {pair.outcome}", ""]
         if pair.same_engine:
             lines += ["The same engine (digest and runtime).", ""]
         lines += ["| metric | A | B | B − A | p | pairing | verdict |", "|---|---:|---:|---:|---:|---|---|"]
         for one in pair.differences:
             cells = [one.title, *shown(one), f"{one.p_value:.2g}", f"{one.how}, n = {one.n}", verdict_text(one)]
-            lines.append("| " + " | ".join(map(_cell, cells)) + " |")
+            lines.append("| " + " | ".join(map(plain, cells)) + " |")
         for row in pair.latency:
             ratio = f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-            lines.append(f"| {_cell(latency_title(row))} | | | × {ratio} | | unpaired | |")
+            lines.append(f"| {plain(latency_title(row))} | | | × {ratio} | | unpaired | |")
         lines.append("")
-    lines += [f"Only in {side}: {_cell(', '.join(names))}" for side, names in
+    lines += [f"Only in {side}: {plain(', '.join(names))}" for side, names in
               (("A", comparison.only_a), ("B", comparison.only_b)) if names]  # fmt: skip
     return "\n".join(lines).rstrip() + "\n"
 
@@ -276,8 +277,3 @@ def shown(one: Difference) -> tuple[str, str, str]:
 def verdict_text(one: Difference) -> str:
     """The verdict, and what would decide where there is none."""
     return f"unknown, n = {one.n_to_decide:,} would decide" if one.n_to_decide else one.verdict
-
-
-def _cell(text: str) -> str:
-    """Text that stays in its cell and is no markup there: names come from folders and data sets."""
-    return "".join(f"\\{char}" if char in "\\`*_[]<>|#&" else char for char in " ".join(text.split()))

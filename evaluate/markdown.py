@@ -1,0 +1,12 @@
+"""Untrusted text in Markdown."""
+
+from __future__ import annotations
+
+
+def plain(text: str) -> str:
+    """Text that is no markup in Markdown or HTML and stays in its line: names come from folders and data sets.
+
+    >>> plain("a|<b>")
+    'a\\\\|\\\\<b\\\\>'
+    """
+    return "".join(f"\\{char}" if char in "\\`*_[]<>|#&" else char for char in " ".join(text.split()))

@@ -1,0 +1,48 @@
+"""The model card, read back by Hugging Face's own parser."""
+
+from __future__ import annotations
+
+import pytest
+from support import assert_refused, evaluate
+from synthetic import exact, predictions, worse, write_results
+
+BASE = predictions(500, accuracy=0.8)
+HOSTILE = 'x: |\n "y" <b>`'.replace("\n", " ")
+
+
+@pytest.fixture
+def results(tmp_path):
+    groups = [exact(HOSTILE, "light=|<i>", "acc1", 0.5)]
+    candidate = {"views": {HOSTILE: worse(BASE, 0.2)}, "extra": groups, "milliseconds": 2.0}
+    fake = {"views": {HOSTILE: BASE}, "recipe": "simulated-w4a8"}
+    return write_results(tmp_path / "r", {HOSTILE: BASE}, {"int8": candidate, "fake": fake})
+
+
+def test_the_hub_library_reads_it(results, tmp_path):
+    from huggingface_hub import ModelCard
+
+    path = tmp_path / "CARD.md"
+    done = evaluate("card", str(results), "-o", str(path))
+    assert done.returncode == 0, done.stderr
+    card = ModelCard.load(path)
+    assert card.data.model_name == "int8"
+    found = {one.metric_type: one for one in card.data.eval_results}
+    right = worse(BASE, 0.2).correct.mean()
+    assert found["acc1"].metric_value == pytest.approx(right, abs=1e-6) and found["acc1"].dataset_type == HOSTILE
+    text = card.text
+    assert "worse" in text and "integer" in text and "nothing is known" not in text
+    assert "<b>" not in text.replace("\\<b\\>", "") and "<i>" not in text.replace("\\<i\\>", "")
+    assert "Not measured: natural shift, near OOD" in text
+
+
+def test_simulated_is_labelled(results, tmp_path):
+    path = tmp_path / "CARD.md"
+    assert evaluate("card", str(results), "--bundle", "fake", "-o", str(path)).returncode == 0
+    assert "**simulated**" in path.read_text() and "Not measured: latency" in path.read_text()
+
+
+def test_choices_are_refused(tmp_path):
+    two = write_results(tmp_path / "r", {"test": BASE}, {name: {"views": {"test": BASE}} for name in ("a", "b")})
+    assert_refused(evaluate("card", str(two), "-o", str(tmp_path / "c.md")), "--bundle", "a, b")
+    assert_refused(evaluate("card", str(two), "--bundle", "z", "-o", str(tmp_path / "c.md")), "--bundle z")
+    assert not (tmp_path / "c.md").exists()
