@@ -10,6 +10,7 @@ from clipq.evaluate.metrics import CLASSIFICATION
 from clipq.evaluate.pairing import SampleAnswers, write_pairing
 from clipq.evaluate.predictions import Predictions
 from clipq.evaluate.statistics import Draws
+from clipq.files import sha256_bytes
 from clipq.record import (
     BundleRecord,
     CensusRecord,
@@ -100,7 +101,7 @@ def record(
         runtime=runtime, simulated=engine.simulated, twin=False, failed=failed, reference=reference or name,
         arguments_given={}, arguments_resolved={"seed": 0, "ece_bins": 15}, environment={"cpu": "none", "cores": 1, "system": "-", "python": "3", "packages": {}},
         views=tuple(
-            ViewRecord(name=view, source=view, role="in-distribution", baseline="", digest=f"{view}/{len(one)}", n=len(one), classes=CLASSES,
+            ViewRecord(name=view, source=view, role="in-distribution", baseline="", digest=sha256_bytes(f"{view}/{len(one)}".encode()), n=len(one), classes=CLASSES,
                        templates="t", template_count=1, skipped={}, reliability=reliability(one))
             for view, one in views.items()
         ),

@@ -1,0 +1,117 @@
+"""What many engines have in common, found by itself, each with its counts and a significance that is corrected.
+
+A regularity says that an axis improves (or worsens) in at least half of a family of cases; a case is one measurement of
+one engine. Its p-value is the partial-conjunction test's (Benjamini and Heller, 2008): for at least u of k cases,
+(k − u + 1) · p₍ᵤ₎ of the one-sided p-values. That holds whatever the cases have in common, and they have much: the same
+photos and the same reference. All families, axes and directions that were looked at are then corrected by Holm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from clipq.evaluate.headline import AXES, headline
+from clipq.evaluate.judgement import higher, judge
+from clipq.evaluate.report.results import Entry, Results
+from clipq.evaluate.report.scheme import scheme_of
+from clipq.evaluate.report.verdicts import confidence_state
+from clipq.evaluate.statistics import holm
+from clipq.record import Measurement
+
+# Of two cases, half is one: no regularity.
+SMALLEST = 3
+
+Direction = Literal["improves", "worsens"]
+
+
+@dataclass(frozen=True)
+class Regularity:
+    """``count`` of ``cases`` are beyond their interval in the direction; ``p_value`` that at least half truly are."""
+
+    axis: str
+    family: str
+    direction: Direction
+    count: int
+    cases: int
+    engines: int
+    p_value: float
+    survives: bool = False
+
+    @property
+    def text(self) -> str:
+        """As a sentence."""
+        cases = (
+            f"{self.cases} engines" if self.cases == self.engines else f"{self.cases} cases ({self.engines} engines)"
+        )
+        return f"{AXES[self.axis]} {self.direction} in {self.count} of {cases}: {self.family}"
+
+
+def find_regularities(results: Results) -> tuple[list[Regularity], int]:
+    """Those that survive Holm's correction, the surest first, and how many were looked at."""
+    found = []
+    for family, cases in _families(results).items():
+        for axis in AXES:
+            of_axis = [(name, row) for name, where, row in cases if where == axis]
+            if len({name for name, _ in of_axis}) < SMALLEST:
+                continue
+            for direction in ("improves", "worsens"):
+                found.append(_regularity(axis, family, direction, of_axis))  # type: ignore[arg-type]
+    kept = [one for one, survives in zip(found, holm([one.p_value for one in found]), strict=True) if survives]
+    kept.sort(key=lambda one: (one.p_value, -one.cases))
+    # A family that holds the same cases as another says the same again.
+    distinct = {
+        (one.axis, one.direction, one.count, one.cases, one.engines, one.p_value): one for one in reversed(kept)
+    }
+    return [one for one in kept if one in distinct.values()], len(found)
+
+
+def _regularity(axis: str, family: str, direction: Direction, cases: Sequence[tuple[str, Measurement]]) -> Regularity:
+    sided = sorted(_one_sided(row, direction) for _, row in cases)
+    k = len(sided)
+    u = (k + 1) // 2
+    word = "better" if direction == "improves" else "worse"
+    count = sum(judge(row.delta, row.delta_low, row.delta_high, row.metric) == word for _, row in cases)
+    p_value = min(1.0, (k - u + 1) * sided[u - 1])
+    return Regularity(axis, family, direction, count, k, len({name for name, _ in cases}), p_value)
+
+
+def _one_sided(row: Measurement, direction: Direction) -> float:
+    assert row.delta is not None
+    if row.p_value is None or np.isnan(row.p_value):
+        return 1.0
+    up = higher(row.metric) == (direction == "improves")
+    return row.p_value / 2 if (row.delta > 0) == up and row.delta != 0 else 1 - row.p_value / 2
+
+
+def _families(results: Results) -> dict[str, list[tuple[str, str, Measurement]]]:
+    """Cases (engine, axis, measurement) by family; engines that ran and simulated ones are kept apart."""
+    families: dict[str, list[tuple[str, str, Measurement]]] = {}
+    for entry in results.candidates:
+        cases = [(axis, row) for axis, rows in headline(entry.record).items() for row in rows if row.delta is not None]
+        for axis, row in cases:
+            for family in _families_of(entry, axis, row):
+                families.setdefault(family, []).append((entry.name, axis, row))
+    return families
+
+
+def _families_of(entry: Entry, axis: str, row: Measurement) -> Iterable[str]:
+    scheme = scheme_of(entry.record)
+    kind = "simulated" if entry.record.simulated else "engines"
+    names = [f"all {kind}"]
+    if scheme.weight_bits:
+        names.append(f"{kind} with {scheme.weight_bits}-bit weights")
+    names.append(f"{kind}, method {scheme.method}")
+    if scheme.towers != "both":
+        names.append(f"{kind}, {scheme.towers} tower only")
+    yield from names
+    if axis == "calibration":
+        assert entry.reference is not None
+        key = (row.view, "", "confidence_gap")
+        base = next((one for one in entry.reference.measurements if (one.view, one.group, one.metric) == key), None)
+        state = "" if base is None else confidence_state(base)
+        if state:
+            yield from (f"{name}, where the reference is {state}" for name in names)

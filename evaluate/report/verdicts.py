@@ -1,0 +1,192 @@
+"""What the numbers say, in a word per axis and a sentence per engine; by intervals, never by signs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipq.evaluate.headline import AXES, headline, title
+from clipq.evaluate.judgement import MARGIN, Verdict, judge
+from clipq.evaluate.report.results import Entry
+from clipq.evaluate.statistics import holm, interval, percentile_draws
+from clipq.record import LatencyRecord, Measurement
+
+MARKS = {"better": "▲", "worse": "▼", "same": "=", "unknown": "?"}
+
+# Subject of a clause, and the words for a rise and a fall of the value.
+_SUBJECTS = {
+    "accuracy": "top-1",
+    "calibration": "ECE",
+    "shift": "top-1 under natural shift",
+    "near-ood": "near-OOD AUROC",
+    "far-ood": "far-OOD AUROC",
+    "corruptions": "mCE",
+    "adversarial": "robust top-1",
+    "fairness": "the gap between groups",
+    "retrieval": "retrieval R@1",
+}
+
+
+@dataclass(frozen=True)
+class AxisVerdict:
+    """One axis of one engine: the verdict, how it reads in a cell, and the measurements behind it.
+
+    Over several measurements each must survive Holm's correction among them; worse outweighs better.
+    """
+
+    axis: str
+    verdict: Verdict
+    text: str
+    better: tuple[Measurement, ...]
+    worse: tuple[Measurement, ...]
+    rows: tuple[Measurement, ...]
+
+
+def axis_verdicts(entry: Entry) -> dict[str, AxisVerdict]:
+    """A verdict for each axis, also for those not measured (unknown)."""
+    measured = headline(entry.record)
+    return {axis: _judged(axis, [row for row in measured.get(axis, ()) if row.delta is not None]) for axis in AXES}
+
+
+def _judged(axis: str, rows: list[Measurement]) -> AxisVerdict:
+    if not rows:
+        return AxisVerdict(axis, "unknown", "not measured", (), (), ())
+    survives = holm([1.0 if row.p_value is None or np.isnan(row.p_value) else row.p_value for row in rows])
+    verdicts = [judge(row.delta, row.delta_low, row.delta_high, row.metric) for row in rows]
+    single = len(rows) == 1
+    sure = [single or survived for survived in survives]
+    better, worse = (
+        tuple(row for row, one, kept in zip(rows, verdicts, sure, strict=True) if one == word and kept)
+        for word in ("better", "worse")
+    )
+    within = all(_bound(row) <= MARGIN for row in rows)
+    verdict: Verdict = "worse" if worse else "better" if better else "same" if within else "unknown"
+    if single:
+        text = difference(rows[0])
+    else:
+        counts = [f"{len(found)} {word}" for word, found in (("worse", worse), ("better", better)) if found]
+        text = f"{', '.join(counts) or verdict} of {len(rows)}"
+    return AxisVerdict(axis, verdict, text, better, worse, tuple(rows))
+
+
+def sentence(entry: Entry) -> str:
+    """The verdict on one engine in a sentence: size, speed, then every axis that was measured, by its interval."""
+    record = entry.record
+    clauses = ["; ".join(_cost(entry))] if not record.simulated else ["simulated, so its size and speed say nothing"]
+    verdicts = axis_verdicts(entry)
+    near, far = verdicts["near-ood"], verdicts["far-ood"]
+    ood_is_same = near.verdict == far.verdict == "same"
+    for axis, found in verdicts.items():
+        if not found.rows or (ood_is_same and axis == "far-ood"):
+            continue
+        if ood_is_same and axis == "near-ood":
+            clauses.append(f"OOD detection unchanged within ±{_points(max(map(_bound, near.rows + far.rows)))}")
+        else:
+            clauses.append(_clause(found))
+        if axis == "calibration":
+            clauses += _confidence(entry)
+    name = f"{entry.name} on {record.runtime}"
+    return f"{name}: {'; '.join(clause for clause in clauses if clause)}."
+
+
+def _cost(entry: Entry) -> list[str]:
+    assert entry.reference is not None
+    ratio = entry.reference.bundle.file_bytes / entry.record.bundle.file_bytes
+    size = f"{ratio:.1f}× smaller" if ratio >= 1.05 else f"{1 / ratio:.1f}× larger" if ratio <= 0.95 else "as large"
+    mine = _largest(entry.record.latency)
+    base = _largest(entry.reference.latency)
+    if mine is None or base is None or mine.batch != base.batch:
+        return [f"{size}, speed not measured"]
+    ours, theirs = percentile_draws(mine.milliseconds, 50), percentile_draws(base.milliseconds, 50, seed=1)
+    low, high = interval(theirs.resampled / ours.resampled)
+    value = theirs.value / ours.value
+    where = f"image tower, batch {mine.batch}"
+    if low > 1:
+        speed = f"{value:.1f}× faster [{low:.2f}, {high:.2f}]"
+    elif high < 1:
+        speed = f"{1 / value:.1f}× slower [{1 / high:.2f}, {1 / low:.2f}]"
+    else:
+        speed = f"no faster or slower beyond the interval [{low:.2f}, {high:.2f}]"
+    return [f"{size}, {speed} ({where})"]
+
+
+def _largest(latencies: tuple[LatencyRecord, ...]) -> LatencyRecord | None:
+    image = [one for one in latencies if one.tower == "image"]
+    return max(image, key=lambda one: one.batch, default=None)
+
+
+def _clause(found: AxisVerdict) -> str:
+    subject = _SUBJECTS[found.axis]
+    if len(found.rows) > 1:
+        ends = []
+        for word, rows in (("worse", found.worse), ("better", found.better)):
+            if rows:
+                most = max(rows, key=lambda row: abs(row.delta or 0))
+                ends.append(f"{word} in {len(rows)} of {len(found.rows)} (most: {title(most)} {difference(most)})")
+        if not ends and found.verdict == "same":
+            return f"{subject} unchanged within ±{_points(max(map(_bound, found.rows)))} in all {len(found.rows)}"
+        return f"{subject} " + (" and ".join(ends) or f"undecided in {len(found.rows)} measurements")
+    row = found.rows[0]
+    if found.verdict == "same":
+        return f"{subject} unchanged within ±{_amount(_bound(row), row)}"
+    if found.verdict == "unknown":
+        return f"{subject} undecided, {difference(row)}"
+    if found.axis == "fairness":
+        assert row.delta is not None and row.delta_low is not None and row.delta_high is not None
+        grows = row.delta_low > 0
+        ends = sorted(abs(bound) * 100 for bound in (row.delta_low, row.delta_high))
+        how = "grows" if grows else "shrinks"
+        return f"{subject} {how} by {abs(row.delta) * 100:.1f} points [{ends[0]:.1f}, {ends[1]:.1f}]"
+    return f"{subject} {difference(row)}"
+
+
+def _confidence(entry: Entry) -> list[str]:
+    """Whether the engine becomes over- or underconfident, on how many in-distribution views."""
+    assert entry.reference is not None
+    base = {(row.view, row.group, row.metric): row for row in entry.reference.measurements}
+    found: dict[str, int] = {}
+    views = [view.name for view in entry.record.views if view.role in ("in-distribution", "groups")]
+    for view in views:
+        key = (view, "", "confidence_gap")
+        mine, theirs = entry.rows.get(key), base.get(key)
+        if mine is None or theirs is None or mine.delta_low is None or mine.delta_high is None:
+            continue
+        now, before = confidence_state(mine), confidence_state(theirs)
+        # Both states can straddle a threshold by chance: the change itself must be beyond its interval too.
+        if now != before and (mine.delta_low > 0 or mine.delta_high < 0):
+            words = f"becomes {now}" if now else f"is no longer {before}"
+            found[words] = found.get(words, 0) + 1
+    return [words if len(views) == 1 else f"{words} on {count} of {len(views)} sets" for words, count in found.items()]
+
+
+def confidence_state(row: Measurement) -> str:
+    """``overconfident``, ``underconfident``, or empty where the interval of confidence − accuracy holds 0."""
+    if row.low is None or row.high is None or (not row.low > 0 and not row.high < 0):
+        return ""
+    return "overconfident" if row.low > 0 else "underconfident"
+
+
+def difference(row: Measurement) -> str:
+    """The difference with its interval, in points for fractions."""
+    if row.delta is None or row.delta_low is None or row.delta_high is None:
+        return ""
+    if row.unit == "fraction":
+        return f"{100 * row.delta:+.1f} points [{100 * row.delta_low:+.1f}, {100 * row.delta_high:+.1f}]"
+    return f"{row.delta:+.3f} [{row.delta_low:+.3f}, {row.delta_high:+.3f}]"
+
+
+def _bound(row: Measurement) -> float:
+    """The far end of the difference's interval; infinite where there is none."""
+    if row.delta_low is None or row.delta_high is None or np.isnan([row.delta_low, row.delta_high]).any():
+        return float("inf")
+    return max(abs(row.delta_low), abs(row.delta_high))
+
+
+def _amount(value: float, row: Measurement) -> str:
+    return _points(value) if row.unit == "fraction" else f"{value:.3f}"
+
+
+def _points(value: float) -> str:
+    # Rounded up: the interval must lie within what is said.
+    return f"{max(0.1, np.ceil(1000 * value - 1e-9) / 10):.1f} points"
