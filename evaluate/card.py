@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clipq.errors import ResultsError
 from clipq.evaluate.headline import AXES, headline, title
@@ -11,6 +12,9 @@ from clipq.evaluate.judgement import judge
 from clipq.evaluate.markdown import plain
 from clipq.files import write_atomic
 from clipq.record import Measurement, Record
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 # Tasks by the names of Hugging Face's hub.
 _CLASSIFICATION = ("zero-shot-image-classification", "Zero-Shot Image Classification")
@@ -49,7 +53,7 @@ def write_card(record: Record, target: Path) -> Path:
     return target
 
 
-def _eval_results(record: Record) -> list[object]:
+def _eval_results(record: Record) -> list[EvalResult]:
     from huggingface_hub import EvalResult
 
     found = []
@@ -69,7 +73,7 @@ def _eval_results(record: Record) -> list[object]:
             )
     if not found:
         raise ResultsError(f"{record.name} has no measurement that a card could report")
-    return list(found)
+    return found
 
 
 def _body(record: Record) -> str:

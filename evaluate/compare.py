@@ -90,7 +90,7 @@ class Comparison:
     def outcome(self) -> Outcomes:
         """The worst of the pairs'."""
         outcomes = {pair.outcome for pair in self.pairs}
-        return next(one for one in ("worse", "undecided", "same or better") if one in outcomes)  # type: ignore[return-value]
+        return next(one for one in ("worse", "undecided", "same or better") if one in outcomes)
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""

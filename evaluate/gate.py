@@ -160,7 +160,7 @@ def judge_policy(measured: Sequence[Measured], policy: Policy) -> list[Finding]:
 def outcome(findings: Sequence[Finding]) -> State:
     """Fail where one fails, else investigate where one must be, else pass."""
     states = {finding.state for finding in findings}
-    return next(state for state in ("fail", "investigate", "pass") if state in states)  # type: ignore[return-value]
+    return next(state for state in ("fail", "investigate", "pass") if state in states)
 
 
 def _apply(rule: Rule, candidates: Sequence[Measured], confidence: float) -> list[Finding]:

@@ -44,9 +44,8 @@ class Regularity:
     @property
     def text(self) -> str:
         """As a sentence."""
-        cases = (
-            f"{self.cases} engines" if self.cases == self.engines else f"{self.cases} cases ({self.engines} engines)"
-        )
+        each_once = self.cases == self.engines
+        cases = f"{self.cases} engines" if each_once else f"{self.cases} cases ({self.engines} engines)"
         return f"{AXES[self.axis]} {self.direction} in {self.count} of {cases}: {self.family}"
 
 
@@ -59,14 +58,14 @@ def find_regularities(results: Results) -> tuple[list[Regularity], int]:
             if len({name for name, _ in of_axis}) < SMALLEST:
                 continue
             for direction in ("improves", "worsens"):
-                found.append(_regularity(axis, family, direction, of_axis))  # type: ignore[arg-type]
+                found.append(_regularity(axis, family, direction, of_axis))
     kept = [one for one, survives in zip(found, holm([one.p_value for one in found]), strict=True) if survives]
     kept.sort(key=lambda one: (one.p_value, -one.cases))
     # A family that holds the same cases as another says the same again.
-    distinct = {
-        (one.axis, one.direction, one.count, one.cases, one.engines, one.p_value): one for one in reversed(kept)
-    }
-    return [one for one in kept if one in distinct.values()], len(found)
+    distinct: dict[tuple[object, ...], Regularity] = {}
+    for one in kept:
+        distinct.setdefault((one.axis, one.direction, one.count, one.cases, one.engines, one.p_value), one)
+    return list(distinct.values()), len(found)
 
 
 def _regularity(axis: str, family: str, direction: Direction, cases: Sequence[tuple[str, Measurement]]) -> Regularity:

@@ -66,7 +66,8 @@ def _judged(axis: str, rows: list[Measurement]) -> AxisVerdict:
         text = difference(rows[0])
     else:
         counts = [f"{len(found)} {word}" for word, found in (("worse", worse), ("better", better)) if found]
-        text = f"{', '.join(counts) or verdict} of {len(rows)}"
+        word = "same" if verdict == "same" else "undecided"
+        text = f"{', '.join(counts)} of {len(rows)}" if counts else f"{word} ({len(rows)})"
     return AxisVerdict(axis, verdict, text, better, worse, tuple(rows))
 
 
@@ -135,9 +136,9 @@ def _clause(found: AxisVerdict) -> str:
     if found.axis == "fairness":
         assert row.delta is not None and row.delta_low is not None and row.delta_high is not None
         grows = row.delta_low > 0
-        ends = sorted(abs(bound) * 100 for bound in (row.delta_low, row.delta_high))
+        bounds = sorted(abs(bound) * 100 for bound in (row.delta_low, row.delta_high))
         how = "grows" if grows else "shrinks"
-        return f"{subject} {how} by {abs(row.delta) * 100:.1f} points [{ends[0]:.1f}, {ends[1]:.1f}]"
+        return f"{subject} {how} by {abs(row.delta) * 100:.1f} points [{bounds[0]:.1f}, {bounds[1]:.1f}]"
     return f"{subject} {difference(row)}"
 
 
