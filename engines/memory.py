@@ -22,13 +22,16 @@ if simulated == "1":
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 session.run(None, {name: numpy.zeros([int(n) for n in shape], dtype)})
-import psutil
-memory = psutil.Process().memory_info()
-try:
+if sys.platform == "linux":
+    # Not getrusage: its peak counts what the process was before it became this program, which is its parent's size.
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    peak = int(status["VmHWM"].split()[0]) * 1024
+elif sys.platform == "darwin":
     import resource
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-except ImportError:
-    peak = memory.peak_wset
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+else:
+    import psutil
+    peak = psutil.Process().memory_info().peak_wset
 print(peak)
 """
 
