@@ -254,14 +254,22 @@ def bench(
 
 
 @main.command()
-@click.argument("results", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The page [default: RESULTS/report.html].")
-def report(results: Path, output: Path | None) -> None:
-    """Write the report of a results folder again: one HTML file that needs no network."""
-    from clipq.evaluate.report.page import write_report
-    from clipq.record import read_records
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write [default: RESULTS/report.FORMAT].")
+@click.option(
+    "--format", "form", type=click.Choice(["html", "md", "json", "csv", "pdf"]), default="html", show_default=True,
+    help="html: one page that needs no network; pdf: that page, printed by a headless Chromium.",
+)  # fmt: skip
+@click.option("--no-images", is_flag=True, help="Show no photo.")
+def report(results: Sequence[Path], output: Path | None, form: str, no_images: bool) -> None:
+    """Write the report of one or more results folders: verdicts, trade-offs, evidence, provenance."""
+    from clipq.evaluate.report.formats import write
+    from clipq.evaluate.report.results import read_results
 
-    click.echo(str(write_report(read_records(results), output or results / "report.html")))
+    if output is None and len(results) > 1:
+        raise click.UsageError("several results: say where the report goes with -o")
+    target = output or results[0] / f"report.{form}"
+    click.echo(str(write(read_results(results), form, target, images=not no_images)))
 
 
 @main.command()
@@ -409,6 +417,7 @@ def demo(output: Path, samples: int | None, as_json: bool) -> None:
 
 def _evaluate(bundles: Sequence[Path], suite: Suite, where: Where, as_json: bool) -> None:
     from clipq.evaluate.report.page import write_report
+    from clipq.evaluate.report.results import gather
     from clipq.evaluate.run import evaluate
     from clipq.evaluate.tables import print_summary
 
@@ -418,7 +427,7 @@ def _evaluate(bundles: Sequence[Path], suite: Suite, where: Where, as_json: bool
     given = {"command": context.info_name, "bundles": [str(path) for path in bundles], **_jsonable(context.params)}
     with progress_bars() as progress:
         records = evaluate(bundles, suite, where, given=given, progress=progress)
-    page = write_report(records, where.results / "report.html")
+    page = write_report(gather([(where.results, records)]), where.results / "report.html", images=where.thumbnails)
     if as_json:
         click.echo(json.dumps([row.model_dump() for record in records for row in record.measurements], indent=2))
     else:

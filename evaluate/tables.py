@@ -14,9 +14,9 @@ from clipq.evaluate.bench import breaks_promise
 from clipq.evaluate.compare import Comparison, latency_title, shown, verdict_text
 from clipq.evaluate.gate import Finding, outcome
 from clipq.evaluate.gate_output import figures
+from clipq.evaluate.headline import headline, title
 from clipq.evaluate.metrics import orientation
-from clipq.evaluate.report.summary import summary_columns
-from clipq.evaluate.statistics import interval, percentile_draws
+from clipq.evaluate.statistics import median_ratio
 from clipq.evaluate.suite import Suite, view_name
 from clipq.record import CensusRecord, LatencyRecord, Measurement, Record, ViewRecord
 
@@ -66,8 +66,9 @@ def _view_table(records: Sequence[Record], view: ViewRecord) -> Table:
 
 def _print_axes(console: Console, records: Sequence[Record]) -> None:
     """One row per axis, one column per engine; marks where the paired interval leaves out zero."""
-    known = {(row.view, row.group, row.metric): row for row in records[0].measurements}
-    columns = summary_columns(records[0], known.keys())
+    columns = [
+        (title(row), (row.view, row.group, row.metric)) for rows in headline(records[0]).values() for row in rows
+    ]
     if not columns:
         return
     table = Table(title="every axis: ▲ better, ▼ worse than the reference, beyond the interval", title_justify="left")
@@ -75,8 +76,8 @@ def _print_axes(console: Console, records: Sequence[Record]) -> None:
     for record in records:
         table.add_column(escape(record.name), justify="right", overflow="fold")
     by_record = [{(row.view, row.group, row.metric): row for row in record.measurements} for record in records]
-    for title, key in columns:
-        table.add_row(escape(title), *(_marked(rows[key]) if key in rows else "" for rows in by_record))
+    for name, key in columns:
+        table.add_row(escape(name), *(_marked(rows[key]) if key in rows else "" for rows in by_record))
     console.print(table)
 
 
@@ -244,14 +245,12 @@ def latency_rows(timed: Mapping[str, Sequence[LatencyRecord]], reference: str | 
     rows = []
     for label, latencies in timed.items():
         for index, latency in enumerate(latencies):
-            p50 = percentile_draws(latency.milliseconds, 50)
-            row: dict[str, Any] = {"bundle": label, "tower": latency.tower, "batch": latency.batch, "p50": p50.value}
-            row |= {f"p{q}": float(np.percentile(latency.milliseconds, q)) for q in (90, 99)}
-            row["throughput"] = 1e3 * latency.batch / p50.value
+            row: dict[str, Any] = {"bundle": label, "tower": latency.tower, "batch": latency.batch}
+            row |= {f"p{q}": float(np.percentile(latency.milliseconds, q)) for q in (50, 90, 99)}
+            row["throughput"] = 1e3 * latency.batch / row["p50"]
             if reference is not None:
-                base = percentile_draws(timed[reference][index].milliseconds, 50, seed=1)
-                low, high = interval(p50.resampled / base.resampled)
-                row |= {"ratio": p50.value / base.value, "ratio_low": low, "ratio_high": high}
+                ratio, low, high = median_ratio(latency.milliseconds, timed[reference][index].milliseconds)
+                row |= {"ratio": ratio, "ratio_low": low, "ratio_high": high}
             rows.append(row)
     return rows
 

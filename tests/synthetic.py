@@ -28,8 +28,8 @@ CLASSES = 5
 
 def predictions(n, *, accuracy=0.8, overconfidence=0.0, seed=0, labels_seed=0):
     """Predictions of a given true accuracy; confidence − accuracy is ``overconfidence`` in expectation."""
-    rng = np.random.default_rng([seed, 7])
-    labels = np.random.default_rng([labels_seed, 8]).integers(0, CLASSES, n)
+    rng = np.random.default_rng([*np.atleast_1d(seed), 7])
+    labels = np.random.default_rng([*np.atleast_1d(labels_seed), 8]).integers(0, CLASSES, n)
     right = rng.random(n) < accuracy
     predicted = np.where(right, labels, (labels + rng.integers(1, CLASSES, n)) % CLASSES)
     confidence = np.clip(accuracy + overconfidence + rng.uniform(-0.1, 0.1, n), 0.3, 0.995)
@@ -47,7 +47,7 @@ def worse(base, part, *, seed=1):
     return Predictions(probabilities, base.labels)
 
 
-def estimates(views, metrics=("acc1", "ece", "confidence_gap")):
+def estimates(views, metrics):
     rows = []
     for view, one in views.items():
         functions = {name: lambda w, name=name, one=one: CLASSIFICATION[name].function(one, w) for name in metrics}
@@ -59,10 +59,10 @@ def estimates(views, metrics=("acc1", "ece", "confidence_gap")):
 
 def record(
     name, views, *, recipe="int8-static", reference=None, base=(), runtime="ort-cpu", failed="", extra=(), ids=None, milliseconds=None,
-    file_bytes=1_000_000, options=None, towers=("image", "text"), integer_share=1.0,
+    file_bytes=1_000_000, options=None, towers=("image", "text"), integer_share=1.0, metrics=("acc1", "ece", "confidence_gap"),
 ):  # fmt: skip
     """A record of an engine with these predictions by view, and its estimates; ``base`` are the reference's."""
-    found = [*estimates(views), *extra]
+    found = [*estimates(views, metrics), *extra]
     engine = Engine(name, recipe, runtime, recipe.startswith("simulated-"))
     other = None if reference is None else Engine(reference, "fp32", runtime, False)
     rows = [] if failed else measurements(engine, found, other, base)
@@ -127,3 +127,43 @@ def write_results(folder, reference, candidates, **common):
 def exact(view, group, metric, value, unit="fraction"):
     """An estimate without spread."""
     return Estimate(view, group, metric, Draws(value, np.full(1000, value), 100), unit)
+
+
+def many(engines, views):
+    """A study's worth of records without computing it: every classification metric of every view with intervals."""
+    rng = np.random.default_rng(0)
+    base = record("fp32", {"v": predictions(200)}, recipe="fp32", milliseconds=4.0)[0]
+    bars = base.views[0].reliability
+    compared = ("agreement", "flips_lost", "flips_gained", "cosine")
+    metrics = [*CLASSIFICATION, *compared, "ece_untuned", "ece_tuned", "logit_scale_tuned"]
+    records = []
+    for number in range(engines):
+        name, bits = ("fp32", 32) if number == 0 else (f"engine-{number}", (8, 4, 2)[number % 3])
+        columns = {
+            "bundle": name,
+            "recipe": "fp32" if bits == 32 else f"int{bits}-weight-only",
+            "runtime": "ort-cpu",
+            "simulated": False,
+            "n": 1000,
+        }
+        rows = [row.model_copy(update=columns) for row in base.measurements if row.view in ("", "tower:image")]
+        for view in range(views):
+            for metric in metrics:
+                if metric in compared and number == 0:
+                    continue
+                value, half, delta, spread = rng.random(), rng.random() / 20, rng.normal() / 50, rng.random() / 50
+                unit = CLASSIFICATION[metric].unit if metric in CLASSIFICATION else "fraction"
+                against = {} if number == 0 or metric in compared else {"reference": "fp32", "delta": delta, "delta_low": delta - spread, "delta_high": delta + spread, "p_value": rng.random()}  # fmt: skip
+                rows.append(Measurement(**columns, view=f"view {view}", metric=metric, unit=unit, value=value, low=value - half, high=value + half, **against))  # fmt: skip
+        shown = [bar.model_copy(update={"n": int(rng.integers(1, 200)), "confidence": rng.random(), "accuracy": rng.random()}) for bar in bars]  # fmt: skip
+        records.append(
+            base.model_copy(
+                update={
+                    "bundle": base.bundle.model_copy(update={"name": name, "recipe": columns["recipe"], "digest": f"{number:064}"}),
+                    "reference": "fp32",
+                    "measurements": tuple(rows),
+                    "views": tuple(base.views[0].model_copy(update={"name": f"view {view}", "digest": f"{view:064}", "reliability": tuple(shown)}) for view in range(views)),
+                }
+            )
+        )  # fmt: skip
+    return records

@@ -1,206 +1,166 @@
-"""The report's charts as Vega-Lite specifications."""
+"""The report's charts as Vega-Lite specifications without data: the page gives each chart its rows when it is seen.
+
+Vega-Lite by altair and vl-convert: 0.9 MB of script for tooltips, keyboard-readable SVG with labels, dark and light;
+Plotly's is 4.5 MB, Bokeh's 1.2 MB without what the trade-off chart needs, and matplotlib's SVG has no interaction.
+
+Titles and formats in capitals (COST, VALUE, FORMAT) are places that the page fills in.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
-import numpy as np
-
-from clipq.record import Record, ViewRecord
 
 # Okabe and Ito's palette: distinguishable with every common colour vision.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#B8A600")
+GREY = "#888888"
+
+_ROWS = alt.NamedData(name="rows")
 
 
-def trade_off(records: Sequence[Record], view: str) -> dict[str, Any] | None:
-    """Accuracy against image-tower latency at the largest batch, as a ratio to the reference; None if not timed."""
-    if not records[0].latency:
-        return None
-    batch = max(row.batch for row in records[0].latency)
-    medians = {record.name: _median(record, batch) for record in records}
-    base = medians.get(records[0].reference)
-    rows = []
-    for record in records:
-        accuracy = next(row for row in record.measurements if (row.view, row.group, row.metric) == (view, "", "acc1"))
-        rows.append(
-            {
-                "engine": record.name,
-                "recipe": record.bundle.recipe + (" (simulated)" if record.simulated else ""),
-                "latency": medians[record.name] / base if base else medians[record.name],
-                "accuracy": accuracy.value,
-                "low": accuracy.low,
-                "high": accuracy.high,
-                "MB": round(record.bundle.file_bytes / 1e6, 2),
-            }
-        )
-    title = (
-        f"image tower, batch {batch}: p50 ÷ reference's p50 (smaller is faster)"
-        if base
-        else f"image tower, batch {batch}: p50 ms"
+def templates() -> dict[str, dict[str, Any]]:
+    """Every kind of chart by name; each reads a data set ``rows``, the reliability diagram also ``line``."""
+    charts = {
+        "trade_off": _trade_off(),
+        "bits": _bits(),
+        "reliability": _reliability(),
+        "histogram": _histogram(),
+        "severity": _severity(),
+        "dots": _dots(),
+    }
+    specs = {}
+    for name, chart in charts.items():
+        spec: dict[str, Any] = chart.to_dict(validate=False)
+        # The page chooses the theme (light or dark); altair's default config would override it.
+        spec.pop("config", None)
+        specs[name] = spec
+    return specs
+
+
+def _trade_off() -> Any:
+    """Rows: engine, kind, runtime, cost and value with low and high, front, href, text (for readers of the screen)."""
+    source = alt.Chart(_ROWS)
+    x = alt.X("cost:Q", title="COST", scale=alt.Scale(zero=False, nice=True))
+    y = alt.Y("value:Q", title="VALUE", scale=alt.Scale(zero=False), axis=alt.Axis(format="FORMAT"))
+    colour = alt.Color("kind:N", scale=alt.Scale(range=list(PALETTE)), legend=_legend(4))
+    front = (
+        source.transform_filter("datum.front")
+        .mark_line(color=GREY, strokeDash=[5, 3], interpolate="step-after")
+        .encode(x=x, y=y, order="cost:Q", detail="runtime:N")
     )
-    source = alt.Chart(alt.Data(values=rows))
-    x = alt.X("latency:Q", title=title, scale=alt.Scale(zero=False, nice=True))
-    colour = alt.Color(
-        "recipe:N",
-        scale=alt.Scale(range=list(PALETTE)),
-        legend=alt.Legend(title=None, orient="bottom", columns=3, symbolOpacity=1),
-    )
-    tooltip = ["engine:N", alt.Tooltip("accuracy:Q", format=".1%"), alt.Tooltip("latency:Q", format=".2f"), "MB:Q"]
-    bars = source.mark_rule(strokeWidth=2, opacity=0.6).encode(
-        x=x,
-        y=alt.Y("low:Q", title="top-1 accuracy", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False)),
-        y2="high:Q",
-        color=colour,
-    )
+    upright = source.mark_rule(strokeWidth=2, opacity=0.5).encode(x=x, y="low:Q", y2="high:Q", color=colour)
+    level = source.mark_rule(strokeWidth=2, opacity=0.5).encode(x="cost_low:Q", x2="cost_high:Q", y=y, color=colour)
     points = source.mark_point(size=110, filled=True, opacity=1).encode(
-        x=x, y="accuracy:Q", color=colour, shape=alt.Shape("recipe:N", legend=None), tooltip=tooltip
+        x=x,
+        y=y,
+        color=colour,
+        shape=alt.Shape("runtime:N", legend=_legend(4)),
+        stroke=alt.condition("datum.front", alt.value(GREY), alt.value(None)),
+        strokeWidth=alt.value(4),
+        href="href:N",
+        tooltip=_tooltip("engine", "recipe", "runtime", "kind", "metric", "costs", "Pareto"),
+        description="text:N",
     )
-    return _spec((bars + points).properties(width="container", height=320))
+    return alt.layer(front, upright, level, points).properties(width="container", height=340)
 
 
-def reliability(candidate: Record, reference: Record | None, view: str) -> dict[str, Any]:
-    """Accuracy over confidence in bins, the candidate's as bars, the reference's as a line; the diagonal is ideal."""
-    layers = [
+def _bits() -> Any:
+    """Rows: bits, value with low and high, method, towers, engine, text; ``base`` marks a row for the reference."""
+    source = alt.Chart(_ROWS)
+    x = alt.X("bits:O", title="bits of the weights", axis=alt.Axis(labelAngle=0))
+    y = alt.Y("value:Q", title="VALUE", scale=alt.Scale(zero=False), axis=alt.Axis(format="FORMAT"))
+    colour = alt.Color("method:N", scale=alt.Scale(range=list(PALETTE)), legend=_legend(4))
+    engines = source.transform_filter("!datum.base").encode(x=x, xOffset="method:N", color=colour)
+    bars = engines.mark_rule(strokeWidth=2, opacity=0.5).encode(y="low:Q", y2="high:Q")
+    points = engines.mark_point(size=80, filled=True, opacity=1).encode(
+        y=y,
+        shape=alt.Shape("towers:N", legend=_legend(3)),
+        tooltip=_tooltip("engine", "method", "widths", "towers", "metric"),
+        description="text:N",
+    )
+    base = source.transform_filter("datum.base").mark_rule(strokeDash=[4, 4], color=GREY).encode(y=y)
+    return alt.layer(base, bars, points).properties(width="container", height=300)
+
+
+def _reliability() -> Any:
+    """Rows: lower, upper, middle, n, confidence, accuracy, low, high, engine; ``line`` the reference's."""
+    scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(format="%", tickCount=5)
+    tooltip = ["engine:N", "n:Q", alt.Tooltip("confidence:Q", format=".3f"), alt.Tooltip("accuracy:Q", format=".3f")]
+    x = alt.X("lower:Q", scale=scale, axis=axis, title="confidence")
+    y = alt.Y("accuracy:Q", scale=scale, axis=axis, title="accuracy")
+    ideal = (
         alt.Chart(alt.Data(values=[{"x": 0, "y": 0}, {"x": 1, "y": 1}]))
-        .mark_line(strokeDash=[4, 4], color="#888888")
+        .mark_line(strokeDash=[4, 4], color=GREY)
         .encode(x=alt.X("x:Q", title="confidence"), y=alt.Y("y:Q", title="accuracy"))
-    ]
-    scale = alt.Scale(domain=[0, 1])
-    axis = alt.Axis(format="%", tickCount=5)
-    bars = [row.model_dump() | {"engine": candidate.name} for row in _bins(candidate, view)]
-    layers.append(
-        alt.Chart(alt.Data(values=bars))
+    )
+    bars = (
+        alt.Chart(_ROWS)
         .mark_bar(color=PALETTE[0], opacity=0.75, stroke=PALETTE[0])
-        .encode(
-            x=alt.X("lower:Q", scale=scale, axis=axis, title="confidence"),
-            x2="upper:Q",
-            y=alt.Y("accuracy:Q", scale=scale, axis=axis, title="accuracy"),
-            y2=alt.datum(0),
-            tooltip=[
-                "engine:N",
-                "n:Q",
-                alt.Tooltip("confidence:Q", format=".3f"),
-                alt.Tooltip("accuracy:Q", format=".3f"),
-            ],
-        )
+        .encode(x=x, x2="upper:Q", y=y, y2=alt.datum(0), tooltip=tooltip)
     )
-    layers.append(
-        alt.Chart(alt.Data(values=[bar | {"middle": (bar["lower"] + bar["upper"]) / 2} for bar in bars]))
-        .mark_rule(color="#555555")
-        .encode(x="middle:Q", y="low:Q", y2="high:Q")
+    errors = alt.Chart(_ROWS).mark_rule(color="#555555").encode(x="middle:Q", y="low:Q", y2="high:Q")
+    line = (
+        alt.Chart(alt.NamedData(name="line"))
+        .mark_line(point=alt.OverlayMarkDef(color=PALETTE[5], filled=True, size=30), color=PALETTE[5])
+        .encode(x="confidence:Q", y="accuracy:Q", tooltip=tooltip)
     )
-    if reference is not None and reference.name != candidate.name:
-        line = [row.model_dump() | {"engine": reference.name} for row in _bins(reference, view)]
-        layers.append(
-            alt.Chart(alt.Data(values=line))
-            .mark_line(point=alt.OverlayMarkDef(color=PALETTE[5], filled=True, size=30), color=PALETTE[5])
-            .encode(
-                x="confidence:Q",
-                y="accuracy:Q",
-                tooltip=[
-                    "engine:N",
-                    "n:Q",
-                    alt.Tooltip("confidence:Q", format=".3f"),
-                    alt.Tooltip("accuracy:Q", format=".3f"),
-                ],
-            )
-        )
-    return _spec(alt.layer(*layers).properties(width=190, height=190))
+    return alt.layer(ideal, bars, errors, line).properties(width=190, height=190)
 
 
-def histogram(view: ViewRecord, score: str) -> dict[str, Any]:
-    """How an outlier score is distributed in and out of distribution, as parts of each population."""
-    found = next(one for one in view.histograms if one.score == score)
-    rows = [
-        {"score": left, "to": right, "part": count / sum(counts), "population": population}
-        for population, counts in (("in-distribution", found.inside), (view.name, found.outside))
-        for left, right, count in zip(found.edges, found.edges[1:], counts, strict=False)
-    ]
-    return _spec(
-        alt.Chart(alt.Data(values=rows))
+def _histogram() -> Any:
+    """Rows: score, part, population."""
+    return (
+        alt.Chart(_ROWS)
         .mark_area(interpolate="step-after", opacity=0.45, line=True)
         .encode(
-            x=alt.X("score:Q", title=f"outlier score ({score})", scale=alt.Scale(zero=False)),
+            x=alt.X("score:Q", title="VALUE", scale=alt.Scale(zero=False)),
             y=alt.Y("part:Q", title="part of the images", stack=None, axis=alt.Axis(format="%")),
-            color=alt.Color(
-                "population:N", scale=alt.Scale(range=[PALETTE[0], PALETTE[5]]),
-                legend=alt.Legend(title=None, orient="bottom"),
-            ),
+            color=alt.Color("population:N", scale=alt.Scale(range=[PALETTE[0], PALETTE[5]]), legend=_legend(1)),
             tooltip=["population:N", alt.Tooltip("score:Q", format=".4f"), alt.Tooltip("part:Q", format=".1%")],
         )
         .properties(width=200, height=150)
-    )  # fmt: skip
-
-
-def severity(records: Sequence[Record], view: str) -> dict[str, Any]:
-    """Top-1 accuracy over severity, averaged over corruptions, clean images at 0; one line per engine."""
-    rows = []
-    for record in records:
-        found: dict[int, list[float]] = {}
-        for row in record.measurements:
-            if row.view == view and row.metric == "corruption_acc1" and row.group:
-                found.setdefault(int(row.group.split("/")[1]), []).append(row.value)
-            elif row.view == view and row.metric == "clean_acc1" and not row.group:
-                found[0] = [row.value]
-        rows += [{"engine": record.name, "severity": s, "accuracy": float(np.mean(v))} for s, v in found.items()]
-    return _spec(
-        _lines(rows, "severity:O", "severity (0: clean)", "accuracy:Q", "top-1, mean over corruptions").properties(
-            width="container", height=280
-        )
     )
 
 
-def bits(records: Sequence[Record]) -> dict[str, Any] | None:
-    """Accuracy and ECE over the weights' bits of simulated recipes, a line per activation width; None without them."""
-    rows = []
-    for record in records:
-        found = re.fullmatch(r"simulated-w(\d)a(\d)", record.bundle.recipe)
-        inside = next((view.name for view in record.views if view.role == "in-distribution"), None)
-        if found and inside is not None and not record.failed:
-            for metric in ("acc1", "ece"):
-                row = next(r for r in record.measurements if (r.view, r.group, r.metric) == (inside, "", metric))
-                kind = f"{metric}, activations {found.group(2)} bits"
-                rows.append({"engine": kind, "bits": int(found.group(1)), "value": row.value})
-    if len({row["bits"] for row in rows}) < 2:
-        return None
-    lines = _lines(rows, "bits:O", "bits of the weights", "value:Q", "fraction").properties(
-        width="container", height=280
-    )
-    return _spec(lines)
-
-
-def _lines(rows: list[dict[str, Any]], x: str, x_title: str, y: str, y_title: str) -> Any:
+def _severity() -> Any:
+    """Rows: engine, severity (0: clean), value. A click in the legend picks engines out."""
+    picked = alt.selection_point(name="picked", fields=["engine"], bind="legend")
     return (
-        alt.Chart(alt.Data(values=rows))
+        alt.Chart(_ROWS)
         .mark_line(point=True)
         .encode(
-            x=alt.X(x, title=x_title, axis=alt.Axis(labelAngle=0)),
-            y=alt.Y(y, title=y_title, axis=alt.Axis(format="%")),
-            color=alt.Color(
-                "engine:N",
-                scale=alt.Scale(range=list(PALETTE)),
-                legend=alt.Legend(title=None, orient="bottom", columns=3),
-            ),
-            tooltip=["engine:N", x, alt.Tooltip(y, format=".1%")],
+            x=alt.X("severity:O", title="severity (0: clean)", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("value:Q", title="VALUE", axis=alt.Axis(format="FORMAT")),
+            color=alt.Color("engine:N", scale=alt.Scale(range=list(PALETTE)), legend=_legend(3), sort=None),
+            strokeDash=alt.StrokeDash("engine:N", legend=_legend(3), sort=None),
+            opacity=alt.condition(picked, alt.value(1), alt.value(0.12)),
+            tooltip=["engine:N", "severity:O", alt.Tooltip("value:Q", format="FORMAT")],
         )
+        .add_params(picked)
+        .properties(width="container", height=280)
     )
 
 
-def _bins(record: Record, view: str) -> Any:
-    return next(entry.reliability for entry in record.views if entry.name == view)
-
-
-def _median(record: Record, batch: int) -> float:
-    return float(
-        np.median(next(row.milliseconds for row in record.latency if (row.tower, row.batch) == ("image", batch)))
+def _dots() -> Any:
+    """Rows: label, n, engine, value, low, high: a dot with its interval for each engine; the page sets the height."""
+    picked = alt.selection_point(name="picked", fields=["engine"], bind="legend")
+    source = alt.Chart(_ROWS).encode(
+        y=alt.Y("label:N", title=None, sort=None, axis=alt.Axis(labelLimit=260)),
+        yOffset=alt.YOffset("engine:N", sort=None),
+        color=alt.Color("engine:N", scale=alt.Scale(range=list(PALETTE)), legend=_legend(3), sort=None),
+        opacity=alt.condition(picked, alt.value(1), alt.value(0.12)),
     )
+    x = alt.X("value:Q", title="VALUE", axis=alt.Axis(format="FORMAT"), scale=alt.Scale(zero=False))
+    bars = source.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q")
+    numbers = [alt.Tooltip(f"{name}:Q", format="FORMAT") for name in ("value", "low", "high")]
+    points = source.mark_point(filled=True, size=45).encode(x=x, tooltip=["engine:N", "label:N", "n:Q", *numbers])
+    return alt.layer(bars, points.add_params(picked)).properties(width="container")
 
 
-def _spec(chart: Any) -> dict[str, Any]:
-    spec: dict[str, Any] = chart.to_dict()
-    # The page chooses the theme (light or dark); altair's default config would override it.
-    spec.pop("config", None)
-    return spec
+def _legend(columns: int) -> Any:
+    return alt.Legend(title=None, orient="bottom", columns=columns, symbolOpacity=1, labelLimit=320)
+
+
+def _tooltip(*names: str) -> list[Any]:
+    return [alt.Tooltip(f"{name}:N") for name in names]

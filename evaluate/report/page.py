@@ -1,40 +1,34 @@
-"""Records to ``report.html``: tables with intervals, charts, the proof of precision, provenance."""
+"""Results to ``report.html``: verdicts first, then what they rest on, the proof of precision, provenance."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from clipq import __version__
 from clipq.evaluate.bench import breaks_promise
-from clipq.evaluate.metrics import CLASSIFICATION, orientation
+from clipq.evaluate.headline import AXES
+from clipq.evaluate.judgement import MARGIN
+from clipq.evaluate.metrics import CLASSIFICATION
 from clipq.evaluate.metrics.ood import SCORES
-from clipq.evaluate.report import charts
-from clipq.evaluate.report.summary import Column, Key, summary_columns
-from clipq.evaluate.statistics import holm
+from clipq.evaluate.report.data import PageData, costs, same_latency
+from clipq.evaluate.report.regularities import find_regularities
+from clipq.evaluate.report.results import Results
+from clipq.evaluate.report.verdicts import MARKS, AxisVerdict, axis_verdicts, confidence_state, difference, findings
+from clipq.evaluate.statistics import median_ratio
 from clipq.files import write_atomic
-from clipq.record import Measurement, Record, ViewRecord
+from clipq.record import AttackRecord, Measurement, ViewRecord
 
 TABLE_METRICS = (
-    "acc1",
-    "ece",
-    "confidence_gap",
-    "nll",
-    "brier",
-    "aurc",
-    "acc5",
-    "mean_per_class_recall",
-    "ece_adaptive",
-    "ece_classwise",
-    "mce",
-)
+    "acc1", "ece", "confidence_gap", "nll", "brier", "aurc", "acc5", "mean_per_class_recall", "ece_adaptive",
+    "ece_classwise", "mce",
+)  # fmt: skip
 COMPARED = {
     "agreement": "same top-1",
     "flips_lost": "flips lost",
@@ -61,20 +55,22 @@ DETECTION = {
     "fpr95_id_positive": "FPR@95, ID positive",
     "fpr95_ood_positive": "FPR@95, OOD positive",
 }
-SIMULATION_METRICS = ("acc1", "ece", "confidence_gap", "agreement", "cosine")
+SIMULATION = ("acc1", "ece", "confidence_gap", "agreement", "cosine")
+
+# So many views stand open when the page opens.
+OPEN_VIEWS = 1
 
 
-@dataclass(frozen=True)
-class Table:
-    """One row per engine, one column per measurement."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[dict[str, str] | None, ...]], ...]
+def write_report(results: Results, target: Path, *, images: bool = True) -> Path:
+    """Write the page; everything a user or a data set named is escaped. Without ``images`` it shows no photo."""
+    write_atomic(target, render(results, images=images))
+    return target
 
 
-def write_report(records: Sequence[Record], target: Path) -> Path:
-    """Write the page; everything a user or a data set named is escaped."""
+def render(results: Results, *, images: bool = True) -> str:
+    """The page: one HTML file that needs no network."""
+    import vl_convert
+
     environment = Environment(
         loader=PackageLoader("clipq.evaluate.report", "."),
         autoescape=True,
@@ -82,142 +78,122 @@ def write_report(records: Sequence[Record], target: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    html = environment.get_template("report.html.j2").render(**_Page(records).context())
-    write_atomic(target, html)
-    return target
+    page = _Page(results, PageData(results, images))
+    context = page.context()
+    data = page.data.encode()
+    # The stub calls the snippet mandatory; without one the bundle is the three libraries themselves.
+    library = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+    return environment.get_template("report.html.j2").render(
+        **context,
+        data=data,
+        flips_left_out=page.data.flips_left_out,
+        style=Markup(_resource("page.css")),
+        script=Markup(_resource("page.js")),
+        library=Markup(library.replace("</script", "<\\/script")),
+    )
 
 
+def _resource(name: str) -> str:
+    return (resources.files("clipq.evaluate.report") / name).read_text(encoding="utf-8")
+
+
+@dataclass
 class _Page:
     """The template's values."""
 
-    def __init__(self, records: Sequence[Record]) -> None:
-        self.failed = [record for record in records if record.failed]
-        self.records = [record for record in records if not record.failed]
-        self.reference = next((r for r in self.records if r.bundle.name == r.reference and not r.twin), None)
-        self.rows: dict[str, dict[Key, Measurement]] = {
-            record.name: {(row.view, row.group, row.metric): row for row in record.measurements}
-            for record in self.records
-        }
-        self.specs: list[dict[str, Any]] = []
-        compared = [
-            (record.name, (row.view, row.group, row.metric), row.p_value)
-            for record in self.records
-            for row in record.measurements
-            if row.p_value is not None and not row.view.startswith("tower:")
-        ]
-        kept = holm([p for _, _, p in compared])
-        self.survives = {(name, key) for (name, key, _), survived in zip(compared, kept, strict=True) if survived}
-        self.comparisons = len(compared)
+    results: Results
+    data: PageData
 
     def context(self) -> dict[str, Any]:
-        import vl_convert
-
-        # The stub calls the snippet mandatory; without one the bundle is the three libraries themselves.
-        library = vl_convert.javascript_bundle()  # type: ignore[call-arg]
-        first = self.records[0]
-        keys = set(self.rows[first.name])
+        results = self.results
+        entries, views = results.entries, results.views
+        numbered = list(enumerate(entries))
+        attacks = {(one.view, one.kind, one.method): one for entry in entries for one in entry.record.attacks}
+        corrupted = dict.fromkeys(key[0] for key in self.data.keys if key[2] == "corruption_acc1")
+        regularities, looked_at = find_regularities(results)
+        verdicts = [
+            {"index": index, "entry": entry, "findings": findings(entry), "axes": axis_verdicts(entry)}
+            for index, entry in numbered
+            if entry.is_candidate
+        ]
+        kernels = [
+            {"index": index, "entry": entry, "census": census,
+             "broken": breaks_promise(census, simulated=entry.record.simulated)}
+            for index, entry in numbered
+            for census in entry.record.census
+        ]  # fmt: skip
         return {
             "version": __version__,
-            "records": self.records,
-            "failed": self.failed,
-            "reference": self.reference,
-            "is_demo": first.bundle.checkpoint == "demo",
-            "summary": self.table("", summary_columns(first, keys)),
-            "views": [self.classified(view) for view in first.views if view.classes],
-            "ood": [self.detection(view) for view in first.views if view.histograms],
+            "entries": entries,
+            "failed": results.failed,
+            "references": [entry for entry in entries if entry.reference is entry.record],
+            "checkpoints": list(dict.fromkeys(entry.record.bundle.checkpoint for entry in entries)),
+            "runtimes": list(dict.fromkeys(entry.record.runtime for entry in entries)),
+            "dates": sorted({entry.record.created[:10] for entry in entries}),
+            "machines": _machines(results),
+            "axes": AXES,
+            "marks": MARKS,
+            "margin": MARGIN,
+            "verdicts": verdicts,
+            "regularities": regularities,
+            "looked_at": looked_at,
+            "views": [self.classified(view) for view in views.values() if view.classes],
+            "all_views": list(views.values()),
+            "open_views": OPEN_VIEWS,
+            "ood": [self.detection(view) for view in views.values() if view.histograms],
             "ood_averages": self.detection_averages(),
-            "corruptions": [
-                self.corruptions(view) for view in dict.fromkeys(row[0] for row in keys if row[2] == "clean_acc1")
-                if any(row[0] == view and row[2] == "corruption_acc1" for row in keys)
-            ],
-            "attacks": [self.attack(attack) for attack in first.attacks],
-            "retrieval": [self.retrieval(view) for view in first.views if view.role == "retrieval"],
-            "bits": self.bits(),
+            "corruptions": [self.corruptions(view) for view in corrupted],
+            "attacks": [self.attack(attack) for attack in attacks.values()],
+            "retrieval": [self.retrieval(view) for view in views.values() if view.role == "retrieval"],
+            "has_flips": any(view.flips for entry in entries for view in entry.record.views),
+            "has_costs": bool(costs(entries)),
             "engines": self.engines(),
-            "gpus": sorted({r.environment["gpu"]["name"] for r in self.records if "gpu" in r.environment}),
-            "kernels": [(record, census) for record in self.records for census in record.census],
-            "broken": [
-                (record, census)
-                for record in self.records
-                for census in record.census
-                if breaks_promise(census, simulated=record.simulated)
-            ],
+            "gpu": any("gpu" in entry.record.environment for entry in entries),
+            "kernels": kernels,
+            "broken": [(one["entry"], one["census"]) for one in kernels if one["broken"]],
             "simulation": self.simulation(),
-            "comparisons": self.comparisons,
-            "survivors": len(self.survives),
-            "specs": _script_json(self.specs),
-            "library": Markup(library.replace("</script", "<\\/script")),
-        }  # fmt: skip
-
-    def chart(self, spec: dict[str, Any]) -> int:
-        self.specs.append(spec)
-        return len(self.specs) - 1
-
-    def table(self, title: str, columns: Sequence[Column]) -> Table:
-        rows = tuple((record.name, tuple(self.cell(record.name, key) for _, key in columns)) for record in self.records)
-        return Table(title, tuple(name for name, _ in columns), rows)
-
-    def cell(self, name: str, key: Key) -> dict[str, str] | None:
-        row = self.rows[name].get(key)
-        return None if row is None else _cell(row, survives=(name, key) in self.survives)
-
-    def classified(self, view: ViewRecord) -> dict[str, Any]:
-        name = view.name
-
-        def columns(titles: dict[str, str], group: str = "") -> list[Column]:
-            known = self.rows[self.records[-1].name].keys() | self.rows[self.records[0].name].keys()
-            return [
-                (title, (name, group, metric)) for metric, title in titles.items() if (name, group, metric) in known
-            ]
-
-        metrics = {metric: CLASSIFICATION[metric].title for metric in TABLE_METRICS}
-        trade_off = charts.trade_off(self.records, name)
-        candidates = [record for record in self.records if not record.twin]
-        gap_columns = [
-            key[1] for key in self.rows[self.records[0].name] if key[0] == name and key[2] == "group_gap.acc1"
-        ]
-        return {
-            "record": view,
-            "metrics": self.table("", columns(metrics)),
-            "compared": self.table("Agreement with the reference", columns(COMPARED)),
-            "tuned": self.table("Logit-scale tuning", columns(TUNED)),
-            "shift": self.table(f"Shift from {view.baseline}", columns(SHIFT)),
-            "verdicts": self.verdicts(name),
-            "trade_off": None if trade_off is None else self.chart(trade_off),
-            "reliability": [
-                (record.name, self.chart(charts.reliability(record, self.reference, name))) for record in candidates
-            ],
-            "bins": [
-                (record.name, next(entry.reliability for entry in record.views if entry.name == name))
-                for record in candidates
-            ],
-            "groups": self.groups(view),
-            "gaps": [self.table(column, columns(GAPS, column)) for column in gap_columns],
+            "comparisons": len(results.compared),
+            "survivors": len(results.survivors),
+            "not_measured": self.not_measured([one["axes"] for one in verdicts]),
         }
 
-    def verdicts(self, view: str) -> dict[str, list[str]]:
+    def columns(self, titles: dict[str, str], view: str, group: str = "") -> list[tuple[str, tuple[str, str, str]]]:
+        return [(title, (view, group, metric)) for metric, title in titles.items()]
+
+    def classified(self, view: ViewRecord) -> dict[str, Any]:
+        name, table = view.name, self.data.table
+        gaps = dict.fromkeys(key[1] for key in self.data.keys if key[0] == name and key[2] == "group_gap.acc1")
+        groups = [key for key in self.data.keys if key[0] == name and "=" in key[1] and key[2] == "acc1"]
+        metrics = {metric: CLASSIFICATION[metric].title for metric in TABLE_METRICS}
+        small = view.smallest_group or 0
+        sizes = {key[1]: self._n(key) for key in groups}
+        return {
+            "record": view,
+            "metrics": table(f"Metrics on {name}", self.columns(metrics, name)),
+            "compared": table(f"Agreement with the reference on {name}", self.columns(COMPARED, name)),
+            "tuned": table(f"Logit-scale tuning on {name}", self.columns(TUNED, name)),
+            "shift": table(f"Shift of {name}", self.columns(SHIFT, name)),
+            "confidence": self.confidence(name),
+            "groups": table(f"Top-1 by group on {name}", [(f"{g} (n = {sizes[g]})", (name, g, "acc1")) for g in sizes]),
+            "small": [group for group, n in sizes.items() if n < small],
+            "gaps": [(one, table(f"Gaps over {one} on {name}", self.columns(GAPS, name, one))) for one in gaps],
+            "reliability": any(
+                one.name == name and one.reliability for entry in self.results.entries for one in entry.record.views
+            ),
+        }
+
+    def _n(self, key: tuple[str, str, str]) -> int:
+        return max(entry.rows[key].n for entry in self.results.entries if key in entry.rows)
+
+    def confidence(self, view: str) -> dict[str, list[str]]:
         """Which engines are over- and which underconfident, by the interval of confidence − accuracy."""
         found: dict[str, list[str]] = {}
-        for record in self.records:
-            row = self.rows[record.name][view, "", "confidence_gap"]
-            if row.low is None or row.high is None or row.low <= 0 <= row.high:
-                found.setdefault("neither over- nor underconfident beyond the interval", []).append(record.name)
-            else:
-                found.setdefault("overconfident" if row.low > 0 else "underconfident", []).append(record.name)
+        for entry in self.results.entries:
+            row = entry.rows.get((view, "", "confidence_gap"))
+            if row is not None:
+                state = confidence_state(row) or "neither over- nor underconfident beyond the interval"
+                found.setdefault(state, []).append(entry.name)
         return found
-
-    def groups(self, view: ViewRecord) -> list[dict[str, Any]]:
-        first = self.rows[self.records[0].name]
-        return [
-            {
-                "group": group,
-                "n": row.n,
-                "small": view.smallest_group is not None and row.n < view.smallest_group,
-                "cells": [self.cell(record.name, (view.name, group, "acc1")) for record in self.records],
-            }
-            for (where, group, metric), row in first.items()
-            if where == view.name and group and "=" in group and metric == "acc1"
-        ]
 
     def detection(self, view: ViewRecord) -> dict[str, Any]:
         distance = "near" if view.role == "near-ood" else "far"
@@ -225,59 +201,48 @@ class _Page:
             "record": view,
             "distance": distance,
             "tables": [
-                self.table(title, [(score, (view.name, distance, f"{metric}.{score}")) for score in SCORES])
+                (title, self.data.table(f"{title} on {view.name}",
+                                        [(score, (view.name, distance, f"{metric}.{score}")) for score in SCORES]))
                 for metric, title in DETECTION.items()
             ],
-            "histograms": [
-                (record.name, self.chart(charts.histogram(next(v for v in record.views if v.name == view.name), "mcm")))
-                for record in self.records
-                if not record.twin
-            ],
-        }
+        }  # fmt: skip
 
-    def detection_averages(self) -> Table | None:
-        inside = {view.baseline for view in self.records[0].views if view.histograms}
-        known = self.rows[self.records[0].name]
+    def detection_averages(self) -> int | None:
+        inside = dict.fromkeys(view.baseline for view in self.results.views.values() if view.histograms)
         columns = [
-            (f"{distance}: {DETECTION[metric]}, {score}", (view, distance, f"{metric}.{score}"))
-            for view in sorted(inside)
+            (f"{view}, {distance}: {DETECTION[metric]}, {score}", (view, distance, f"{metric}.{score}"))
+            for view in inside
             for distance in ("near", "far")
             for score in ("mcm", "energy")
             for metric in ("auroc", "fpr95_id_positive")
-            if (view, distance, f"{metric}.{score}") in known
         ]
-        return self.table("", columns) if columns else None
+        return self.data.table("OOD averages", columns)
 
     def corruptions(self, view: str) -> dict[str, Any]:
         titles = {
             "clean_acc1": "clean top-1", "corruption_acc1": "mean top-1", "corruption_ece": "mean ECE",
             "mce": "mCE", "relative_mce": "relative mCE",
         }  # fmt: skip
-        known = self.rows[self.records[0].name]
-        groups = list(dict.fromkeys(g for v, g, m in known if v == view and m == "corruption_acc1" and g))
+        groups = [key for key in self.data.keys if key[0] == view and key[2] == "corruption_acc1" and key[1]]
         return {
             "view": view,
-            "n": known[view, "", "clean_acc1"].n,
-            "means": self.table("", [(title, (view, "", metric)) for metric, title in titles.items()
-                                     if (view, "", metric) in known]),
-            "curves": self.chart(charts.severity(self.records, view)),
-            "by_condition": self.table("", [(group, (view, group, "corruption_acc1")) for group in groups]),
-        }  # fmt: skip
+            "n": self._n((view, "", "clean_acc1")),
+            "means": self.data.table(f"Corruption means of {view}", self.columns(titles, view)),
+            "by_condition": self.data.table(f"Corruptions of {view} one by one", [(key[1], key) for key in groups]),
+        }
 
-    def attack(self, attack: Any) -> dict[str, Any]:
+    def attack(self, attack: AttackRecord) -> dict[str, Any]:
         metrics = {"clean_acc1": "clean top-1", "robust_acc1": "robust top-1", "attack_success": "success"}
         if attack.kind == "transfer":
             metrics["attack_success"] = "transfer rate"
         else:
             metrics["queries"] = "mean queries"
-        known = self.rows[self.records[0].name]
         columns = [
             (f"ε = {epsilon}/255: {title}", (attack.view, f"{attack.method}/{epsilon}", metric))
             for epsilon in attack.epsilons
             for metric, title in metrics.items()
-            if (attack.view, f"{attack.method}/{epsilon}", metric) in known
         ]
-        return {"record": attack, "table": self.table("", columns)}
+        return {"record": attack, "table": self.data.table(f"{attack.method} on {attack.view}", columns)}
 
     def retrieval(self, view: ViewRecord) -> dict[str, Any]:
         directions = {"image_retrieval_recall": "text → image", "text_retrieval_recall": "image → text"}
@@ -285,82 +250,63 @@ class _Page:
             (f"{title} R@{k}", (view.name, "", f"{metric}@{k}")) for metric, title in directions.items()
             for k in (1, 5, 10)
         ]  # fmt: skip
-        return {"record": view, "table": self.table("", columns)}
-
-    def bits(self) -> int | None:
-        spec = charts.bits(self.records)
-        return None if spec is None else self.chart(spec)
+        return {"record": view, "table": self.data.table(f"Retrieval on {view.name}", columns)}
 
     def engines(self) -> list[dict[str, Any]]:
         table = []
-        for record in self.records:
+        for index, entry in enumerate(self.results.entries):
             rows = []
-            for index, latency in enumerate(record.latency):
-                p50 = float(np.median(latency.milliseconds))
-                ratio = None
-                if self.reference is not None:
-                    ratio = p50 / float(np.median(self.reference.latency[index].milliseconds))
+            for latency in entry.record.latency:
+                base = same_latency(entry, latency)
                 measured = {
                     row.metric: row.value
-                    for row in record.measurements
+                    for row in entry.record.measurements
                     if row.view == f"tower:{latency.tower}" and row.group in ("", f"batch={latency.batch}")
                 }
+                ratio = ""
+                if base is not None and entry.is_candidate:
+                    ratio = "{:.2f} [{:.2f}, {:.2f}]".format(*median_ratio(latency.milliseconds, base.milliseconds))
                 rows.append({"latency": latency, "ratio": ratio, "measured": measured})
-            table.append({"record": record, "rows": rows})
-        return table
+            table.append({"index": index, "entry": entry, "rows": rows})
+        return [one for one in table if one["rows"]]
 
     def simulation(self) -> list[dict[str, Any]]:
         table = []
-        for record in self.records:
-            for view in record.views:
+        for index, entry in enumerate(self.results.entries):
+            for view in entry.record.views:
                 rows = {
                     row.metric: row
-                    for row in record.deployed_minus_simulated
+                    for row in entry.record.deployed_minus_simulated
                     if row.view == view.name and not row.group
                 }
-                if all(metric in rows for metric in SIMULATION_METRICS):
-                    cells = [_cell(rows[name]) for name in SIMULATION_METRICS]
-                    table.append({"name": record.name, "view": view.name, "cells": cells})
+                if all(metric in rows for metric in SIMULATION):
+                    cells = [_simulated_cell(rows[name]) for name in SIMULATION]
+                    table.append({"index": index, "name": entry.name, "view": view.name, "cells": cells})
         return table
 
+    def not_measured(self, verdicts: Sequence[dict[str, AxisVerdict]]) -> list[str]:
+        """What nobody should read into the page."""
+        missing = [title for axis, title in AXES.items() if verdicts and not any(one[axis].rows for one in verdicts)]
+        timed = any(entry.record.latency for entry in self.results.entries)
+        missing += [] if timed else ["latency", "memory", "which kernels ran"]
+        energy = any(key[2] == "joules_per_sample" for key in self.data.keys)
+        return [*missing, *([] if energy else ["energy"])]
 
-def _script_json(value: Any) -> Markup:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+def _machines(results: Results) -> list[str]:
+    found = []
+    for entry in results.entries:
+        environment = entry.record.environment
+        gpu = f", {environment['gpu']['name']}" if "gpu" in environment else ""
+        packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+        found.append(
+            f"{environment['cpu']}, {environment['cores']} cores{gpu}, {environment['system']}, "
+            f"Python {environment['python']}; {packages}"
+        )
+    return list(dict.fromkeys(found))
 
 
-def _cell(row: Measurement, *, survives: bool = False) -> dict[str, str]:
-    """A value, its difference to the reference, and whether that is better, worse or open, by the interval."""
-    percent = row.unit == "fraction"
-    factor, digits = (100, 1) if percent else (1, 1) if row.unit in ("queries", "scale") else (1, 3)
-    sign = "+" if row.metric in ("confidence_gap", "effective_robustness.acc1") else ""
-    value = f"{row.value * factor:{sign}.{digits}f}"
-    interval = (
-        ""
-        if row.low is None or row.high is None
-        else f"[{row.low * factor:.{digits}f}, {row.high * factor:.{digits}f}]"
-    )
+def _simulated_cell(row: Measurement) -> tuple[str, str]:
     if row.metric == "cosine":
-        value, interval = f"{row.value:.4f}", ""
-    delta, verdict = "", ""
-    if row.delta is not None and row.delta_low is not None and row.delta_high is not None:
-        low, high = (f"{bound * factor:+.{digits}f}" for bound in (row.delta_low, row.delta_high))
-        delta = f"{row.delta * factor:+.{digits}f} [{low}, {high}]"
-        verdict = _verdict(row)
-    return {
-        "value": value,
-        "interval": interval,
-        "delta": delta,
-        "verdict": verdict,
-        "holm": "◆" if survives else "",
-        "title": "" if row.p_value is None else f"p = {row.p_value:.2g}",
-    }
-
-
-def _verdict(row: Measurement) -> str:
-    assert row.delta_low is not None and row.delta_high is not None
-    higher_is_better = orientation(row.metric)[1]
-    if higher_is_better is None or row.delta_low <= 0 <= row.delta_high:
-        return ""
-    return "better" if (row.delta_low > 0) == higher_is_better else "worse"
+        return f"{row.value:.4f}", ""
+    return f"{100 * row.value:.1f}", difference(row)

@@ -53,7 +53,11 @@ class Results:
     @cached_property
     def views(self) -> dict[str, ViewRecord]:
         """Every view by name, from the first engine that has it."""
-        return {view.name: view for entry in reversed(self.entries) for view in reversed(entry.record.views)}
+        found: dict[str, ViewRecord] = {}
+        for entry in self.entries:
+            for view in entry.record.views:
+                found.setdefault(view.name, view)
+        return found
 
     @cached_property
     def compared(self) -> dict[tuple[str, Key], float]:

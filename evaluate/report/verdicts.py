@@ -9,7 +9,7 @@ import numpy as np
 from clipq.evaluate.headline import AXES, headline, title
 from clipq.evaluate.judgement import MARGIN, Verdict, judge
 from clipq.evaluate.report.results import Entry
-from clipq.evaluate.statistics import holm, interval, percentile_draws
+from clipq.evaluate.statistics import holm, median_ratio
 from clipq.record import LatencyRecord, Measurement
 
 MARKS = {"better": "▲", "worse": "▼", "same": "=", "unknown": "?"}
@@ -63,7 +63,7 @@ def _judged(axis: str, rows: list[Measurement]) -> AxisVerdict:
     within = all(_bound(row) <= MARGIN for row in rows)
     verdict: Verdict = "worse" if worse else "better" if better else "same" if within else "unknown"
     if single:
-        text = difference(rows[0])
+        text = difference(rows[0], unit="")
     else:
         counts = [f"{len(found)} {word}" for word, found in (("worse", worse), ("better", better)) if found]
         word = "same" if verdict == "same" else "undecided"
@@ -72,44 +72,53 @@ def _judged(axis: str, rows: list[Measurement]) -> AxisVerdict:
 
 
 def sentence(entry: Entry) -> str:
-    """The verdict on one engine in a sentence: size, speed, then every axis that was measured, by its interval."""
-    record = entry.record
-    clauses = ["; ".join(_cost(entry))] if not record.simulated else ["simulated, so its size and speed say nothing"]
-    verdicts = axis_verdicts(entry)
-    near, far = verdicts["near-ood"], verdicts["far-ood"]
-    ood_is_same = near.verdict == far.verdict == "same"
+    """The verdict on one engine in a sentence."""
+    return f"{entry.name} on {entry.record.runtime}: {findings(entry)}."
+
+
+def findings(entry: Entry) -> str:
+    """Size and speed, what changed beyond its interval, what is the same within it, and what the data cannot say."""
+    verdicts = {axis: found for axis, found in axis_verdicts(entry).items() if found.rows}
+    near, far = verdicts.get("near-ood"), verdicts.get("far-ood")
+    clauses: dict[Verdict, list[str]] = {"worse": [], "better": [], "same": [], "unknown": []}
     for axis, found in verdicts.items():
-        if not found.rows or (ood_is_same and axis == "far-ood"):
+        if near and far and near.verdict == far.verdict == "same" and axis in ("near-ood", "far-ood"):
+            if axis == "near-ood":
+                bound = max(map(_bound, near.rows + far.rows))
+                clauses["same"].append(f"OOD detection unchanged within ±{_points(bound)}")
             continue
-        if ood_is_same and axis == "near-ood":
-            clauses.append(f"OOD detection unchanged within ±{_points(max(map(_bound, near.rows + far.rows)))}")
-        else:
-            clauses.append(_clause(found))
-        if axis == "calibration":
-            clauses += _confidence(entry)
-    name = f"{entry.name} on {record.runtime}"
-    return f"{name}: {'; '.join(clause for clause in clauses if clause)}."
+        clauses[found.verdict].append(_clause(found))
+    changed = clauses["worse"] + _confidence(entry) + clauses["better"]
+    undecided = [f"undecided: {', '.join(clauses['unknown'])}"] if clauses["unknown"] else []
+    return "; ".join([_cost(entry), *changed, *clauses["same"], *undecided])
 
 
-def _cost(entry: Entry) -> list[str]:
+def _cost(entry: Entry) -> str:
     assert entry.reference is not None
+    if entry.record.simulated:
+        return "simulated, so its size and speed say nothing"
     ratio = entry.reference.bundle.file_bytes / entry.record.bundle.file_bytes
-    size = f"{ratio:.1f}× smaller" if ratio >= 1.05 else f"{1 / ratio:.1f}× larger" if ratio <= 0.95 else "as large"
+    size = (
+        f"{_times(ratio)} smaller" if ratio >= 1.05 else f"{_times(1 / ratio)} larger" if ratio <= 0.95 else "as large"
+    )
     mine = _largest(entry.record.latency)
     base = _largest(entry.reference.latency)
     if mine is None or base is None or mine.batch != base.batch:
-        return [f"{size}, speed not measured"]
-    ours, theirs = percentile_draws(mine.milliseconds, 50), percentile_draws(base.milliseconds, 50, seed=1)
-    low, high = interval(theirs.resampled / ours.resampled)
-    value = theirs.value / ours.value
+        return f"{size}, speed not measured"
+    ratio, least, most = median_ratio(mine.milliseconds, base.milliseconds)
+    value, low, high = 1 / ratio, 1 / most, 1 / least
     where = f"image tower, batch {mine.batch}"
     if low > 1:
-        speed = f"{value:.1f}× faster [{low:.2f}, {high:.2f}]"
+        speed = f"{_times(value)} faster [{low:.2f}, {high:.2f}]"
     elif high < 1:
-        speed = f"{1 / value:.1f}× slower [{1 / high:.2f}, {1 / low:.2f}]"
+        speed = f"{_times(1 / value)} slower [{1 / high:.2f}, {1 / low:.2f}]"
     else:
         speed = f"no faster or slower beyond the interval [{low:.2f}, {high:.2f}]"
-    return [f"{size}, {speed} ({where})"]
+    return f"{size}, {speed} ({where})"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}×" if ratio >= 1.15 else f"{ratio:.2f}×"
 
 
 def _largest(latencies: tuple[LatencyRecord, ...]) -> LatencyRecord | None:
@@ -127,12 +136,12 @@ def _clause(found: AxisVerdict) -> str:
                 ends.append(f"{word} in {len(rows)} of {len(found.rows)} (most: {title(most)} {difference(most)})")
         if not ends and found.verdict == "same":
             return f"{subject} unchanged within ±{_points(max(map(_bound, found.rows)))} in all {len(found.rows)}"
-        return f"{subject} " + (" and ".join(ends) or f"undecided in {len(found.rows)} measurements")
+        return f"{subject} " + (" and ".join(ends) or f"({len(found.rows)} measurements)")
     row = found.rows[0]
     if found.verdict == "same":
         return f"{subject} unchanged within ±{_amount(_bound(row), row)}"
     if found.verdict == "unknown":
-        return f"{subject} undecided, {difference(row)}"
+        return f"{subject} ({difference(row)})"
     if found.axis == "fairness":
         assert row.delta is not None and row.delta_low is not None and row.delta_high is not None
         grows = row.delta_low > 0
@@ -168,13 +177,16 @@ def confidence_state(row: Measurement) -> str:
     return "overconfident" if row.low > 0 else "underconfident"
 
 
-def difference(row: Measurement) -> str:
+def difference(row: Measurement, *, unit: str = " points") -> str:
     """The difference with its interval, in points for fractions."""
     if row.delta is None or row.delta_low is None or row.delta_high is None:
         return ""
+    numbers = (row.delta, row.delta_low, row.delta_high)
     if row.unit == "fraction":
-        return f"{100 * row.delta:+.1f} points [{100 * row.delta_low:+.1f}, {100 * row.delta_high:+.1f}]"
-    return f"{row.delta:+.3f} [{row.delta_low:+.3f}, {row.delta_high:+.3f}]"
+        delta, low, high = (f"{100 * number:+.1f}" for number in numbers)
+    else:
+        (delta, low, high), unit = (f"{number:+.3f}" for number in numbers), ""
+    return f"{delta}{unit} [{low}, {high}]".replace("-", "−")
 
 
 def _bound(row: Measurement) -> float:

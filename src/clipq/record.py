@@ -291,11 +291,16 @@ def write_csv(folder: Path, records: Iterable[Record]) -> Path:
     writer.writerow(CSV_COLUMNS)
     for record in records:
         for measurement in record.measurements:
-            row = measurement.model_dump()
-            writer.writerow(["" if row[column] is None else _cell(row[column]) for column in CSV_COLUMNS])
+            writer.writerow(csv_cells(measurement))
     path = folder / "results.csv"
     write_atomic(path, stream.getvalue())
     return path
+
+
+def csv_cells(measurement: Measurement) -> list[Any]:
+    """A measurement as a row of ``results.csv``."""
+    row = measurement.model_dump()
+    return ["" if row[column] is None else _cell(row[column]) for column in CSV_COLUMNS]
 
 
 def _cell(value: Any) -> Any:

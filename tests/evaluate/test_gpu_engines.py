@@ -17,6 +17,7 @@ from clipq.engines.tensorrt_library import Log, TensorRtLibrary
 from clipq.errors import BundleError
 from clipq.evaluate import bench
 from clipq.evaluate.report.page import write_report
+from clipq.evaluate.report.results import gather
 from clipq.evaluate.run import Where, evaluate
 from clipq.evaluate.suite import LatencyEntry, Suite, ViewEntry
 from clipq.progress import Progress
@@ -69,7 +70,7 @@ def test_plans_and_onnx_bundles_side_by_side(engine, tmp_path):
     assert {row.value for row in device} == {1.5} and len(device) == 2
     assert not any(row.metric.startswith("device") for row in by_runtime["ort-cpu"].measurements)
     assert [census.verdict for census in record.census] == ["integer", "integer"]
-    page = write_report(records, tmp_path / "report.html").read_text()
+    page = write_report(gather([(tmp_path, records)]), tmp_path / "report.html").read_text()
     assert "ort-cpu, tensorrt" in page and "Test GPU" in page and "inspector" in page
 
 

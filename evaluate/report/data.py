@@ -1,0 +1,219 @@
+"""The report's numbers as the page's script reads them: every measurement once, by columns, compressed."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from clipq.evaluate.judgement import higher, judge
+from clipq.evaluate.metrics import CLASSIFICATION
+from clipq.evaluate.report.charts import templates
+from clipq.evaluate.report.results import Entry, Key, Results
+from clipq.evaluate.report.scheme import scheme_of
+from clipq.evaluate.statistics import median_ratio, percentile_draws
+from clipq.record import LatencyRecord, Measurement, ReliabilityBin, ViewRecord
+
+# A gallery that is looked at, and a page that opens at once.
+MOST_FLIPS = 2_000
+MOST_PHOTO_BYTES = 900_000
+
+_MEMORY = {
+    "peak_rss_bytes": ("peak memory MB", 1e6),
+    "gpu_bytes": ("GPU memory MB", 1e6),
+    "joules_per_sample": ("J per sample", 1.0),
+}
+_JUDGED = {"better": 1, "worse": -1, "same": 0, "unknown": 0}
+
+Columns = Sequence[tuple[str, Key]]
+
+
+@dataclass
+class PageData:
+    """What the page holds besides its text; ``table`` notes a table and returns its number."""
+
+    results: Results
+    images: bool
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    keys: dict[Key, int] = field(default_factory=dict)
+    flips_left_out: int = 0
+
+    def __post_init__(self) -> None:
+        for entry in self.results.entries:
+            for key in entry.rows:
+                self.keys.setdefault(key, len(self.keys))
+
+    def table(self, label: str, columns: Columns) -> int | None:
+        """A table of all engines that have one of these measurements; None where no engine has any."""
+        known = [(title, self.keys[key]) for title, key in columns if key in self.keys]
+        if not known:
+            return None
+        self.tables.append({"label": label, "columns": known})
+        return len(self.tables) - 1
+
+    def encode(self) -> str:
+        """Base64 of gzipped JSON: it holds nothing that could end the script element it stands in."""
+        entries = self.results.entries
+        index_of = {id(entry.record): index for index, entry in enumerate(entries)}
+        sizes = self._sizes()
+        photos: dict[str, str] = {}
+        data = {
+            "engines": [_engine(entry, index_of) for entry in entries],
+            "keys": self._described_keys(sizes),
+            "measured": [self._measured(entry, sizes) for entry in entries],
+            "tables": self.tables,
+            "bins": [_by_view(entry, lambda view: _bins(view.reliability)) for entry in entries],
+            "histograms": [_by_view(entry, _histogram) for entry in entries],
+            "costs": costs(entries),
+            "flips": self._flips(photos),
+            "photos": photos,
+            "charts": templates(),
+        }
+        text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+        # Without a time in it the same results give the same page.
+        return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+
+    def _sizes(self) -> dict[Key, int]:
+        """The usual n of each measurement: engines mostly see the same samples."""
+        counts: dict[Key, Counter[int]] = {}
+        for entry in self.results.entries:
+            for key, row in entry.rows.items():
+                counts.setdefault(key, Counter())[row.n] += 1
+        return {key: found.most_common(1)[0][0] for key, found in counts.items()}
+
+    def _described_keys(self, sizes: dict[Key, int]) -> list[list[Any]]:
+        """View, group, metric, what the metric is called, its unit, whether higher is better, the usual n."""
+        units: dict[Key, str] = {}
+        for entry in self.results.entries:
+            for key, row in entry.rows.items():
+                units.setdefault(key, row.unit)
+        return [[*key, _title(key[2], units[key]), units[key], higher(key[2]), sizes[key]] for key in self.keys]
+
+    def _measured(self, entry: Entry, sizes: dict[Key, int]) -> dict[str, list[Any]]:
+        """An engine's measurements by columns: alike neighbours compress best."""
+        rows = list(entry.rows.items())
+        judged = [_JUDGED[judge(row.delta, row.delta_low, row.delta_high, row.metric)] for _, row in rows]
+        survivors = self.results.survivors
+        return {
+            "key": [self.keys[key] for key, _ in rows],
+            "n": [0 if row.n == sizes[key] else row.n for key, row in rows],
+            "judged": judged,
+            "survives": [int((entry.name, key) in survivors) for key, _ in rows],
+            "value": [_rounded(row.value, row) for _, row in rows],
+            "low": [_rounded(row.low, row) for _, row in rows],
+            "high": [_rounded(row.high, row) for _, row in rows],
+            "delta": [_rounded(row.delta, row) for _, row in rows],
+            "delta_low": [_rounded(row.delta_low, row) for _, row in rows],
+            "delta_high": [_rounded(row.delta_high, row) for _, row in rows],
+            "p": [_short(row.p_value, 2) for _, row in rows],
+        }
+
+    def _flips(self, photos: dict[str, str]) -> list[list[Any]]:
+        """Lost and gained samples, view by view; photos as long as there is room."""
+        found: list[list[Any]] = []
+        used = 0
+        order = {name: index for index, name in enumerate(self.results.views)}
+        rows = [
+            (index, view.name, flip, entry)
+            for index, entry in enumerate(self.results.entries)
+            for view in entry.record.views
+            for flip in view.flips
+        ]
+        rows.sort(key=lambda row: order[row[1]])
+        self.flips_left_out = max(0, len(rows) - MOST_FLIPS)
+        for index, view, flip, entry in rows[:MOST_FLIPS]:
+            path = entry.folder / flip.thumbnail
+            photo = flip.thumbnail.rpartition("/")[2]
+            # A record is a file that others may have written: no path of it leads out of its folder.
+            ours = self.images and photo and flip.thumbnail == f"thumbnails/{photo}" and path.is_file()
+            if ours and photo not in photos and used < MOST_PHOTO_BYTES:
+                content = path.read_bytes()
+                photos[photo] = base64.b64encode(content).decode()
+                used += len(content)
+            answers = [flip.reference, _short(flip.reference_confidence), flip.candidate, _short(flip.confidence)]
+            shown = photo if photo in photos else ""
+            found.append([index, view, int(flip.gained), flip.sample, flip.label, *answers, shown])
+        return found
+
+
+def costs(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """What engines cost, each a title and [value, low, high] per engine: latency as a ratio to the reference, sizes."""
+    series: dict[str, list[Any]] = {}
+
+    def note(title: str, index: int, *values: float) -> None:
+        series.setdefault(title, [None] * len(entries))[index] = [_short(value) for value in values]
+
+    for index, entry in enumerate(entries):
+        if entry.record.twin:
+            continue
+        for latency in entry.record.latency:
+            place = f"{latency.tower} tower, batch {latency.batch}"
+            base = same_latency(entry, latency)
+            if base is None:
+                p50 = percentile_draws(latency.milliseconds, 50)
+                note(f"p50 ms, {place}", index, p50.value, *p50.percentile_interval())
+            else:
+                note(f"p50 ÷ reference's, {place}", index, *median_ratio(latency.milliseconds, base.milliseconds))
+        size = entry.record.bundle.file_bytes / 1e6
+        note("file MB, both towers", index, size, size, size)
+        for (view, _, metric), row in entry.rows.items():
+            if view.startswith("tower:") and metric in _MEMORY:
+                title, unit = _MEMORY[metric]
+                value = row.value / unit
+                note(f"{title}, {view.removeprefix('tower:')} tower", index, value, value, value)
+    return [{"title": title, "values": values} for title, values in series.items()]
+
+
+def same_latency(entry: Entry, wanted: LatencyRecord) -> LatencyRecord | None:
+    """The reference's times of the same tower and batch."""
+    latencies: Iterable[LatencyRecord] = () if entry.reference is None else entry.reference.latency
+    return next((one for one in latencies if (one.tower, one.batch) == (wanted.tower, wanted.batch)), None)
+
+
+def _engine(entry: Entry, index_of: dict[int, int]) -> dict[str, Any]:
+    record, scheme = entry.record, scheme_of(entry.record)
+    return {
+        "name": entry.name, "recipe": record.bundle.recipe, "runtime": record.runtime, "twin": record.twin,
+        "simulated": record.simulated, "bits": scheme.weight_bits, "widths": scheme.widths, "method": scheme.method,
+        "towers": scheme.towers, "reference": -1 if entry.reference is None else index_of[id(entry.reference)],
+    }  # fmt: skip
+
+
+def _title(metric: str, unit: str) -> str:
+    # "mce" is the mean corruption error where it is a ratio.
+    known = CLASSIFICATION.get(metric)
+    return metric if known is None or unit == "ratio" else known.title
+
+
+def _by_view(entry: Entry, describe: Any) -> dict[str, Any]:
+    found = {view.name: describe(view) for view in entry.record.views}
+    return {name: described for name, described in found.items() if described}
+
+
+def _bins(bars: Sequence[ReliabilityBin]) -> list[list[float | None]]:
+    return [[_short(x, 3) for x in (one.lower, one.upper)] + [one.n] +
+            [_short(x, 4) for x in (one.confidence, one.accuracy, one.low, one.high)] for one in bars]  # fmt: skip
+
+
+def _histogram(view: ViewRecord) -> list[Any]:
+    if not view.histograms:
+        return []
+    found = next((one for one in view.histograms if one.score == "mcm"), view.histograms[0])
+    return [found.score, _short(found.edges[0], 8), _short(found.edges[-1], 8), found.inside, found.outside]
+
+
+def _rounded(number: float | None, row: Measurement) -> float | None:
+    """As far as the page shows it: a hundredth of a percent, else four digits."""
+    if number is None or not math.isfinite(number):
+        return None
+    return round(number, 4) if row.unit == "fraction" else _short(number, 4)
+
+
+def _short(number: float | None, digits: int = 5) -> float | None:
+    """A number as far as anyone reads it; None for what is not a number, which JSON cannot say."""
+    return None if number is None or not math.isfinite(number) else float(f"{number:.{digits}g}")
