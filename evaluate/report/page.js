@@ -126,13 +126,16 @@
   // --- Charts ------------------------------------------------------------------------------------------------------
 
   async function embed(element, name, rows, places = {}, { line, ...size } = {}) {
+    element.embedded?.finalize();
+    element.embedded = null;
+    if (!rows.length) return element.replaceChildren(make("p", { className: "quiet" }, "No engine of this choice was measured here."));
     let text = JSON.stringify(data.charts[name]);
     for (const [place, title] of Object.entries(places)) text = text.replaceAll(`"${place}"`, () => JSON.stringify(title));
     const spec = { ...JSON.parse(text), ...size, datasets: { rows, line: line ?? [] }, description: element.getAttribute("aria-label") };
     const theme = dark.matches ? "dark" : undefined;
     const config = { background: "transparent", view: { stroke: null }, font: "system-ui, sans-serif" };
-    element.embedded?.finalize();
-    element.embedded = await window.vegaEmbed(element, spec, { actions: false, renderer: "svg", theme, config, tooltip: { theme: theme ?? "light" }, loader: { target: "_self" } });
+    // Errors alone are logged: a layer without rows (no front, no reference) is no fault.
+    element.embedded = await window.vegaEmbed(element, spec, { actions: false, renderer: "svg", logLevel: 1, theme, config, tooltip: { theme: theme ?? "light" }, loader: { target: "_self" } });
   }
 
   function engineRow(engine) {
@@ -170,7 +173,8 @@
   function bitsRows() {
     const key = Number(find("#bits-metric").value), view = data.keys[key][0];
     const sets = new Map();
-    for (const engine of shown) {
+    // The dashed line stays whatever is filtered.
+    for (const engine of new Set([...shown, ...shown.map((one) => data.engines[one].reference).filter((one) => one >= 0)])) {
       const about = data.engines[engine], found = cell(engine, key);
       if (about.twin || !found || found.value === null) continue;
       const base = about.reference === engine;

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clipq.errors import ResultsError
 from clipq.evaluate.statistics import holm
-from clipq.record import Measurement, Record, ViewRecord, read_records
+from clipq.record import Measurement, Record, ViewRecord, in_order, read_records
 
 Key = tuple[str, str, str]
 
@@ -83,7 +83,7 @@ def read_results(folders: Sequence[Path]) -> Results:
 
 def gather(runs: Sequence[tuple[Path, Sequence[Record]]]) -> Results:
     """Records with the folder they stand in; of several folders, engines are called ``FOLDER/NAME``."""
-    found = [(folder, record, _reference(record, records)) for folder, records in runs for record in records]
+    found = [(folder, record, _reference(record, records)) for folder, records in runs for record in in_order(records)]
     labels = [folder.resolve().name for folder, _ in runs]
     names: list[str] = []
     for folder, record, _ in found:

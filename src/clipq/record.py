@@ -266,7 +266,11 @@ def read_records(folder: Path) -> list[Record]:
     paths = sorted((folder / "records").glob("*.json"))
     if not paths:
         raise ResultsError(f"{folder} holds no records; clipq-eval run -o {folder} makes them")
-    records = [read_record(path) for path in paths]
+    return in_order(read_record(path) for path in paths)
+
+
+def in_order(records: Iterable[Record]) -> list[Record]:
+    """The reference first, then by name, a twin behind its engine."""
     return sorted(records, key=lambda record: (record.bundle.name != record.reference, record.bundle.name, record.twin))
 
 
