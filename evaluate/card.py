@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from clipq.errors import ResultsError
 from clipq.evaluate.headline import AXES, headline, title
-from clipq.evaluate.judgement import judge
+from clipq.evaluate.judgement import judge_row
 from clipq.evaluate.markdown import plain
 from clipq.files import write_atomic
 from clipq.record import Measurement, Record
@@ -157,7 +157,7 @@ def _delta(row: Measurement) -> str:
 
 
 def _verdict(row: Measurement) -> str:
-    return "" if row.delta is None else judge(row.delta, row.delta_low, row.delta_high, row.metric)
+    return "" if row.delta is None else judge_row(row)
 
 
 def _code(text: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from clipq.errors import ResultsError
 from clipq.evaluate.headline import AXES, headline, title
-from clipq.evaluate.judgement import MARGIN, Verdict, judge, samples_to_decide
+from clipq.evaluate.judgement import MARGIN, Verdict, judge, reach, samples_to_decide
 from clipq.evaluate.markdown import plain
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.agreement import mcnemar_p
@@ -201,10 +201,9 @@ def _judged(found: Sequence[tuple[Measured, Measured, list[Difference]]], margin
     for a, b, rows in found:
         judged = []
         for one in rows:
-            verdict = judge(one.delta, one.low, one.high, one.metric, margin=margin)
+            verdict = judge(one.delta, one.low, one.high, one.metric, n=one.n, margin=margin)
             if verdict in ("better", "worse") and not survives[id(one)]:
-                inside = max(abs(one.low), abs(one.high)) <= margin
-                verdict = "same" if inside else "unknown"
+                verdict = "same" if reach(one.low, one.high, one.n) <= margin else "unknown"
             more = 0
             if verdict == "unknown" and np.isfinite([one.low, one.high]).all():
                 more = samples_to_decide(one.n, one.delta, one.low, one.high, margin=margin)

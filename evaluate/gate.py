@@ -20,9 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from clipq.errors import PolicyError
 from clipq.evaluate.headline import headline
-from clipq.evaluate.judgement import higher
+from clipq.evaluate.judgement import higher, unseen
 from clipq.evaluate.pairing import Key, Measured, unpaired
-from clipq.evaluate.statistics import Draws
+from clipq.evaluate.statistics import CONFIDENCE, Draws
 
 BUILT_IN = ("strict", "mlperf-99", "mlperf-99.9", "demo")
 EXIT_CODES = {"pass": 0, "fail": 1, "investigate": 3}
@@ -226,7 +226,7 @@ def _judge(measured: Measured, key: Key, limit: str, bound: float, confidence: f
         if draws is None:
             return Finding(name, rule, "fail", "there is no reference to compare with", view, group)
     assert draws is not None
-    low, high = draws.interval(confidence) if confidence and len(draws.resampled) > 1 else (draws.value, draws.value)
+    low, high = _interval(draws, key, confidence)
     found = (view, group, draws.value, low, high, draws.n)
     if not all(map(math.isfinite, (draws.value, low, high))):
         return Finding(name, rule, "fail", "is not a number", *found[:2])
@@ -240,6 +240,17 @@ def _judge(measured: Measured, key: Key, limit: str, bound: float, confidence: f
     if low == high:
         reason = "passes" if state == "pass" else "fails"
     return Finding(name, rule, state, reason, *found)
+
+
+def _interval(draws: Draws, key: Key, confidence: float) -> tuple[float, float]:
+    """The interval to judge. Where no sample differs it has no width, and what so many cannot exclude is added."""
+    if not confidence or len(draws.resampled) < 2:
+        return draws.value, draws.value
+    low, high = draws.interval(confidence)
+    if low == high and not key[0].startswith("tower:"):
+        more = unseen(draws.n, confidence)
+        return low - more, high + more
+    return low, high
 
 
 def _against_reference(measured: Measured, key: Key, kind: str) -> Draws | None:
@@ -278,7 +289,7 @@ def policy_from(measured: Sequence[Measured], margin: float) -> str:
                 key = (row.view, row.group, row.metric)
                 draws = _against_reference(one, key, "delta")
                 if draws is not None:
-                    ends.setdefault(key, []).append(draws.interval())
+                    ends.setdefault(key, []).append(_interval(draws, key, CONFIDENCE))
     names = ", ".join(one.record.name for one in candidates)
     views = dict.fromkeys(view.name for one in candidates for view in one.record.views)
     # By name: simulated engines of the same folder are not what ships.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from clipq.evaluate.judgement import higher, judge
+from clipq.evaluate.judgement import higher, judge_row
 from clipq.evaluate.metrics import CLASSIFICATION
 from clipq.evaluate.report.charts import templates
 from clipq.evaluate.report.results import Entry, Key, Results
@@ -97,7 +97,7 @@ class PageData:
     def _measured(self, entry: Entry, sizes: dict[Key, int]) -> dict[str, list[Any]]:
         """An engine's measurements by columns: alike neighbours compress best."""
         rows = list(entry.rows.items())
-        judged = [_JUDGED[judge(row.delta, row.delta_low, row.delta_high, row.metric)] for _, row in rows]
+        judged = [_JUDGED[judge_row(row)] for _, row in rows]
         survivors = self.results.survivors
         return {
             "key": [self.keys[key] for key, _ in rows],

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from clipq.evaluate.headline import AXES, headline
-from clipq.evaluate.judgement import higher, judge
+from clipq.evaluate.judgement import higher, judge_row
 from clipq.evaluate.report.results import Entry, Results
 from clipq.evaluate.report.scheme import scheme_of
 from clipq.evaluate.report.verdicts import confidence_state
@@ -73,7 +73,7 @@ def _regularity(axis: str, family: str, direction: Direction, cases: Sequence[tu
     k = len(sided)
     u = (k + 1) // 2
     word = "better" if direction == "improves" else "worse"
-    count = sum(judge(row.delta, row.delta_low, row.delta_high, row.metric) == word for _, row in cases)
+    count = sum(judge_row(row) == word for _, row in cases)
     p_value = min(1.0, (k - u + 1) * sided[u - 1])
     return Regularity(axis, family, direction, count, k, len({name for name, _ in cases}), p_value)
 

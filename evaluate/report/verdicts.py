@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipq.evaluate.headline import AXES, headline, title
-from clipq.evaluate.judgement import MARGIN, Verdict, judge
+from clipq.evaluate.judgement import MARGIN, Verdict, judge_row, reach
 from clipq.evaluate.report.results import Entry
 from clipq.evaluate.statistics import holm, median_ratio
 from clipq.record import LatencyRecord, Measurement
@@ -53,7 +53,7 @@ def _judged(axis: str, rows: list[Measurement]) -> AxisVerdict:
     if not rows:
         return AxisVerdict(axis, "unknown", "not measured", (), (), ())
     survives = holm([1.0 if row.p_value is None or np.isnan(row.p_value) else row.p_value for row in rows])
-    verdicts = [judge(row.delta, row.delta_low, row.delta_high, row.metric) for row in rows]
+    verdicts = [judge_row(row) for row in rows]
     single = len(rows) == 1
     sure = [single or survived for survived in survives]
     better, worse = (
@@ -182,6 +182,8 @@ def difference(row: Measurement, *, unit: str = " points") -> str:
     if row.delta is None or row.delta_low is None or row.delta_high is None:
         return ""
     numbers = (row.delta, row.delta_low, row.delta_high)
+    if not any(numbers):
+        return f"no change in {row.n}"
     if row.unit == "fraction":
         delta, low, high = (f"{100 * number:+.1f}" for number in numbers)
     else:
@@ -190,10 +192,7 @@ def difference(row: Measurement, *, unit: str = " points") -> str:
 
 
 def _bound(row: Measurement) -> float:
-    """The far end of the difference's interval; infinite where there is none."""
-    if row.delta_low is None or row.delta_high is None or np.isnan([row.delta_low, row.delta_high]).any():
-        return float("inf")
-    return max(abs(row.delta_low), abs(row.delta_high))
+    return reach(row.delta_low, row.delta_high, row.n)
 
 
 def _amount(value: float, row: Measurement) -> str:

@@ -157,7 +157,15 @@ def test_bad_inputs_are_refused(tmp_path):
     ],
 )
 def test_judgement(delta, low, high, metric, verdict):
-    assert judge(delta, low, high, metric) == verdict
+    assert judge(delta, low, high, metric, n=1000) == verdict
+
+
+def test_a_few_samples_without_any_change_are_not_the_same():
+    assert judge(0.0, 0.0, 0.0, "acc1", n=96) == "unknown"
+    n = samples_to_decide(96, 0.0, 0.0, 0.0)
+    assert judge(0.0, 0.0, 0.0, "acc1", n=n) == "same" and judge(0.0, 0.0, 0.0, "acc1", n=n - 1) == "unknown"
+    # So many samples all miss a change of one percent with a probability of 5 %.
+    assert 0.99**n <= 0.05 < 0.99 ** (n - 1)
 
 
 def test_the_promised_sample_size_decides():

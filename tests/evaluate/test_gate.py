@@ -103,6 +103,18 @@ def test_a_failed_engine_fails_whatever_is_asked(results, tmp_path):
     assert any("out of memory" in one["reason"] for one in findings)
 
 
+def test_no_change_among_a_few_samples_is_no_pass(tmp_path):
+    """96 images on which both engines agree do not show that fewer than 1 % would differ; 3,000 do."""
+    rule = RULE.format("same", 'metric = "acc1"\nmin_delta = -0.01')
+    for n, code in ((96, 3), (3000, 0)):
+        base = predictions(n, accuracy=0.8)
+        folder = write_results(tmp_path / str(n), {"test": base}, {"same": {"views": {"test": base}}})
+        assert gate(folder, tmp_path, rule)[0] == code
+    policy = tmp_path / "init.toml"
+    assert evaluate("gate", "init", str(tmp_path / "96"), "-o", str(policy)).returncode == 0
+    assert evaluate("gate", str(tmp_path / "96"), "--policy", str(policy)).returncode == 0
+
+
 def test_required_views(tmp_path):
     folder = write_results(tmp_path / "r", {"test": BASE}, {"good": {"views": {"test": GOOD}}})
     assert gate(folder, tmp_path, 'required = ["test"]')[0] == 0

@@ -226,7 +226,9 @@ def test_several_results_side_by_side(results, tmp_path):
         names = report.page.locator(".heat tbody th").all_inner_texts()
     assert "other/int8-static-minmax" in names and "results/int8-static-minmax" in names
     done = evaluate("report", str(results), str(other))
-    assert done.returncode == 2 and "say where the report goes with -o" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 2 and "say where the report goes with -o" in done.stderr and "Traceback" not in done.stderr
+    )
 
 
 def test_a_bundle_that_says_int8_and_runs_in_float_is_called_out(page, tmp_path):
