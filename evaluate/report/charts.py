@@ -15,6 +15,8 @@ import altair as alt
 # Okabe and Ito's palette: distinguishable with every common colour vision.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#B8A600")
 GREY = "#888888"
+# One fewer than colours, so that colour and shape together tell 56 engines apart.
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left")
 
 _ROWS = alt.NamedData(name="rows")
 
@@ -51,13 +53,13 @@ def _trade_off() -> Any:
     )
     upright = source.mark_rule(strokeWidth=2, opacity=0.5).encode(x=x, y="low:Q", y2="high:Q", color=colour)
     level = source.mark_rule(strokeWidth=2, opacity=0.5).encode(x="cost_low:Q", x2="cost_high:Q", y=y, color=colour)
-    points = source.mark_point(size=110, filled=True, opacity=1).encode(
+    points = source.mark_point(size=150, filled=True, opacity=1).encode(
         x=x,
         y=y,
         color=colour,
         shape=alt.Shape("runtime:N", legend=_legend(4)),
         stroke=alt.condition("datum.front", alt.value(GREY), alt.value(None)),
-        strokeWidth=alt.value(4),
+        strokeWidth=alt.value(2.5),
         href="href:N",
         tooltip=_tooltip("engine", "recipe", "runtime", "kind", "metric", "costs", "Pareto"),
         description="text:N",
@@ -154,7 +156,11 @@ def _dots() -> Any:
     x = alt.X("value:Q", title="VALUE", axis=alt.Axis(format="FORMAT"), scale=alt.Scale(zero=False))
     bars = source.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q")
     numbers = [alt.Tooltip(f"{name}:Q", format="FORMAT") for name in ("value", "low", "high")]
-    points = source.mark_point(filled=True, size=45).encode(x=x, tooltip=["engine:N", "label:N", "n:Q", *numbers])
+    points = source.mark_point(filled=True, size=50).encode(
+        x=x,
+        shape=alt.Shape("engine:N", scale=alt.Scale(range=list(SHAPES)), legend=_legend(3), sort=None),
+        tooltip=["engine:N", "label:N", "n:Q", *numbers],
+    )
     return alt.layer(bars, points.add_params(picked)).properties(width="container")
 
 

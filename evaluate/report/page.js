@@ -133,7 +133,9 @@
     for (const [place, title] of Object.entries(places)) text = text.replaceAll(`"${place}"`, () => JSON.stringify(title));
     const spec = { ...JSON.parse(text), ...size, datasets: { rows, line: line ?? [] }, description: element.getAttribute("aria-label") };
     const theme = dark.matches ? "dark" : undefined;
-    const config = { background: "transparent", view: { stroke: null }, font: "system-ui, sans-serif" };
+    const grey = theme ? "#9aa4b1" : "#5a6370";
+    const config = { background: "transparent", view: { stroke: null }, font: "system-ui, sans-serif", axis: { gridColor: theme ? "#2b313a" : "#e3e6eb" },
+      legend: { symbolBaseFillColor: grey, symbolBaseStrokeColor: grey } };
     // Errors alone are logged: a layer without rows (no front, no reference) is no fault.
     element.embedded = await window.vegaEmbed(element, spec, { actions: false, renderer: "svg", logLevel: 1, theme, config, tooltip: { theme: theme ?? "light" }, loader: { target: "_self" } });
   }
@@ -393,7 +395,8 @@
   }
 
   if (find("#cost")) {
-    fill(find("#cost"), data.costs.map((cost, index) => [index, cost.title]));
+    const largest = data.costs.findLastIndex((cost) => /image tower, batch/.test(cost.title));
+    fill(find("#cost"), data.costs.map((cost, index) => [index, cost.title]), Math.max(0, largest));
     const redraw = () => again(all("[data-chart=trade_off], [data-numbers=trade_off]"));
     chooseMetric(find("#trade-view"), find("#trade-metric"), redraw);
     find("#cost").addEventListener("change", redraw);

@@ -131,7 +131,7 @@ class _Page:
             "runtimes": list(dict.fromkeys(entry.record.runtime for entry in entries)),
             "dates": sorted({entry.record.created[:10] for entry in entries}),
             "machines": _machines(results),
-            "axes": AXES,
+            "axes": {axis: title for axis, title in AXES.items() if any(one["axes"][axis].rows for one in verdicts)},
             "marks": MARKS,
             "margin": MARGIN,
             "verdicts": verdicts,

@@ -87,7 +87,7 @@ def findings(entry: Entry) -> str:
                 bound = max(map(_bound, near.rows + far.rows))
                 clauses["same"].append(f"OOD detection unchanged within ±{_points(bound)}")
             continue
-        clauses[found.verdict].append(_clause(found))
+        clauses[found.verdict].append(_clause(found, _subject(found, entry)))
     changed = clauses["worse"] + _confidence(entry) + clauses["better"]
     undecided = [f"undecided: {', '.join(clauses['unknown'])}"] if clauses["unknown"] else []
     return "; ".join([_cost(entry), *changed, *clauses["same"], *undecided])
@@ -126,8 +126,14 @@ def _largest(latencies: tuple[LatencyRecord, ...]) -> LatencyRecord | None:
     return max(image, key=lambda one: one.batch, default=None)
 
 
-def _clause(found: AxisVerdict) -> str:
-    subject = _SUBJECTS[found.axis]
+def _subject(found: AxisVerdict, entry: Entry) -> str:
+    # An engine that others' attacks miss is not thereby robust: its own gradients were not asked.
+    kinds = {attack.kind for attack in entry.record.attacks}
+    transferred = found.axis == "adversarial" and kinds == {"transfer"}
+    return _SUBJECTS[found.axis] + (" against a transferred attack" if transferred else "")
+
+
+def _clause(found: AxisVerdict, subject: str) -> str:
     if len(found.rows) > 1:
         ends = []
         for word, rows in (("worse", found.worse), ("better", found.better)):

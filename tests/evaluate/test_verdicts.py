@@ -140,7 +140,9 @@ def test_an_attack_is_judged_at_its_middle_strength():
     reference = record("fp32", {"test": BASE}, recipe="fp32", extra=robust(0.5))
     made = record("int4", {"test": BASE}, reference="fp32", base=reference[1], extra=robust(0.4))
     pair = [one[0].model_copy(update={"attacks": (attack,)}) for one in (reference, made)]
-    found = axis_verdicts(gather([(Path("r"), pair)]).candidates[0])["adversarial"]
+    entry = gather([(Path("r"), pair)]).candidates[0]
+    found = axis_verdicts(entry)["adversarial"]
+    assert "robust top-1 against a transferred attack −10.0 points" in findings(entry)
     assert found.verdict == "worse" and [row.group for row in found.rows] == ["pgd/2"]
 
 
