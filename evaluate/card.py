@@ -81,7 +81,7 @@ def _body(record: Record) -> str:
     lines = [
         f"# {plain(bundle.name)}",
         "",
-        f"`{_code(bundle.checkpoint)}`, quantized by `{_code(bundle.recipe)}`, measured in `{_code(record.runtime)}`"
+        f"{_code(bundle.checkpoint)}, quantized by {_code(bundle.recipe)}, measured in {_code(record.runtime)}"
         + (" by **simulated** quantization: no engine of this precision ran." if record.simulated else "."),
         "",
         "## What changed against the reference",
@@ -100,7 +100,7 @@ def _body(record: Record) -> str:
             lines.append("| " + " | ".join(map(plain, cells)) + " |")
     lines += ["", "## Precision", ""]
     lines += [
-        f"- {census.tower} tower: recipe `{_code(census.recipe)}`, verdict {plain(census.verdict)}, "
+        f"- {plain(census.tower)} tower: recipe {_code(census.recipe)}, verdict {plain(census.verdict)}, "
         f"{100 * census.integer_share:.0f} % of the matrix-multiply work in integers ({plain(census.evidence)})"
         for census in record.census
     ] or ["Not measured: which kernels ran."]
@@ -120,12 +120,14 @@ def _body(record: Record) -> str:
         "",
         "## Provenance",
         "",
-        f"- Bundle SHA-256 `{bundle.digest}`",
+        f"- Bundle SHA-256 {_code(bundle.digest)}",
         f"- Measured {plain(record.created)} on {plain(str(record.environment['cpu']))}"
         + (f", {plain(record.environment['gpu']['name'])}" if "gpu" in record.environment else ""),
     ]
     for view in record.views:
-        lines.append(f"- {plain(view.name)} ({view.role}): {view.n} images, content SHA-256 `{view.digest}`")
+        lines.append(
+            f"- {plain(view.name)} ({plain(view.role)}): {view.n} images, content SHA-256 {_code(view.digest)}"
+        )
     versions = ", ".join(f"{name} {version}" for name, version in record.environment["packages"].items())
     return "\n".join([*lines, f"- {plain(versions)}"]) + "\n"
 
@@ -161,4 +163,5 @@ def _verdict(row: Measurement) -> str:
 
 
 def _code(text: str) -> str:
-    return text.replace("`", "'")
+    """Untrusted text as code: nothing in it ends the code or the line."""
+    return f"`{' '.join(text.replace('`', chr(39)).split())}`"

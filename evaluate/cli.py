@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from clipq import __version__
+from clipq import __version__, strict_json
 from clipq.console import Group, progress_bars
 from clipq.errors import DataError
 
@@ -205,7 +205,7 @@ def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: in
     require_runtime(subject.runtime)
     rows = [subject_census(subject, tower, plausible_feed(opened, tower, batch)) for tower in TOWERS]
     if as_json:
-        click.echo(json.dumps([row.model_dump() for row in rows], indent=2))
+        click.echo(strict_json.dumps([row.model_dump() for row in rows]))
     else:
         print_census(opened.name, rows, simulated=simulated)
 
@@ -248,7 +248,7 @@ def bench(
     settings = BenchSettings(batches=tuple(sorted(set(batches))), repeats=repeats)
     rows = latency_rows(time_subjects(subjects, chosen, settings), reference.label if reference else None)
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(strict_json.dumps(rows))
     else:
         print_latency(rows)
 
@@ -296,7 +296,7 @@ def compare(a: Path, b: Path, margin: float, markdown: Path | None, as_json: boo
     if markdown is not None:
         write_atomic(markdown, comparing.as_markdown(found))
     if as_json:
-        click.echo(json.dumps(found.as_json(), indent=2))
+        click.echo(strict_json.dumps(found.as_json()))
     else:
         print_comparison(found)
     click.get_current_context().exit(comparing.EXIT_CODES[found.outcome])
@@ -356,7 +356,7 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
     if junit is not None:
         write_atomic(junit, gate_output.as_junit(findings))
     if as_json:
-        click.echo(json.dumps(gate_output.as_json(findings), indent=2))
+        click.echo(strict_json.dumps(gate_output.as_json(findings)))
     else:
         print_findings(findings)
     if github:
@@ -402,7 +402,7 @@ def gate_init(results: Path, output: Path, bundles: Sequence[str], margin: float
     show_default=True,
     help="Folder for bundles/ and results/.",
 )
-@click.option("--samples", type=click.IntRange(min=48), help="Images of each set [default: all].")
+@click.option("--samples", type=click.IntRange(min=72), help="Images of each set [default: all].")
 @json_option
 def demo(output: Path, samples: int | None, as_json: bool) -> None:
     """Quantize and evaluate the built-in checkpoint, offline: every axis of reliability, in minutes."""
@@ -429,7 +429,7 @@ def _evaluate(bundles: Sequence[Path], suite: Suite, where: Where, as_json: bool
         records = evaluate(bundles, suite, where, given=given, progress=progress)
     page = write_report(gather([(where.results, records)]), where.results / "report.html", images=where.thumbnails)
     if as_json:
-        click.echo(json.dumps([row.model_dump() for record in records for row in record.measurements], indent=2))
+        click.echo(strict_json.dumps([row.model_dump() for record in records for row in record.measurements]))
     else:
         print_summary(records)
     click.echo(f"report: {page}", err=True)

@@ -58,7 +58,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class PairOfRecords:
-    """Two records by name, and their differences on the headline metrics.
+    """Two records by name, and their differences on the headline metrics; ``missing`` are those of A that B lacks.
 
     ``latency`` holds each tower's ratio to its own run's reference in B over that in A: absolute times of two runs mean
     little, ratios to a reference that was timed in turns with the engine mean something.
@@ -66,31 +66,42 @@ class PairOfRecords:
 
     a: str
     b: str
+    runtime_a: str
+    runtime_b: str
     same_engine: bool
     differences: tuple[Difference, ...]
     latency: tuple[dict[str, Any], ...] = ()
+    missing: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> Outcomes:
-        """Worse where one metric is beyond chance among all compared, undecided where one is unknown."""
+        """Worse where one metric is beyond chance among all compared, undecided where one is unknown or missing."""
         verdicts = {one.verdict for one in self.differences}
-        return "worse" if "worse" in verdicts else "undecided" if "unknown" in verdicts else "same or better"
+        if "worse" in verdicts:
+            return "worse"
+        return "undecided" if "unknown" in verdicts or self.missing else "same or better"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All records of A and B that belong together; ``only_a`` and ``only_b`` have no partner."""
+    """All records of A and B that belong together; ``only_a`` and ``only_b`` have no partner.
+
+    ``failed`` are engines of A that failed in B, with the reason.
+    """
 
     pairs: tuple[PairOfRecords, ...]
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
+    failed: tuple[str, ...]
     margin: float
 
     @property
     def outcome(self) -> Outcomes:
-        """The worst of the pairs'."""
-        outcomes = {pair.outcome for pair in self.pairs}
-        return next(one for one in ("worse", "undecided", "same or better") if one in outcomes)
+        """The worst of the pairs'; worse where an engine of A failed in B, undecided where one is not there."""
+        outcomes: set[Outcomes] = {pair.outcome for pair in self.pairs}
+        if self.failed or "worse" in outcomes:
+            return "worse"
+        return "undecided" if self.only_a or "undecided" in outcomes else "same or better"
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""
@@ -102,10 +113,13 @@ class Comparison:
 
 
 def read_measured(path: Path) -> list[Measured]:
-    """The records of a results folder, or one record file of such a folder; failed engines are left out."""
-    if path.is_file():
-        return [Measured(read_record(path), path.parent.parent)]
-    return [Measured(record, path) for record in read_records(path) if not record.failed]
+    """The records of a results folder, or one record file of such a folder."""
+    if not path.is_file():
+        return [Measured(record, path) for record in read_records(path)]
+    record = read_record(path)
+    if record.failed:
+        raise ResultsError(f"{record.name} failed and has nothing to compare: {record.failed}")
+    return [Measured(record, path.parent.parent)]
 
 
 def compare(a: Sequence[Measured], b: Sequence[Measured], *, margin: float = MARGIN) -> Comparison:
@@ -113,14 +127,17 @@ def compare(a: Sequence[Measured], b: Sequence[Measured], *, margin: float = MAR
 
     Raises ResultsError where nothing belongs together.
     """
+    broken = {one.record.name: one.record.failed for one in b if one.record.failed}
+    a, b = ([one for one in side if not one.record.failed] for side in (a, b))
     partners = _partners(a, b)
     if not partners:
-        names = (", ".join(one.record.name for one in side) for side in (a, b))
-        raise ResultsError("no engine is in both: A has {}, B has {}; name two record files".format(*names))
+        names = (", ".join(one.record.name for one in side) or "none" for side in (a, b))
+        raise ResultsError("no working engine is in both: A has {}, B has {}; name two record files".format(*names))
     pairs = _judged([(one, two, _differences(one, two)) for one, two in partners], margin)
     paired = {id(one) for pair in partners for one in pair}
-    only_a, only_b = (tuple(one.record.name for one in side if id(one) not in paired) for side in (a, b))
-    return Comparison(tuple(pairs), only_a, only_b, margin)
+    alone_a, only_b = (tuple(one.record.name for one in side if id(one) not in paired) for side in (a, b))
+    failed = tuple(f"{name}: {broken[name]}" for name in alone_a if name in broken)
+    return Comparison(tuple(pairs), tuple(name for name in alone_a if name not in broken), only_b, failed, margin)
 
 
 def _partners(a: Sequence[Measured], b: Sequence[Measured]) -> list[tuple[Measured, Measured]]:
@@ -139,7 +156,7 @@ def _partners(a: Sequence[Measured], b: Sequence[Measured]) -> list[tuple[Measur
 
 def _differences(a: Measured, b: Measured) -> list[Difference]:
     rows = []
-    axes = headline(b.record)
+    axes = headline(b.record, ratios=False)
     for axis, measured in axes.items():
         for row in measured:
             key = (row.view, row.group, row.metric)
@@ -148,6 +165,11 @@ def _differences(a: Measured, b: Measured) -> list[Difference]:
     if not rows:
         raise ResultsError(f"{a.record.name} and {b.record.name} have no metric in common; evaluate them by one suite")
     return rows
+
+
+def _missing(a: Measured, b: Measured) -> tuple[str, ...]:
+    rows = [row for measured in headline(a.record, ratios=False).values() for row in measured]
+    return tuple(title(row) for row in rows if (row.view, row.group, row.metric) not in b.values)
 
 
 def _difference(a: Measured, b: Measured, row: Measurement, axis: str) -> Difference:
@@ -181,16 +203,18 @@ def _on_common_samples(a: Measured, b: Measured, key: Key) -> tuple[tuple[Draws,
     one, two = one.common(two)
     if len(one) < 20:
         return None
-    functions: dict[str, Statistic] = {"a": _statistic(metric, one, a), "b": _statistic(metric, two, b)}
+    # One number of bins for both: another number is another metric.
+    bins = a.record.arguments_resolved.get("ece_bins", BINS)
+    functions: dict[str, Statistic] = {"a": _statistic(metric, one, bins), "b": _statistic(metric, two, bins)}
     draws = bootstrap(functions, len(one))
     return (draws["a"], draws["b"]), mcnemar_p(two.correct, one.correct) if metric == "acc1" else None
 
 
-def _statistic(metric: str, answers: SampleAnswers, measured: Measured) -> Statistic:
+def _statistic(metric: str, answers: SampleAnswers, bins: int) -> Statistic:
     if metric == "acc1":
         return partial(weighted_mean, answers.correct)
     outcome = Outcome(answers.confidence.astype(np.float64), answers.correct)
-    return partial(ece, outcome, bins=measured.record.arguments_resolved.get("ece_bins", BINS))
+    return partial(ece, outcome, bins=bins)
 
 
 def _judged(found: Sequence[tuple[Measured, Measured, list[Difference]]], margin: float) -> list[PairOfRecords]:
@@ -202,15 +226,17 @@ def _judged(found: Sequence[tuple[Measured, Measured, list[Difference]]], margin
         judged = []
         for one in rows:
             verdict = judge(one.delta, one.low, one.high, one.metric, n=one.n, margin=margin)
-            if verdict in ("better", "worse") and not survives[id(one)]:
+            doubtful = verdict in ("better", "worse") and not survives[id(one)]
+            if doubtful:
                 verdict = "same" if reach(one.low, one.high, one.n) <= margin else "unknown"
             more = 0
-            if verdict == "unknown" and np.isfinite([one.low, one.high]).all():
+            if verdict == "unknown" and not doubtful and np.isfinite([one.low, one.high]).all():
                 more = samples_to_decide(one.n, one.delta, one.low, one.high, margin=margin)
             judged.append(replace(one, verdict=verdict, n_to_decide=more))
         judged.sort(key=lambda one: list(AXES).index(one.axis))
         same = a.record.bundle.digest == b.record.bundle.digest and a.record.runtime == b.record.runtime
-        pairs.append(PairOfRecords(a.record.name, b.record.name, same, tuple(judged), tuple(_latency(a, b))))
+        names = (a.record.name, b.record.name, a.record.runtime, b.record.runtime)
+        pairs.append(PairOfRecords(*names, same, tuple(judged), tuple(_latency(a, b)), _missing(a, b)))
     return pairs
 
 
@@ -243,8 +269,7 @@ def as_markdown(comparison: Comparison) -> str:
     rules = f"B − A, 95 % intervals, Holm over all rows, same within ±{comparison.margin:g}"
     lines = [f"**{comparison.outcome}** ({rules})", ""]
     for pair in comparison.pairs:
-        names = pair.a if pair.a == pair.b else f"{pair.a} → {pair.b}"
-        lines += [f"### {plain(names)}: {pair.outcome}", ""]
+        lines += [f"### {plain(pair_title(pair))}: {pair.outcome}", ""]
         if pair.same_engine:
             lines += ["The same engine (digest and runtime).", ""]
         lines += ["| metric | A | B | B − A | p | pairing | verdict |", "|---|---:|---:|---:|---:|---|---|"]
@@ -254,10 +279,18 @@ def as_markdown(comparison: Comparison) -> str:
         for row in pair.latency:
             ratio = f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
             lines.append(f"| {plain(latency_title(row))} | | | × {ratio} | | unpaired | |")
+        lines += [f"Not measured in B: {plain(', '.join(pair.missing))}"] if pair.missing else []
         lines.append("")
+    lines += [f"Failed in B: {plain(one)}" for one in comparison.failed]
     lines += [f"Only in {side}: {plain(', '.join(names))}" for side, names in
               (("A", comparison.only_a), ("B", comparison.only_b)) if names]  # fmt: skip
     return "\n".join(lines).rstrip() + "\n"
+
+
+def pair_title(pair: PairOfRecords) -> str:
+    """Both names, where they differ, and the runtimes."""
+    a, b = f"{pair.a} on {pair.runtime_a}", f"{pair.b} on {pair.runtime_b}"
+    return a if a == b else f"{a} → {b}"
 
 
 def latency_title(row: dict[str, Any]) -> str:
@@ -275,4 +308,6 @@ def shown(one: Difference) -> tuple[str, str, str]:
 
 def verdict_text(one: Difference) -> str:
     """The verdict, and what would decide where there is none."""
-    return f"unknown, n = {one.n_to_decide:,} would decide" if one.n_to_decide else one.verdict
+    if one.verdict != "unknown" or not np.isfinite([one.low, one.high]).all():
+        return one.verdict
+    return f"unknown, n = {one.n_to_decide:,} would decide" if one.n_to_decide else "unknown: may be chance"

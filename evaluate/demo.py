@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import clipq.demo
 from clipq.errors import ClipqError
 from clipq.evaluate.suite import Suite, read_suite
 from clipq.progress import Progress
-
-SHIPPED_BUNDLE = Path(clipq.demo.__file__).parent / "bundle"
-CALIBRATION_SET = Path(clipq.demo.__file__).parent.parent / "calib_data" / "demo"
 
 RECIPES = {
     "int8-static-minmax": "int8-static",
@@ -29,22 +24,10 @@ RECIPES = {
 
 
 def make_bundles(output: Path, progress: Progress) -> list[Path]:
-    """Copy the shipped FP32 bundle to ``output/fp32`` and quantize it by each recipe, through ``clipq-export``."""
-    output.mkdir(parents=True, exist_ok=True)
-    fp32 = output / "fp32"
-    shutil.rmtree(fp32, ignore_errors=True)
-    shutil.copytree(SHIPPED_BUNDLE, fp32)
-    progress.start("quantizing the demo checkpoint", len(RECIPES))
+    """The built-in FP32 bundle and one by each recipe, through ``clipq-export``."""
+    progress.start("quantizing the demo checkpoint", 1 + len(RECIPES))
     # Export and evaluation meet in files alone, so the demo quantizes in a process of its own.
-    command = [
-        sys.executable,
-        "-m",
-        "clipq.exporters.cli",
-        "quantize",
-        str(fp32),
-        "--calibration-set",
-        str(_calibration_set()),
-    ]
+    command = [sys.executable, "-m", "clipq.exporters.cli", "quantize", "demo", "-o", str(output)]
     for recipe in RECIPES.values():
         command += ["--recipe", recipe]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -54,7 +37,7 @@ def make_bundles(output: Path, progress: Progress) -> list[Path]:
         complaint = process.stderr.read()
     if process.returncode != 0:
         raise ClipqError(f"the demo could not quantize: {(complaint.strip().splitlines() or ['no message'])[-1]}")
-    return [fp32, *(output / name for name in RECIPES)]
+    return [output / name for name in ("fp32", *RECIPES)]
 
 
 def demo_suite(samples: int | None) -> Suite:
@@ -66,10 +49,3 @@ def demo_suite(samples: int | None) -> Suite:
     corruptions = tuple(e.model_copy(update={"samples": min(samples, e.samples or samples)}) for e in suite.corruptions)
     square = tuple(e.model_copy(update={"samples": min(samples, e.samples or samples)}) for e in suite.square)
     return suite.model_copy(update={"views": views, "corruptions": corruptions, "square": square})
-
-
-def _calibration_set() -> Path:
-    if CALIBRATION_SET.is_dir():
-        return CALIBRATION_SET
-    # An editable install maps the folders of the checkout instead of copying them.
-    return Path(clipq.demo.__file__).parents[3] / "calib_data" / "demo"

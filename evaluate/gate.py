@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import resources
@@ -23,6 +23,7 @@ from clipq.evaluate.headline import headline
 from clipq.evaluate.judgement import higher, unseen
 from clipq.evaluate.pairing import Key, Measured, unpaired
 from clipq.evaluate.statistics import CONFIDENCE, Draws
+from clipq.record import labels
 
 BUILT_IN = ("strict", "mlperf-99", "mlperf-99.9", "demo")
 EXIT_CODES = {"pass": 0, "fail": 1, "investigate": 3}
@@ -135,26 +136,33 @@ def policy_text(name: str) -> str:
 
 def judge_policy(measured: Sequence[Measured], policy: Policy) -> list[Finding]:
     """Every rule on every candidate; twins (integer kernels off) are no candidates. Raises PolicyError without any."""
-    candidates = [
-        one
-        for one in measured
-        if not one.record.twin and (one.record.failed or one.record.bundle.name != one.record.reference)
-    ]
+    candidates = _candidates(measured)
     if not candidates:
         raise PolicyError("there is no candidate in these results: only the reference was evaluated")
     findings: list[Finding] = []
-    for one in candidates:
+    for name, one in candidates.items():
         if one.record.failed:
-            findings.append(Finding(one.record.name, "engine", "fail", f"the engine failed: {one.record.failed}"))
+            findings.append(Finding(name, "engine", "fail", f"the engine failed: {one.record.failed}"))
             continue
         seen = {view.name for view in one.record.views if view.n} | {key[0] for key in one.values}
         for view in policy.required:
             state: State = "pass" if view in seen else "fail"
             reason = "measured" if view in seen else "the view is required and was not measured"
-            findings.append(Finding(one.record.name, "required", state, reason, view=view))
+            findings.append(Finding(name, "required", state, reason, view=view))
     for rule in policy.rule:
         findings += _apply(rule, candidates, rule.confidence if rule.confidence is not None else policy.confidence)
+    if not findings:
+        raise PolicyError("no rule of this policy applies to these results: a gate that judges nothing passes nothing")
     return findings
+
+
+def _candidates(measured: Sequence[Measured]) -> dict[str, Measured]:
+    found = [
+        one
+        for one in measured
+        if not one.record.twin and (one.record.failed or one.record.bundle.name != one.record.reference)
+    ]
+    return dict(zip(labels([one.record for one in found]), found, strict=True))
 
 
 def outcome(findings: Sequence[Finding]) -> State:
@@ -163,21 +171,20 @@ def outcome(findings: Sequence[Finding]) -> State:
     return next(state for state in ("fail", "investigate", "pass") if state in states)
 
 
-def _apply(rule: Rule, candidates: Sequence[Measured], confidence: float) -> list[Finding]:
-    meant = [
-        one
-        for one in candidates
+def _apply(rule: Rule, candidates: Mapping[str, Measured], confidence: float) -> list[Finding]:
+    meant = {
+        name: one
+        for name, one in candidates.items()
         if _matches(one.record.bundle.name, rule.bundle) and _matches(one.record.bundle.recipe, rule.recipe)
-    ]
+    }
     # A pattern that matches nobody is a typing error more often than a choice, and would pass in silence.
     if not meant and not rule.optional:
         asked = f"no engine is called {' or '.join(rule.bundle)} and made by {' or '.join(rule.recipe)}"
         return [Finding("", _text(rule), "fail", asked)]
     findings = []
-    for one in meant:
+    for name, one in meant.items():
         if one.record.failed:
             continue
-        name = one.record.name
         if one.record.simulated and rule.deployed:
             findings.append(Finding(name, _text(rule), "fail", "simulated, and the rule asks for a deployed engine"))
             continue
@@ -185,7 +192,7 @@ def _apply(rule: Rule, candidates: Sequence[Measured], confidence: float) -> lis
         if not keys and rule.optional is not True:
             findings.append(Finding(name, _text(rule), "fail", "was not measured"))
         for key in keys:
-            findings += [_judge(one, key, limit, bound, confidence) for limit, bound in rule.limits()]
+            findings += [_judge(name, one, key, asked, confidence) for asked in rule.limits()]
     return findings
 
 
@@ -214,19 +221,19 @@ def _text(rule: Rule) -> str:
     return f"{rule.metric}{where}: {', '.join(parts)}"
 
 
-def _judge(measured: Measured, key: Key, limit: str, bound: float, confidence: float) -> Finding:
+def _judge(name: str, measured: Measured, key: Key, asked: tuple[str, float], confidence: float) -> Finding:
     view, group, metric = key
+    limit, bound = asked
     kind = limit.partition("_")[2]
     rule = f"{metric}{'.' + kind if kind else ''} {'>=' if limit.startswith('min') else '<='} {bound:g}"
     rule += f" at {100 * confidence:g}%" if confidence else ""
-    name = measured.record.name
     draws: Draws | None = measured.draws(key)
     if kind:
         draws = _against_reference(measured, key, kind)
         if draws is None:
             return Finding(name, rule, "fail", "there is no reference to compare with", view, group)
     assert draws is not None
-    low, high = _interval(draws, key, confidence)
+    low, high = _interval(draws, key, confidence, measured if kind == "ratio" else None)
     found = (view, group, draws.value, low, high, draws.n)
     if not all(map(math.isfinite, (draws.value, low, high))):
         return Finding(name, rule, "fail", "is not a number", *found[:2])
@@ -242,13 +249,18 @@ def _judge(measured: Measured, key: Key, limit: str, bound: float, confidence: f
     return Finding(name, rule, state, reason, *found)
 
 
-def _interval(draws: Draws, key: Key, confidence: float) -> tuple[float, float]:
-    """The interval to judge. Where no sample differs it has no width, and what so many cannot exclude is added."""
+def _interval(draws: Draws, key: Key, confidence: float, ratio_of: Measured | None = None) -> tuple[float, float]:
+    """The interval to judge. Where no sample differs it has no width, and what so many cannot exclude is added.
+
+    ``ratio_of`` is whose ratio to the reference it is: a change counts for more where the reference is small.
+    """
     if not confidence or len(draws.resampled) < 2:
         return draws.value, draws.value
     low, high = draws.interval(confidence)
     if low == high and not key[0].startswith("tower:"):
         more = unseen(draws.n, confidence)
+        if ratio_of is not None and ratio_of.reference is not None:
+            more /= abs(ratio_of.reference.values[key])
         return low - more, high + more
     return low, high
 

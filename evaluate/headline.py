@@ -19,12 +19,12 @@ AXES = {
 }
 
 
-def headline(record: Record) -> dict[str, list[Measurement]]:
+def headline(record: Record, *, ratios: bool = True) -> dict[str, list[Measurement]]:
     """Measurements by axis, in the order of the views; axes that were not measured are missing.
 
     Accuracy and calibration are top-1 and ECE of the in-distribution views; OOD is the average AUROC of MCM over the
     near and the far sets; corruptions are mCE (the mean top-1 where mCE is not defined); an attack is taken at its
-    middle strength.
+    middle strength. ``ratios=False`` takes nothing that is divided by the run's own reference, as compare does.
     """
     known = {(row.view, row.group, row.metric): row for row in record.measurements}
     inside = [view.name for view in record.views if view.role in ("in-distribution", "groups")]
@@ -35,7 +35,9 @@ def headline(record: Record) -> dict[str, list[Measurement]]:
         "shift": [(view.name, "", "acc1") for view in record.views if view.role == "shifted"],
         "near-ood": [(view, "near", "auroc.mcm") for view in inside],
         "far-ood": [(view, "far", "auroc.mcm") for view in inside],
-        "corruptions": [(view, "", "mce" if (view, "", "mce") in known else "corruption_acc1") for view in corrupted],
+        "corruptions": [
+            (view, "", "mce" if ratios and (view, "", "mce") in known else "corruption_acc1") for view in corrupted
+        ],
         "adversarial": [
             (attack.view, f"{attack.method}/{attack.epsilons[len(attack.epsilons) // 2]}", "robust_acc1")
             for attack in record.attacks

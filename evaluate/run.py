@@ -268,15 +268,15 @@ class _Measuring:
         base = None if self.reference is None else self._outcomes(planned, self.reference)
         for subject in self.subjects:
             clean, corrupted = self._outcomes(planned, subject)
+            against: corruption.Baseline | None = None
             if planned.entry.baseline == "alexnet":
-                pair = None
-            else:
-                against = base or (clean, corrupted)
-                pair = against[0].correct, {key: one.correct for key, one in against[1].items()}
+                against = "alexnet"
+            elif base is not None:
+                against = base[0].correct, {key: one.correct for key, one in base[1].items()}
             self.found[subject.label].estimates += corruption.corruption(
                 clean,
                 corrupted,
-                pair,
+                against,
                 view=f"{planned.clean.name}-c",
                 bins=self.plan.suite.ece_bins,
                 seed=self.plan.suite.seed,

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipq.evaluate.bench import breaks_promise
-from clipq.evaluate.compare import Comparison, latency_title, shown, verdict_text
+from clipq.evaluate.compare import Comparison, latency_title, pair_title, shown, verdict_text
 from clipq.evaluate.gate import Finding, outcome
 from clipq.evaluate.gate_output import figures
 from clipq.evaluate.headline import headline, title
@@ -153,8 +153,9 @@ def print_comparison(comparison: Comparison) -> None:
     """One table per pair of records, B − A; then the outcome."""
     console = _console()
     for pair in comparison.pairs:
-        names = pair.a if pair.a == pair.b else f"A: {pair.a}, B: {pair.b}"
-        table = Table(title=escape(names) + (" (the same engine)" if pair.same_engine else ""), title_justify="left")
+        table = Table(
+            title=escape(pair_title(pair)) + (" (the same engine)" if pair.same_engine else ""), title_justify="left"
+        )
         for column in ("metric", "A", "B", "B − A [95 %]", "p", "n", "pairing", "verdict"):
             table.add_column(column, justify="left" if column in ("metric", "pairing", "verdict") else "right")
         for one in pair.differences:
@@ -165,6 +166,10 @@ def print_comparison(comparison: Comparison) -> None:
             ratio = f"× {row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
             table.add_row(latency_title(row), "", "", escape(ratio), "", "", "unpaired", "")
         console.print(table)
+        if pair.missing:
+            console.print(f"not measured in B: {escape(', '.join(pair.missing))}", style="bold red")
+    for one in comparison.failed:
+        console.print(f"failed in B: {escape(one)}", style="bold red")
     for side, alone in (("A", comparison.only_a), ("B", comparison.only_b)):
         if alone:
             console.print(f"only in {side}: {escape(', '.join(alone))}")

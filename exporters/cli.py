@@ -125,13 +125,22 @@ def quantize(
     runtime: str,
     output: Path | None,
 ) -> None:
-    """Quantize the FP32 BUNDLE: one new bundle per recipe."""
+    """Quantize the FP32 BUNDLE: one new bundle per recipe.
+
+    BUNDLE is a folder, or demo: the built-in one, put into OUTPUT/fp32.
+    """
     from clipq.bundle import open_bundle
     from clipq.engines.catalog import known_runtime
+    from clipq.exporters.calibration_set import DEMO_SET
 
     parsed = _parse(recipes, known_runtime(runtime).name)
     if not parsed:
         raise RecipeError("nothing to do: give --recipe NAME (clipq-export list shows them)")
+    if bundle == Path("demo") and not bundle.exists():
+        if output is None:
+            raise RecipeError("say with -o where the built-in bundle and what is made of it go")
+        bundle, calibration_set = _demo_bundle(output / "fp32"), calibration_set or DEMO_SET
+        click.echo(str(bundle))
     _quantize_all(open_bundle(bundle), parsed, calibration_set, towers, output or bundle.parent)
 
 
@@ -274,6 +283,17 @@ def _batch(text: str) -> tuple[int, int, int]:
         raise BuildError(f"--batch {text!r}: give three whole numbers, MIN,OPT,MAX")
     low, best, high = (int(part) for part in parts)
     return low, best, high
+
+
+def _demo_bundle(target: Path) -> Path:
+    import shutil
+
+    import clipq.demo
+    from clipq.files import directory_in_making
+
+    with directory_in_making(target) as making:
+        shutil.copytree(Path(clipq.demo.__file__).parent / "bundle", making, dirs_exist_ok=True)
+    return target
 
 
 def _parse(texts: Sequence[str], runtime: str = "ort-cpu") -> list[Recipe]:

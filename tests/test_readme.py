@@ -38,12 +38,6 @@ def test_the_first_two_commands_install_and_run():
         assert f"readme_command {blocks().index(command) + 1}" in script
 
 
-def test_demo_command(tmp_path):
-    done = shell("clipq-eval demo", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "int2-weight-only-rtn" in done.stdout and (tmp_path / "clipq-demo" / "results" / "report.html").is_file()
-
-
 @pytest.mark.skipif(shutil.which("clipq-export", path=str(Path(sys.executable).parent)) is None, reason="not installed")
 def test_own_checkpoint_commands(tmp_path):
     """The commands for one's own checkpoint and photos, with stand-ins for both."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -24,12 +25,13 @@ from clipq.evaluate.predictions import Booleans, Floats, Outcome
 from clipq.evaluate.statistics import Statistic, bootstrap, mean_of
 
 Condition = tuple[str, int]
+Baseline = tuple[Booleans, Mapping[Condition, Booleans]] | Literal["alexnet"]
 
 
 def corruption(
     clean: Outcome,
     corrupted: Mapping[Condition, Outcome],
-    base: tuple[Booleans, Mapping[Condition, Booleans]] | None,
+    base: Baseline | None,
     *,
     view: str,
     bins: int = BINS,
@@ -38,7 +40,8 @@ def corruption(
     """Rows per condition (group ``gaussian_noise/3``), their mean, and mCE and relative mCE.
 
     All conditions show the same samples. ``base`` is which of them the reference gets right, clean and per condition;
-    None divides by AlexNet's published errors. mCE is over ImageNet-C's 15 corruptions, as far as they were asked for.
+    "alexnet" divides by AlexNet's published errors, and without a base there is no mCE: divided by its own errors every
+    engine would have 1. mCE is over ImageNet-C's 15 corruptions, as far as they were asked for.
     """
     correct = {f"{name}/{severity}": one.correct for (name, severity), one in corrupted.items()}
     functions: dict[tuple[str, str], Statistic] = {("", "clean_acc1"): partial(weighted_mean, clean.correct)}
@@ -57,7 +60,7 @@ def corruption(
         mean = mean_of([one for (_, name), one in draws.items() if name == metric])
         rows.append(Estimate(view, "", metric, replace(mean, n=len(clean)), "fraction"))
     standard = [name for name in dict.fromkeys(name for name, _ in corrupted) if name in STANDARD]
-    if standard:
+    if standard and base is not None:
         rows += _corruption_errors(clean.correct, corrupted, standard, base, view=view, seed=seed)
     return rows
 
@@ -66,7 +69,7 @@ def _corruption_errors(
     clean: Booleans,
     corrupted: Mapping[Condition, Outcome],
     standard: list[str],
-    base: tuple[Booleans, Mapping[Condition, Booleans]] | None,
+    base: Baseline,
     *,
     view: str,
     seed: int,
@@ -81,7 +84,7 @@ def _corruption_errors(
     def both(weights: Floats) -> tuple[list[Floats], Floats, list[Floats], Floats]:
         own = [stacked(mine, name, weights) for name in standard]
         own_clean = 1 - weighted_mean(clean, weights)
-        if base is None:
+        if isinstance(base, str):
             # Published as means over severities: as many severities of that error have the same sum.
             published = [np.full_like(one, ALEXNET_ERRORS[name]) for name, one in zip(standard, own, strict=True)]
             return own, own_clean, published, np.full_like(own_clean, ALEXNET_CLEAN_ERROR)

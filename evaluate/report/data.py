@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from clipq.evaluate.judgement import higher, judge_row
@@ -22,6 +23,7 @@ from clipq.record import LatencyRecord, Measurement, ReliabilityBin, ViewRecord
 # A gallery that is looked at, and a page that opens at once.
 MOST_FLIPS = 2_000
 MOST_PHOTO_BYTES = 900_000
+MOST_THUMBNAIL_BYTES = 50_000
 
 _MEMORY = {
     "peak_rss_bytes": ("peak memory MB", 1e6),
@@ -127,14 +129,12 @@ class PageData:
         rows.sort(key=lambda row: order[row[1]])
         self.flips_left_out = max(0, len(rows) - MOST_FLIPS)
         for index, view, flip, entry in rows[:MOST_FLIPS]:
-            path = entry.folder / flip.thumbnail
             photo = flip.thumbnail.rpartition("/")[2]
-            # A record is a file that others may have written: no path of it leads out of its folder.
-            ours = self.images and photo and flip.thumbnail == f"thumbnails/{photo}" and path.is_file()
-            if ours and photo not in photos and used < MOST_PHOTO_BYTES:
-                content = path.read_bytes()
-                photos[photo] = base64.b64encode(content).decode()
-                used += len(content)
+            if self.images and photo not in photos and used < MOST_PHOTO_BYTES:
+                content = _thumbnail(entry.folder, flip.thumbnail)
+                if content:
+                    photos[photo] = base64.b64encode(content).decode()
+                    used += len(content)
             answers = [flip.reference, _short(flip.reference_confidence), flip.candidate, _short(flip.confidence)]
             shown = photo if photo in photos else ""
             found.append([index, view, int(flip.gained), flip.sample, flip.label, *answers, shown])
@@ -182,6 +182,19 @@ def _engine(entry: Entry, index_of: dict[int, int]) -> dict[str, Any]:
         "simulated": record.simulated, "bits": scheme.weight_bits, "widths": scheme.widths, "method": scheme.method,
         "towers": scheme.towers, "reference": -1 if entry.reference is None else index_of[id(entry.reference)],
     }  # fmt: skip
+
+
+def _thumbnail(folder: Path, name: str) -> bytes:
+    """A thumbnail's content, empty where there is none.
+
+    Records and folders may be others' work: no path or link of theirs leads out of the folder, and only a small WebP is
+    a thumbnail.
+    """
+    path = folder / name
+    if not name or not path.is_file() or not path.resolve().is_relative_to(folder.resolve() / "thumbnails"):
+        return b""
+    content = path.read_bytes() if path.stat().st_size <= MOST_THUMBNAIL_BYTES else b""
+    return content if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else b""
 
 
 def _title(metric: str, unit: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import shutil
 import subprocess
 import tempfile
@@ -12,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from clipq import __version__
+from clipq import __version__, strict_json
 from clipq.errors import ClipqError
 from clipq.evaluate.headline import AXES
 from clipq.evaluate.markdown import plain
@@ -42,7 +41,7 @@ def as_markdown(results: Results) -> str:
     found = [(entry, axis_verdicts(entry)) for entry in results.candidates]
     lines = [f"# {plain(', '.join(dict.fromkeys(e.record.bundle.checkpoint for e in results.entries)))}", ""]
     lines += [f"- {plain(sentence(entry))}" for entry, _ in found]
-    lines += [f"- **{plain(record.name)} failed:** {plain(record.failed)}" for record in results.failed]
+    lines += [f"- **{plain(entry.name)} failed:** {plain(entry.record.failed)}" for entry in results.failed]
     if found:
         lines += ["", "| engine | " + " | ".join(AXES.values()) + " |", "|---" * (len(AXES) + 1) + "|"]
         for entry, axes in found:
@@ -74,11 +73,11 @@ def as_json(results: Results) -> str:
     whole = {
         "clipq": __version__,
         "engines": engines,
-        "failed": {record.name: record.failed for record in results.failed},
+        "failed": {entry.name: entry.record.failed for entry in results.failed},
         "regularities": [asdict(one) | {"text": one.text} for one in regularities],
         "regularities_looked_at": looked_at,
     }
-    return json.dumps(whole, indent=1) + "\n"
+    return strict_json.dumps(whole) + "\n"
 
 
 def as_csv(results: Results) -> str:

@@ -125,10 +125,12 @@
 
   // --- Charts ------------------------------------------------------------------------------------------------------
 
+  const nothing = () => make("p", { className: "quiet" }, "No engine of this choice was measured here.");
+
   async function embed(element, name, rows, places = {}, { line, ...size } = {}) {
     element.embedded?.finalize();
     element.embedded = null;
-    if (!rows.length) return element.replaceChildren(make("p", { className: "quiet" }, "No engine of this choice was measured here."));
+    if (!rows.length) return element.replaceChildren(nothing());
     let text = JSON.stringify(data.charts[name]);
     for (const [place, title] of Object.entries(places)) text = text.replaceAll(`"${place}"`, () => JSON.stringify(title));
     const spec = { ...JSON.parse(text), ...size, datasets: { rows, line: line ?? [] }, description: element.getAttribute("aria-label") };
@@ -147,7 +149,7 @@
 
   const stateOf = (engine, view) => {
     const found = engine < 0 ? null : valueOf(engine, view, "", "confidence_gap");
-    if (!found || found.low === null) return "";
+    if (!found || found.low === null) return null;
     return found.low > 0 ? "overconfident" : found.high < 0 ? "underconfident" : "";
   };
 
@@ -186,10 +188,11 @@
         text: `${about.name}, ${about.widths}, ${about.method}: ${titleOf(key)} ${amount(found)}` };
       sets.set(state, [...(sets.get(state) ?? []), row]);
     }
-    return { sets, key };
+    // A reference alone has no bits to be drawn over.
+    return { sets: [...sets].filter(([, rows]) => rows.some((row) => !row.base)), key };
   }
 
-  const stateTitle = (state) => (state ? `References that are ${state} here` : "References neither over- nor underconfident beyond the interval");
+  const stateTitle = (state) => (state ? `References that are ${state} here` : state === null ? "All engines" : "References neither over- nor underconfident beyond the interval");
 
   const charts = {
     trade_off(element) {
@@ -198,7 +201,7 @@
     },
     async bits(element) {
       const { sets, key } = bitsRows();
-      element.replaceChildren();
+      element.replaceChildren(...(sets.length ? [] : [nothing()]));
       for (const [state, rows] of sets) {
         const chart = make("div", { className: "chart", ariaLabel: `${titleOf(key)} by bits: ${stateTitle(state)}` });
         element.append(make("figure", { className: "wide" }, make("figcaption", { className: "quiet" }, stateTitle(state)), chart));
@@ -285,7 +288,7 @@
     },
     bits(element) {
       const { sets, key } = bitsRows();
-      return [...sets].map(([state, rows]) => tableOf(`${titleOf(key)}: ${stateTitle(state)}`, ["engine", "bits", "method", "towers", titleOf(key)],
+      return sets.map(([state, rows]) => tableOf(`${titleOf(key)}: ${stateTitle(state)}`, ["engine", "bits", "method", "towers", titleOf(key)],
         rows.map((row) => [row.engine, row.bits ? row.widths : "–", row.method, row.towers, row.metric])));
     },
     reliability: (element) => ofEngines(element, data.bins, (engine, view) => tableOf(`${names[engine]} on ${view}`, ["confidence", "n", "mean confidence", "accuracy [95 %]"],

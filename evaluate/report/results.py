@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from clipq.errors import ResultsError
 from clipq.evaluate.statistics import holm
-from clipq.record import Measurement, Record, ViewRecord, in_order, read_records
+from clipq.record import Measurement, Record, ViewRecord, in_order, labels, read_records
 
 Key = tuple[str, str, str]
 
@@ -39,7 +39,7 @@ class Results:
     """Engines that worked and engines that failed; raises ResultsError where none worked."""
 
     entries: tuple[Entry, ...]
-    failed: tuple[Record, ...] = ()
+    failed: tuple[Entry, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.entries:
@@ -82,21 +82,71 @@ def read_results(folders: Sequence[Path]) -> Results:
 
 
 def gather(runs: Sequence[tuple[Path, Sequence[Record]]]) -> Results:
-    """Records with the folder they stand in; of several folders, engines are called ``FOLDER/NAME``."""
-    found = [(folder, record, _reference(record, records)) for folder, records in runs for record in in_order(records)]
-    labels = [folder.resolve().name for folder, _ in runs]
-    names: list[str] = []
-    for folder, record, _ in found:
-        run = "" if len(runs) == 1 else f"{folder.resolve().name}/"
-        if labels.count(folder.resolve().name) > 1:
-            run = f"{folder}/"
-        names.append(f"{run}{record.name}")
-    entries = []
-    for name, (folder, record, reference) in zip(names, found, strict=True):
-        unique = name if names.count(name) == 1 else f"{name} ({record.runtime})"
-        if not record.failed:
-            entries.append(Entry(unique, record, reference, folder))
-    return Results(tuple(entries), tuple(record for _, record, _ in found if record.failed))
+    """Records with the folder they stand in; of several folders, engines are called ``FOLDER/NAME``.
+
+    So are views that have one name in several folders and other data in each.
+    """
+    prefixes = _prefixes([folder for folder, _ in runs])
+    conflicts = _conflicts([records for _, records in runs])
+    entries, failed = [], []
+    for prefix, (folder, records) in zip(prefixes, runs, strict=True):
+        names = {old: f"{prefix}{old}" for view in conflicts for old in (view, f"{view}-c")}
+        ordered = [_renamed(record, names) for record in in_order(records)] if names else in_order(records)
+        for label, record in zip(labels(ordered), ordered, strict=True):
+            entry = Entry(f"{prefix}{label}", record, _reference(record, ordered), folder)
+            (failed if record.failed else entries).append(entry)
+    return Results(tuple(entries), tuple(failed))
+
+
+def _prefixes(folders: Sequence[Path]) -> list[str]:
+    if len(folders) == 1:
+        return [""]
+    resolved = [folder.resolve() for folder in folders]
+    for folder, path in zip(folders, resolved, strict=True):
+        if resolved.count(path) > 1:
+            raise ResultsError(f"{folder} is given twice")
+    names = [path.name for path in resolved]
+    return [f"{folder if names.count(name) > 1 else name}/" for folder, name in zip(folders, names, strict=True)]
+
+
+def _conflicts(runs: Sequence[Sequence[Record]]) -> set[str]:
+    """Views (and attacks) that are called the same in several runs and are not the same."""
+    found: dict[str, list[frozenset[str]]] = {}
+    for records in runs:
+        digests: dict[str, set[str]] = {}
+        for record in records:
+            for view in record.views:
+                digests.setdefault(view.name, set()).add(view.digest)
+            for attack in record.attacks:
+                if attack.kind == "transfer":
+                    digests.setdefault(attack.view, set()).add(attack.digest)
+        for name, those in digests.items():
+            found.setdefault(name, []).append(frozenset(those))
+    return {name for name, per_run in found.items() if len(set(per_run)) > 1}
+
+
+def _renamed(record: Record, names: Mapping[str, str]) -> Record:
+    def rows(measurements: Sequence[Measurement]) -> tuple[Measurement, ...]:
+        return tuple(row.model_copy(update={"view": names.get(row.view, row.view)}) for row in measurements)
+
+    return record.model_copy(
+        update={
+            "views": tuple(
+                view.model_copy(
+                    update={
+                        "name": names.get(view.name, view.name),
+                        "baseline": names.get(view.baseline, view.baseline),
+                    }
+                )
+                for view in record.views
+            ),
+            "attacks": tuple(
+                attack.model_copy(update={"view": names.get(attack.view, attack.view)}) for attack in record.attacks
+            ),
+            "measurements": rows(record.measurements),
+            "deployed_minus_simulated": rows(record.deployed_minus_simulated),
+        }
+    )
 
 
 def _reference(record: Record, records: Sequence[Record]) -> Record | None:

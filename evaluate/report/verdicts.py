@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,8 +96,9 @@ def findings(entry: Entry) -> str:
 
 def _cost(entry: Entry) -> str:
     assert entry.reference is not None
-    if entry.record.simulated:
-        return "simulated, so its size and speed say nothing"
+    if entry.record.simulated or entry.reference.simulated:
+        whose = "simulated, so its" if entry.record.simulated else "the reference is simulated, so"
+        return f"{whose} size and speed say nothing"
     ratio = entry.reference.bundle.file_bytes / entry.record.bundle.file_bytes
     size = (
         f"{_times(ratio)} smaller" if ratio >= 1.05 else f"{_times(1 / ratio)} larger" if ratio <= 0.95 else "as large"
@@ -127,6 +129,8 @@ def _largest(latencies: tuple[LatencyRecord, ...]) -> LatencyRecord | None:
 
 
 def _subject(found: AxisVerdict, entry: Entry) -> str:
+    if found.axis == "corruptions" and all(row.metric == "corruption_acc1" for row in found.rows):
+        return "top-1 under corruptions"
     # An engine that others' attacks miss is not thereby robust: its own gradients were not asked.
     kinds = {attack.kind for attack in entry.record.attacks}
     transferred = found.axis == "adversarial" and kinds == {"transfer"}
@@ -187,6 +191,8 @@ def difference(row: Measurement, *, unit: str = " points") -> str:
     """The difference with its interval, in points for fractions."""
     if row.delta is None or row.delta_low is None or row.delta_high is None:
         return ""
+    if math.isnan(row.delta):
+        return "not a number"
     numbers = (row.delta, row.delta_low, row.delta_high)
     if not any(numbers):
         return f"no change in {row.n}"

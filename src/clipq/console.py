@@ -14,6 +14,10 @@ from clipq.errors import ClipqError
 from clipq.progress import Progress
 
 INTERRUPTED = 130
+# Full, forbidden, or not the kind of file the path was taken for.
+_USERS_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EISDIR, errno.EEXIST, errno.ENOTDIR,
+)  # fmt: skip
 
 
 class Group(click.Group):
@@ -33,10 +37,12 @@ class Group(click.Group):
             sys.stderr.close()
             context.exit(0)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            if error.errno not in _USERS_ERRORS:
                 raise
-            where = f" ({error.filename})" if error.filename else ""
-            click.echo(f"error: {error.strerror}{where}; free space or choose another output folder", err=True)
+            # Of a rename the second name is the one that the user gave.
+            name = error.filename2 or error.filename
+            where = f" ({name})" if name else ""
+            click.echo(f"error: {error.strerror}{where}; free space or choose another output", err=True)
             context.exit(2)
 
 

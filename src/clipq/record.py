@@ -7,7 +7,7 @@ import io
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -217,6 +217,15 @@ class Record(_Model):
         """What tables and charts call this record."""
         says_so = not self.twin and "simulated" in self.bundle.name
         return f"{self.bundle.name} (simulated)" if self.simulated and not says_so else self.bundle.name
+
+
+def labels(records: Sequence[Record]) -> list[str]:
+    """A name for each record that no other has: the runtime is added where one bundle ran in several."""
+    names = [record.name for record in records]
+    return [
+        name if names.count(name) == 1 else f"{name} ({record.runtime})"
+        for name, record in zip(names, records, strict=True)
+    ]
 
 
 def environment() -> dict[str, Any]:

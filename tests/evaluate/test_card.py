@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 from support import assert_refused, evaluate
 from synthetic import exact, predictions, worse, write_results
@@ -46,3 +49,19 @@ def test_choices_are_refused(tmp_path):
     assert_refused(evaluate("card", str(two), "-o", str(tmp_path / "c.md")), "--bundle", "a, b")
     assert_refused(evaluate("card", str(two), "--bundle", "z", "-o", str(tmp_path / "c.md")), "--bundle z")
     assert not (tmp_path / "c.md").exists()
+
+
+def test_no_name_of_a_record_breaks_out(results, tmp_path):
+    hostile = "ck\n\n<img src=x onerror=alert(1)>\n\n# Forged `heading`"
+    for path in (results / "records").glob("int8*"):
+        found = json.loads(path.read_text())
+        found["bundle"] |= {"checkpoint": hostile, "digest": "`<script>" + hostile}
+        found["views"][0]["digest"] = hostile
+        found["census"][0]["tower"] = hostile
+        path.write_text(json.dumps(found))
+    path = tmp_path / "CARD.md"
+    assert evaluate("card", str(results), "--bundle", "int8", "-o", str(path)).returncode == 0
+    body = path.read_text().split("---", 2)[2]
+    assert not any(line.startswith(("# Forged", "<img", "<script")) for line in body.splitlines())
+    # What stands in code is text; outside of it every bracket is escaped.
+    assert "<img" not in re.sub(r"`[^`\n]*`", "", body)

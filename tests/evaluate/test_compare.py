@@ -7,10 +7,12 @@ import json
 import numpy as np
 import pytest
 from support import assert_refused, evaluate
-from synthetic import predictions, worse, write_results
+from synthetic import exact, predictions, record, worse, write_results
 
 from clipq.evaluate.judgement import judge, samples_to_decide
+from clipq.evaluate.pairing import write_pairing
 from clipq.evaluate.predictions import Predictions
+from clipq.record import write_record
 
 BASE = predictions(3000, accuracy=0.8)
 
@@ -172,3 +174,72 @@ def test_the_promised_sample_size_decides():
     n = samples_to_decide(500, 0.004, -0.016, 0.024)
     half = 0.02 * np.sqrt(500 / n)
     assert 0.004 + half <= 0.01 + 1e-9 or 0.004 - half >= 0
+
+
+def corrupted(value):
+    return [exact("test-c", "", "corruption_acc1", value), exact("test-c", "", "mce", 1.0, "ratio"), exact("test-c", "", "clean_acc1", 0.8)]  # fmt: skip
+
+
+def test_two_runs_are_not_compared_by_a_ratio_to_their_own_reference(tmp_path):
+    a, b = (results(tmp_path / side, BASE, extra=corrupted(value)) for side, value in (("a", 0.698), ("b", 0.301)))
+    code, found = compare(a, b)
+    assert code == 1 and "mce" not in rows_of(found)
+    assert rows_of(found)["corruption_acc1"]["verdict"] == "worse"
+
+
+def test_an_engine_that_failed_is_worse_and_a_missing_one_undecided(tmp_path):
+    a = results(tmp_path / "a", BASE)
+    failed = write_results(tmp_path / "failed", {"test": BASE}, {"int8": {"views": {}, "failed": "it answers NaN"}})
+    code, found = compare(a, failed)
+    assert code == 1 and found["failed"] == ["int8: it answers NaN"]
+    code, found = compare(a, write_results(tmp_path / "none", {"test": BASE}, {}))
+    assert code == 3 and found["only_a"] == ["int8"]
+    record = next((failed / "records").glob("int8*"))
+    assert_refused(evaluate("compare", str(record), str(record)), "it answers NaN")
+
+
+def test_a_view_that_b_lacks_leaves_it_undecided(tmp_path):
+    both = {"test": BASE, "sketch": predictions(3000, accuracy=0.7, seed=5)}
+    a = write_results(tmp_path / "a", both, {"int8": {"views": both}})
+    b = results(tmp_path / "b", BASE)
+    code, found = compare(a, b)
+    pair = next(pair for pair in found["pairs"] if pair["b"] == "int8")
+    assert code == 3 and "sketch: top-1" in pair["missing"]
+    done = evaluate("compare", str(a), str(b), "--markdown", str(tmp_path / "c.md"))
+    assert "not measured in B" in done.stdout and "sketch: top-1" in (tmp_path / "c.md").read_text()
+
+
+def test_what_holm_takes_back_promises_no_sample_size(tmp_path):
+    views = {f"v{k}": predictions(600, accuracy=0.8, seed=k, labels_seed=k) for k in range(6)}
+    changed = dict(views)
+    changed["v0"] = worse(views["v0"], 0.011, seed=2)
+    a, b = (write_results(tmp_path / side, views, {"int8": {"views": one}}) for side, one in (("a", views), ("b", changed)))  # fmt: skip
+    _, found = compare(a, b)
+    pair = next(pair for pair in found["pairs"] if pair["b"] == "int8")
+    taken = [one for one in pair["differences"] if one["verdict"] == "unknown" and one["high"] < 0]
+    assert taken and all(one["n_to_decide"] == 0 for one in taken)
+    assert "may be chance" in evaluate("compare", str(a), str(b)).stdout
+
+
+def test_two_runtimes_are_named(tmp_path):
+    folder = results(tmp_path / "a", BASE)
+    other, found, answers = record("int8", {"test": worse(BASE, 0.1)}, reference="fp32", runtime="ort-cuda")
+    write_record(folder, other)
+    write_pairing(folder, other, found, answers)
+    _, found = compare(folder, folder)
+    assert {pair["runtime_b"] for pair in found["pairs"]} == {"ort-cpu", "ort-cuda"}
+    assert "int8 on ort-cuda" in evaluate("compare", str(folder), str(folder)).stdout
+
+
+def test_one_number_of_bins_for_both(tmp_path):
+    small = predictions(600, accuracy=0.8)
+    folders = []
+    for bins in (15, 100):
+        folder = results(tmp_path / str(bins), small, base=small)
+        for path in (folder / "records").iterdir():
+            found = json.loads(path.read_text())
+            found["arguments_resolved"]["ece_bins"] = bins
+            path.write_text(json.dumps(found))
+        folders.append(folder)
+    _, found = compare(*folders)
+    assert rows_of(found)["ece"]["delta"] == 0

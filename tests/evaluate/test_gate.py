@@ -7,7 +7,10 @@ import math
 
 import pytest
 from support import assert_refused, evaluate
-from synthetic import exact, predictions, worse, write_results
+from synthetic import exact, predictions, record, worse, write_results
+
+from clipq.evaluate.pairing import write_pairing
+from clipq.record import write_record
 
 BASE = predictions(4000, accuracy=0.8)
 GOOD = worse(BASE, 0.001)
@@ -113,6 +116,33 @@ def test_no_change_among_a_few_samples_is_no_pass(tmp_path):
     policy = tmp_path / "init.toml"
     assert evaluate("gate", "init", str(tmp_path / "96"), "-o", str(policy)).returncode == 0
     assert evaluate("gate", str(tmp_path / "96"), "--policy", str(policy)).returncode == 0
+
+
+def test_no_change_counts_for_more_where_the_reference_is_small(tmp_path):
+    """300 of 300 the same: a change of 1 point is not excluded, and at 17 % accuracy that is 6 % of it."""
+    base = predictions(300, accuracy=0.17)
+    folder = write_results(tmp_path / "r", {"test": base}, {"same": {"views": {"test": base}}})
+    done = evaluate("gate", str(folder), "--policy", "mlperf-99", "--json")
+    (found,) = json.loads(done.stdout)["findings"]
+    assert done.returncode == 3 and found["low"] == pytest.approx(1 - 0.00994 / base.correct.mean(), abs=1e-4)
+
+
+def test_a_policy_of_which_nothing_applies_is_refused(results, tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text(RULE.format("good", 'metric = "auroc.mcm"\nmin_delta = -0.01\noptional = true'))
+    folder = write_results(tmp_path / "r", {"test": BASE}, {"good": {"views": {"test": GOOD}}})
+    assert_refused(evaluate("gate", str(folder), "--policy", str(path)), "no rule of this policy applies")
+
+
+def test_two_runtimes_of_a_bundle_are_told_apart(tmp_path):
+    folder = write_results(tmp_path / "r", {"test": BASE}, {"int8": {"views": {"test": GOOD}}})
+    other, found, answers = record("int8", {"test": BAD}, reference="fp32", runtime="ort-cuda")
+    write_record(folder, other)
+    write_pairing(folder, other, found, answers)
+    junit = tmp_path / "gate.xml"
+    code, findings, _ = gate(folder, tmp_path, RULE.format("int8", 'metric = "acc1"\nmin_delta = -0.01'), "--junit", str(junit))  # fmt: skip
+    assert code == 1 and {one["engine"] for one in findings} == {"int8 (ort-cpu)", "int8 (ort-cuda)"}
+    assert 'name="int8 (ort-cuda)"' in junit.read_text()
 
 
 def test_required_views(tmp_path):

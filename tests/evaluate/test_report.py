@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import gzip
 import json
 import re
 import shutil
@@ -11,9 +13,10 @@ import pytest
 from browser import opened
 from PIL import Image
 from support import assert_refused, evaluate, export
-from synthetic import many, predictions, record, worse, write_results
+from synthetic import exact, many, predictions, record, worse, write_results
 
 from clipq.demo import world
+from clipq.evaluate.report.data import PageData
 from clipq.evaluate.report.page import render, write_report
 from clipq.evaluate.report.results import gather, read_results
 from clipq.record import write_record
@@ -199,6 +202,27 @@ def test_a_thumbnail_outside_the_results_is_not_shown(results, tmp_path):
         assert report.count("#gallery img") == 0
 
 
+def test_a_thumbnail_that_is_a_link_is_not_followed(results, tmp_path):
+    copy = shutil.copytree(results, tmp_path / "results")
+    pictures = sorted((copy / "thumbnails").iterdir())
+    secret = tmp_path / "secret.webp"
+    pictures[0].rename(secret)
+    for path in pictures[1:]:
+        path.unlink()
+    for path in pictures:
+        path.symlink_to(secret)
+    assert _photos(read_results([copy])) == {}
+    pictures[0].unlink()
+    pictures[0].write_bytes(b"no picture")
+    assert _photos(read_results([copy])) == {}
+    pictures[0].write_bytes(secret.read_bytes())
+    assert list(_photos(read_results([copy]))) == [pictures[0].name]
+
+
+def _photos(results):
+    return json.loads(gzip.decompress(base64.b64decode(PageData(results, True).encode())))["photos"]
+
+
 def test_dark_is_dark(page):
     ground = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
     ink = "getComputedStyle(document.querySelector('[data-chart=trade_off] svg.marks text')).fill.match(/\\d+/g).map(Number)"
@@ -229,6 +253,45 @@ def test_several_results_side_by_side(results, tmp_path):
     assert (
         done.returncode == 2 and "say where the report goes with -o" in done.stderr and "Traceback" not in done.stderr
     )
+
+
+def test_one_name_for_two_data_sets_stays_two_views(tmp_path):
+    """And a failed engine says in which folder it failed."""
+    small, large = predictions(500), predictions(3000, seed=3, labels_seed=3)
+    one = write_results(tmp_path / "one", {"test": large}, {"int8": {"views": {"test": large}}})
+    two = write_results(tmp_path / "two", {"test": small}, {"int8": {"views": {}, "failed": "lost"}})
+    both = read_results([one, two])
+    assert set(both.views) == {"one/test", "two/test"} and [entry.name for entry in both.failed] == ["two/int8"]
+    assert both.views["two/test"].n == 500
+    same = write_results(tmp_path / "same", {"test": large}, {"int8": {"views": {"test": large}}})
+    assert set(read_results([one, same]).views) == {"test"}
+    assert_refused(evaluate("report", str(one), str(one), "-o", str(tmp_path / "r.html")), "given twice")
+
+
+def test_a_reference_alone(tmp_path):
+    folder = write_results(tmp_path / "r", {"test": predictions(300)}, {})
+    with opened(write_report(read_results([folder]), tmp_path / "r.html")) as report:
+        report.open_everything()
+        assert report.said == [] and "No engine of this choice" in report.text("#bits")
+        assert report.page.evaluate("document.documentElement.scrollHeight") < 6000
+
+
+def test_outputs_that_cannot_be_written_are_refused(results, tmp_path):
+    assert_refused(evaluate("report", str(results), "-o", str(tmp_path)), str(tmp_path))
+    (tmp_path / "file").write_text("x")
+    assert_refused(evaluate("report", str(results), "-o", str(tmp_path / "file" / "r.html")), "file")
+
+
+def test_json_has_no_nan(tmp_path):
+    nan = [exact("test", "near", "auroc.mcm", float("nan"))]
+    base = predictions(300)
+    first = record("fp32", {"test": base}, recipe="fp32", extra=nan)
+    for made in (first, record("int8", {"test": base}, reference="fp32", base=first[1], extra=nan)):
+        write_record(tmp_path / "r", made[0])
+    done = evaluate("report", str(tmp_path / "r"), "--format", "json", "-o", str(tmp_path / "r.json"))
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "r.json").read_text()
+    assert "NaN" not in text and json.loads(text, parse_constant=pytest.fail)
 
 
 def test_a_bundle_that_says_int8_and_runs_in_float_is_called_out(page, tmp_path):

@@ -124,6 +124,7 @@ def test_a_metric_without_a_value_is_unknown():
     nan = [exact("test", "near", "auroc.mcm", float("nan"))]
     entry = entry_of(BASE, base_extra=nan, extra=nan)
     assert axis_verdicts(entry)["near-ood"].verdict == "unknown"
+    assert "near-OOD AUROC (not a number)" in findings(entry)
 
 
 def test_simulated_engines_are_said_to_be_and_have_no_speed():
@@ -144,6 +145,24 @@ def test_an_attack_is_judged_at_its_middle_strength():
     found = axis_verdicts(entry)["adversarial"]
     assert "robust top-1 against a transferred attack −10.0 points" in findings(entry)
     assert found.verdict == "worse" and [row.group for row in found.rows] == ["pgd/2"]
+
+
+def test_top1_under_corruptions_is_not_called_mce():
+    """Occlusions are none of ImageNet-C's corruptions: there is no mCE, and a lower top-1 is a loss."""
+
+    def under(value):
+        return [spread("test-c", "", "corruption_acc1", value, 0.001)]
+
+    entry = entry_of(BASE, base_extra=under(0.5), extra=under(0.4))
+    assert "top-1 under corruptions −10.0 points" in findings(entry) and "mCE" not in findings(entry)
+    assert axis_verdicts(entry)["corruptions"].verdict == "worse"
+
+
+def test_faster_than_a_simulation_says_nothing():
+    reference = record("w8", {"test": BASE}, recipe="simulated-w8a8", milliseconds=40.0)
+    made = record("int8", {"test": BASE}, reference="w8", base=reference[1], milliseconds=2.0)
+    (entry,) = gather([(Path("r"), [reference[0], made[0]])]).candidates
+    assert findings(entry).startswith("the reference is simulated, so size and speed say nothing")
 
 
 def exchanged(base, part, rng):
