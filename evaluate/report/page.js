@@ -353,6 +353,9 @@
     idle();
   }
 
+  const pending = () => [...all("[data-table], [data-chart], [data-numbers], .grid .chart")].find((element) => !element.drawn && !inClosed(element));
+  const ready = () => { document.documentElement.dataset.ready = "true"; };
+
   // What stands open is drawn before anyone scrolls there or prints; a bit at a time.
   let waiting = false;
   function idle() {
@@ -360,8 +363,8 @@
     waiting = true;
     (window.requestIdleCallback ?? setTimeout)(async () => {
       waiting = false;
-      const next = [...all("[data-table], [data-chart], [data-numbers], .grid .chart")].find((element) => !element.drawn && !inClosed(element));
-      if (next) { await draw(next); idle(); } else document.documentElement.dataset.ready = "true";
+      const next = pending();
+      if (next) { await draw(next); idle(); } else ready();
     });
   }
 
@@ -415,6 +418,11 @@
   dark.addEventListener("change", () => again());
   for (const element of all("details")) element.addEventListener("toggle", idle);
 
-  if (location.hash === "#print") for (const element of all("details")) element.open = true;
   filter();
+  if (location.hash === "#print") {
+    // A printer waits for no idle moment. Tables that repeat a chart stay folded.
+    for (const element of all("details:not(.behind)")) element.open = true;
+    for (let next; (next = pending());) await draw(next);
+    ready();
+  }
 })();

@@ -350,13 +350,17 @@ def test_other_forms(results, tmp_path, form):
 
 
 def test_pdf(results, tmp_path):
+    pypdf = pytest.importorskip("pypdf")
     if not shutil.which("chromium"):
         assert_refused(evaluate("report", str(results), "--format", "pdf", "-o", str(tmp_path / "r.pdf")), "Chromium")
         return
     done = evaluate("report", str(results), "--format", "pdf", "-o", str(tmp_path / "r.pdf"))
     assert done.returncode == 0, done.stderr
-    content = (tmp_path / "r.pdf").read_bytes()
-    assert content.startswith(b"%PDF") and content.count(b"/Type /Page\n") > 3
+    text = " ".join(page.extract_text() for page in pypdf.PdfReader(tmp_path / "r.pdf").pages)
+    # What is folded on the page is open on paper, and drawn.
+    for caption in ("Metrics on folder", "Metrics on table", "Logit-scale tuning on table"):
+        assert caption in text, caption
+    assert text.count("accuracy") > 12
 
 
 def test_pdf_without_a_browser_is_refused(results, tmp_path):
