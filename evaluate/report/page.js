@@ -222,7 +222,7 @@
       }
       return embed(element, "severity", rows, { VALUE: "top-1, mean over corruptions", FORMAT: ".1%" });
     },
-    groups: (element) => dots(element, "top-1 accuracy", ([view, group, metric]) => view === element.dataset.view && metric === "acc1" && group.includes("=") && group),
+    groups: (element) => dots(element, "top-1 accuracy", ([view, group, metric, , , , n]) => view === element.dataset.view && metric === "acc1" && group.includes("=") && `${group} (n = ${n})`),
     retrieval: (element) => dots(element, "recall", ([view, , metric]) => {
       const [way, k] = metric.split("_retrieval_recall@");
       return view === element.dataset.view && k && `${way === "image" ? "text → image" : "image → text"} R@${k}`;
