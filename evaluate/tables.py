@@ -168,8 +168,8 @@ def print_comparison(comparison: Comparison) -> None:
         console.print(table)
         if pair.missing:
             console.print(f"not measured in B: {escape(', '.join(pair.missing))}", style="bold red")
-    for one in comparison.failed:
-        console.print(f"failed in B: {escape(one)}", style="bold red")
+    for engine in comparison.failed:
+        console.print(f"failed in B: {escape(engine)}", style="bold red")
     for side, alone in (("A", comparison.only_a), ("B", comparison.only_b)):
         if alone:
             console.print(f"only in {side}: {escape(', '.join(alone))}")

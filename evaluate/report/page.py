@@ -111,7 +111,7 @@ class _Page:
         attacks = {(one.view, one.kind, one.method): one for entry in entries for one in entry.record.attacks}
         corrupted = dict.fromkeys(key[0] for key in self.data.keys if key[2] == "corruption_acc1")
         regularities, looked_at = find_regularities(results)
-        verdicts = [
+        verdicts: list[dict[str, Any]] = [
             {"index": index, "entry": entry, "findings": findings(entry), "axes": axis_verdicts(entry)}
             for index, entry in numbered
             if entry.is_candidate

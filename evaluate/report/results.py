@@ -88,7 +88,8 @@ def gather(runs: Sequence[tuple[Path, Sequence[Record]]]) -> Results:
     """
     prefixes = _prefixes([folder for folder, _ in runs])
     conflicts = _conflicts([records for _, records in runs])
-    entries, failed = [], []
+    entries: list[Entry] = []
+    failed: list[Entry] = []
     for prefix, (folder, records) in zip(prefixes, runs, strict=True):
         names = {old: f"{prefix}{old}" for view in conflicts for old in (view, f"{view}-c")}
         ordered = [_renamed(record, names) for record in in_order(records)] if names else in_order(records)
