@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,10 @@ from clipq.errors import ResultsError
 from clipq.evaluate.headline import AXES, headline, title
 from clipq.evaluate.judgement import judge_row
 from clipq.evaluate.markdown import plain
+from clipq.evaluate.report.results import Entry, Results
+from clipq.evaluate.report.verdicts import findings
 from clipq.files import write_atomic
-from clipq.record import Measurement, Record
+from clipq.record import BundleRecord, Measurement, Record
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -21,34 +22,42 @@ _CLASSIFICATION = ("zero-shot-image-classification", "Zero-Shot Image Classifica
 _RETRIEVAL = ("image-text-to-text", "Image-Text Retrieval")
 
 
-def choose_record(records: Sequence[Record], bundle: str | None) -> Record:
+def choose_engine(results: Results, bundle: str | None) -> Entry:
     """The deployed candidate of that name, or the only one; raises ResultsError where that leaves a choice or none."""
-    working = [record for record in records if not record.failed and not record.twin]
+    working = [entry for entry in results.entries if not entry.record.twin]
     if bundle is not None:
-        found = [record for record in working if record.bundle.name == bundle]
+        found = [entry for entry in working if entry.record.bundle.name == bundle]
         if not found:
-            raise ResultsError(f"--bundle {bundle}: the results have {', '.join(one.bundle.name for one in working)}")
+            names = ", ".join(entry.record.bundle.name for entry in working)
+            raise ResultsError(f"--bundle {bundle}: the results have {names}")
         if len(found) > 1:
-            raise ResultsError(f"{bundle} was evaluated in {', '.join(one.runtime for one in found)}; keep one record")
+            runtimes = ", ".join(entry.record.runtime for entry in found)
+            raise ResultsError(f"{bundle} was evaluated in {runtimes}; keep one record")
         return found[0]
-    candidates = [record for record in working if record.bundle.name != record.reference and not record.simulated]
+    candidates = [entry for entry in working if entry.is_candidate and not entry.record.simulated]
     if len(candidates) != 1:
-        names = ", ".join(record.bundle.name for record in candidates) or "none"
+        names = ", ".join(entry.record.bundle.name for entry in candidates) or "none"
         raise ResultsError(f"choose an engine with --bundle; deployed candidates: {names}")
     return candidates[0]
 
 
-def write_card(record: Record, target: Path) -> Path:
-    """Write the card; names of views, groups and bundles stand in it as plain text."""
+def write_card(entry: Entry, target: Path) -> Path:
+    """Write the card; names of views, groups and bundles stand in it as plain text.
+
+    Raises ResultsError where ``target`` is a file that no card stands in.
+    """
     from huggingface_hub import ModelCard, ModelCardData
 
+    record = entry.record
+    if target.is_file() and "\n- clipq\n" not in target.read_text(encoding="utf-8", errors="replace"):
+        raise ResultsError(f"{target} exists and is no card that clipq wrote; choose another name with -o")
     data = ModelCardData(
         model_name=record.bundle.name,
         tags=["clip", "zero-shot-image-classification", "onnx", "quantized", record.bundle.recipe, "clipq"],
         pipeline_tag="zero-shot-image-classification",
         eval_results=_eval_results(record),
     )
-    card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(record)}", ignore_metadata_errors=False)
+    card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(entry)}", ignore_metadata_errors=False)
     write_atomic(target, str(card))
     return target
 
@@ -76,13 +85,15 @@ def _eval_results(record: Record) -> list[EvalResult]:
     return found
 
 
-def _body(record: Record) -> str:
-    bundle = record.bundle
+def _body(entry: Entry) -> str:
+    record, bundle = entry.record, entry.record.bundle
     lines = [
         f"# {plain(bundle.name)}",
         "",
         f"{_code(bundle.checkpoint)}, quantized by {_code(bundle.recipe)}, measured in {_code(record.runtime)}"
         + (" by **simulated** quantization: no engine of this precision ran." if record.simulated else "."),
+        "",
+        plain(f"{findings(entry)}.") if entry.is_candidate else "It is the reference, or was compared with none.",
         "",
         "## What changed against the reference",
         "",
@@ -121,6 +132,8 @@ def _body(record: Record) -> str:
         "## Provenance",
         "",
         f"- Bundle SHA-256 {_code(bundle.digest)}",
+        f"- Recipe {_code(' '.join([bundle.recipe, *(f'{key}={value}' for key, value in bundle.options.items())]))}",
+        *_calibration(bundle),
         f"- Measured {plain(record.created)} on {plain(str(record.environment['cpu']))}"
         + (f", {plain(record.environment['gpu']['name'])}" if "gpu" in record.environment else ""),
     ]
@@ -130,6 +143,14 @@ def _body(record: Record) -> str:
         )
     versions = ", ".join(f"{name} {version}" for name, version in record.environment["packages"].items())
     return "\n".join([*lines, f"- {plain(versions)}"]) + "\n"
+
+
+def _calibration(bundle: BundleRecord) -> list[str]:
+    found = bundle.calibration
+    if not found:
+        return []
+    ranges = f"{found.get('images')} images and {found.get('texts')} texts, SHA-256 {_code(str(found.get('digest')))}"
+    return [f"- Ranges measured on {ranges}"]
 
 
 def _fairness(record: Record) -> list[str]:

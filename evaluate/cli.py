@@ -269,6 +269,8 @@ def report(results: Sequence[Path], output: Path | None, form: str, no_images: b
     if output is None and len(results) > 1:
         raise click.UsageError("several results: say where the report goes with -o")
     target = output or results[0] / f"report.{form}"
+    if target.exists() and target.suffix != f".{form}":
+        raise DataError(f"{target} exists and is no .{form} file; choose another name with -o")
     click.echo(str(write(read_results(results), form, target, images=not no_images)))
 
 
@@ -310,10 +312,10 @@ def compare(a: Path, b: Path, margin: float, markdown: Path | None, as_json: boo
 )
 def card(results: Path, bundle: str | None, output: Path) -> None:
     """Write a Hugging Face model card: evaluation block, differences to FP32, fairness, limitations, provenance."""
-    from clipq.evaluate.card import choose_record, write_card
-    from clipq.record import read_records
+    from clipq.evaluate.card import choose_engine, write_card
+    from clipq.evaluate.report.results import read_results
 
-    click.echo(str(write_card(choose_record(read_records(results), bundle), output)))
+    click.echo(str(write_card(choose_engine(read_results([results]), bundle), output)))
 
 
 class _GateGroup(Group):

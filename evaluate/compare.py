@@ -278,7 +278,7 @@ def as_markdown(comparison: Comparison) -> str:
             lines.append("| " + " | ".join(map(plain, cells)) + " |")
         for row in pair.latency:
             ratio = f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-            lines.append(f"| {plain(latency_title(row))} | | | × {ratio} | | unpaired | |")
+            lines.append(f"| {plain(latency_title(row))} | | | × {plain(ratio)} | | unpaired | not judged |")
         lines += [f"Not measured in B: {plain(', '.join(pair.missing))}"] if pair.missing else []
         lines.append("")
     lines += [f"Failed in B: {plain(one)}" for one in comparison.failed]

@@ -6,9 +6,10 @@ missing, not a number, of a failed engine, or simulated where a deployed result 
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import resources
@@ -20,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from clipq.errors import PolicyError
 from clipq.evaluate.headline import headline
-from clipq.evaluate.judgement import higher, unseen
+from clipq.evaluate.judgement import ENGINE_METRICS, higher, unseen
+from clipq.evaluate.metrics import ORIENTATION
 from clipq.evaluate.pairing import Key, Measured, unpaired
 from clipq.evaluate.statistics import CONFIDENCE, Draws
 from clipq.record import labels
@@ -28,6 +30,7 @@ from clipq.record import labels
 BUILT_IN = ("strict", "mlperf-99", "mlperf-99.9", "demo")
 EXIT_CODES = {"pass": 0, "fail": 1, "investigate": 3}
 State = Literal["pass", "fail", "investigate"]
+METRICS = (*ORIENTATION, *ENGINE_METRICS)
 LIMITS = ("min", "max", "min_delta", "max_delta", "min_ratio", "max_ratio")
 
 
@@ -69,6 +72,9 @@ class Rule(BaseModel):
             raise ValueError(f"a rule on {self.metric!r} needs a limit: {', '.join(LIMITS)}")
         if any(not math.isfinite(getattr(self, name)) for name in given):
             raise ValueError(f"a limit of the rule on {self.metric!r} is not finite")
+        base = self.metric.split(".")[0].split("@")[0]
+        if base not in METRICS and not set("*?[") & set(self.metric):
+            raise ValueError(f"there is no metric {self.metric!r}{_meant(base, METRICS)}")
         return self
 
     def limits(self) -> list[tuple[str, float]]:
@@ -115,11 +121,19 @@ def read_policy(name: str) -> Policy:
     except tomli.TOMLDecodeError as error:
         raise PolicyError(f"{name} is no TOML: {error}") from error
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}".lstrip(": ")
-            for one in error.errors()
-        )
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {_said(one)}".lstrip(": ") for one in error.errors())
         raise PolicyError(f"{name}: {wrong}") from error
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"unknown key{_meant(str(error['loc'][-1]), (*Rule.model_fields, *Policy.model_fields))}"
+    return error["msg"].removeprefix("Value error, ")
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def policy_text(name: str) -> str:
@@ -179,7 +193,8 @@ def _apply(rule: Rule, candidates: Mapping[str, Measured], confidence: float) ->
     }
     # A pattern that matches nobody is a typing error more often than a choice, and would pass in silence.
     if not meant and not rule.optional:
-        asked = f"no engine is called {' or '.join(rule.bundle)} and made by {' or '.join(rule.recipe)}"
+        asked = f"no engine is called {' or '.join(rule.bundle)}"
+        asked += "" if rule.recipe == ("*",) else f" and made by {' or '.join(rule.recipe)}"
         return [Finding("", _text(rule), "fail", asked)]
     findings = []
     for name, one in meant.items():

@@ -16,6 +16,13 @@ Verdict = Literal["better", "same", "worse", "unknown"]
 MARGIN = 0.01
 
 
+# What is measured of the engine itself: whether higher is better.
+ENGINE_METRICS = {
+    "latency_ms": False, "device_latency_ms": False, "file_bytes": False, "peak_rss_bytes": False, "gpu_bytes": False,
+    "joules_per_sample": False, "reformat_share": False, "throughput": True, "integer_share": True,
+}  # fmt: skip
+
+
 def judge(
     delta: float | None, low: float | None, high: float | None, metric: str, *, n: int, margin: float = MARGIN
 ) -> Verdict:
@@ -83,8 +90,4 @@ def samples_to_decide(n: int, delta: float, low: float, high: float, *, margin: 
 def higher(metric: str) -> bool | None:
     """Whether higher is better, also for what is measured of the engine itself; None where neither is."""
     name = metric.split(".")[0]
-    if name in ("latency_ms", "device_latency_ms", "file_bytes", "peak_rss_bytes", "gpu_bytes", "joules_per_sample"):
-        return False
-    if name in ("throughput", "integer_share"):
-        return True
-    return False if name == "reformat_share" else orientation(metric)[1]
+    return ENGINE_METRICS[name] if name in ENGINE_METRICS else orientation(metric)[1]

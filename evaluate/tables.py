@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,14 +72,19 @@ def _print_axes(console: Console, records: Sequence[Record]) -> None:
     ]
     if not columns:
         return
-    table = Table(title="every axis: ▲ better, ▼ worse than the reference, beyond the interval", title_justify="left")
-    table.add_column("", min_width=28)
-    for record in records:
-        table.add_column(escape(record.name), justify="right", overflow="fold")
-    by_record = [{(row.view, row.group, row.metric): row for row in record.measurements} for record in records]
-    for name, key in columns:
-        table.add_row(escape(name), *(_marked(rows[key]) if key in rows else "" for rows in by_record))
-    console.print(table)
+    heading = "every axis: ▲ better, ▼ worse than the reference, beyond the interval"
+    # As many engines side by side as the window holds; the others below.
+    each = max(1, (console.width - 34) // 14)
+    for start in range(0, len(records), each):
+        shown = records[start : start + each]
+        table = Table(title=heading if start == 0 else None, title_justify="left")
+        table.add_column("", min_width=28)
+        for record in shown:
+            table.add_column(escape(record.name), justify="right", overflow="fold")
+        by_record = [{(row.view, row.group, row.metric): row for row in record.measurements} for record in shown]
+        for name, key in columns:
+            table.add_row(escape(name), *(_marked(rows[key]) if key in rows else "" for rows in by_record))
+        console.print(table)
 
 
 def _marked(row: Measurement) -> str:
@@ -164,7 +170,7 @@ def print_comparison(comparison: Comparison) -> None:
             table.add_row(*map(escape, cells), style=style)
         for row in pair.latency:
             ratio = f"× {row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-            table.add_row(latency_title(row), "", "", escape(ratio), "", "", "unpaired", "")
+            table.add_row(latency_title(row), "", "", escape(ratio), "", "", "unpaired", "not judged")
         console.print(table)
         if pair.missing:
             console.print(f"not measured in B: {escape(', '.join(pair.missing))}", style="bold red")
@@ -183,7 +189,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
     """What does not pass, line by line; how many do; the outcome."""
     console = _console()
     table = Table()
-    for column in ("engine", "rule", "view", "group", "value [interval]", "", ""):
+    for column in ("engine", "rule", "view", "group", "value [interval]", "result", "why"):
         table.add_column(column)
     styles = {"fail": "bold red", "investigate": "yellow"}
     for one in sorted(findings, key=lambda finding: ("fail", "investigate", "pass").index(finding.state)):
@@ -277,5 +283,5 @@ def print_latency(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _console() -> Console:
-    # Where nobody's window gives a width, tables get room.
-    return Console(width=None if Console().is_terminal else 150)
+    # Where neither a window nor COLUMNS gives a width, tables get room.
+    return Console(width=None if Console().is_terminal or "COLUMNS" in os.environ else 150)

@@ -28,6 +28,7 @@ def overview() -> list[dict[str, Any]]:
     """
     can_export = _can_export()
     missing = "needs torch and open_clip: pip install 'clip-quant[export]'"
+    built_in = "the built-in bundle, for quantize alone; exporting its checkpoint needs torch and open_clip"
     forms = {
         "demo": "the built-in checkpoint",
         "MODEL/TAG": "any of open_clip's (clipq-export list --checkpoints)",
@@ -38,8 +39,8 @@ def overview() -> list[dict[str, Any]]:
         {
             "kind": "checkpoint",
             "name": name,
-            "state": "run" if can_export else "no",
-            "detail": detail if can_export else missing,
+            "state": "run" if can_export or name == "demo" else "no",
+            "detail": detail if can_export else built_in if name == "demo" else missing,
         }
         for name, detail in forms.items()
     ]

@@ -136,6 +136,8 @@ def quantize(
     parsed = _parse(recipes, known_runtime(runtime).name)
     if not parsed:
         raise RecipeError("nothing to do: give --recipe NAME (clipq-export list shows them)")
+    if calibration_set is not None and not calibration_set.is_dir():
+        raise RecipeError(f"--calibration-set {calibration_set}: no such folder")
     if bundle == Path("demo") and not bundle.exists():
         if output is None:
             raise RecipeError("say with -o where the built-in bundle and what is made of it go")

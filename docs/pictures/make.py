@@ -10,7 +10,7 @@ from playwright.sync_api import Page, sync_playwright
 
 # Name: the element at the top, the element after it (left out), the most pixels of height.
 PARTS = {
-    "verdict": ("#verdict", "#trade-off", 1000),
+    "verdict": ("#verdict", "#trade-off", 1010),
     "trade-off": ("#trade-off", "#methods", 900),
     "reliability": ("[data-chart=reliability]", "[data-chart=reliability] + details", 620),
 }

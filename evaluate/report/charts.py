@@ -3,7 +3,7 @@
 Vega-Lite by altair and vl-convert: 0.9 MB of script for tooltips, keyboard-readable SVG with labels, dark and light;
 Plotly's is 4.5 MB, Bokeh's 1.2 MB without what the trade-off chart needs, and matplotlib's SVG has no interaction.
 
-Titles and formats in capitals (COST, VALUE, FORMAT) are places that the page fills in.
+Words in capitals (COST, VALUE, FORMAT, DOMAIN) are places that the page fills in.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def templates() -> dict[str, dict[str, Any]]:
 def _trade_off() -> Any:
     """Rows: engine, kind, runtime, cost and value with low and high, front, href, text (for readers of the screen)."""
     source = alt.Chart(_ROWS)
-    x = alt.X("cost:Q", title="COST", scale=alt.Scale(zero=False, nice=True))
+    x = alt.X("cost:Q", title="COST", scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(tickCount=10))
     y = alt.Y("value:Q", title="VALUE", scale=alt.Scale(zero=False), axis=alt.Axis(format="FORMAT"))
     colour = alt.Color("kind:N", scale=alt.Scale(range=list(PALETTE)), legend=_legend(4))
     front = (
@@ -64,7 +64,8 @@ def _trade_off() -> Any:
         tooltip=_tooltip("engine", "recipe", "runtime", "kind", "metric", "costs", "Pareto"),
         description="text:N",
     )
-    return alt.layer(front, upright, level, points).properties(width="container", height=340)
+    names = source.mark_text(align="left", dx=9, dy=-7, fontSize=11, color=GREY).encode(x=x, y=y, text="name:N")
+    return alt.layer(front, upright, level, names, points).properties(width="container", height=340)
 
 
 def _bits() -> Any:
@@ -150,7 +151,7 @@ def _dots() -> Any:
     source = alt.Chart(_ROWS).encode(
         y=alt.Y("label:N", title=None, sort=None, axis=alt.Axis(labelLimit=260)),
         yOffset=alt.YOffset("engine:N", sort=None),
-        color=alt.Color("engine:N", scale=alt.Scale(range=list(PALETTE)), legend=_legend(3), sort=None),
+        color=alt.Color("engine:N", scale=_engines(PALETTE), legend=_legend(3)),
         opacity=alt.condition(picked, alt.value(1), alt.value(0.12)),
     )
     x = alt.X("value:Q", title="VALUE", axis=alt.Axis(format="FORMAT"), scale=alt.Scale(zero=False))
@@ -158,10 +159,15 @@ def _dots() -> Any:
     numbers = [alt.Tooltip(f"{name}:Q", format="FORMAT") for name in ("value", "low", "high")]
     points = source.mark_point(filled=True, size=50).encode(
         x=x,
-        shape=alt.Shape("engine:N", scale=alt.Scale(range=list(SHAPES)), legend=_legend(3), sort=None),
+        shape=alt.Shape("engine:N", scale=_engines(SHAPES), legend=_legend(3)),
         tooltip=["engine:N", "label:N", "n:Q", *numbers],
     )
     return alt.layer(bars, points.add_params(picked)).properties(width="container")
+
+
+def _engines(symbols: tuple[str, ...]) -> Any:
+    # One domain in so many words, by the page: only then are the legends of colours and shapes drawn as one.
+    return alt.Scale(domain=["DOMAIN"], range=list(symbols))
 
 
 def _legend(columns: int) -> Any:

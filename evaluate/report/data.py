@@ -221,10 +221,12 @@ def _histogram(view: ViewRecord) -> list[Any]:
 
 
 def _rounded(number: float | None, row: Measurement) -> float | None:
-    """As far as the page shows it: a hundredth of a percent, else four digits."""
+    """As the page shows it, rounded once: rounded again there it would differ from the sentences."""
     if number is None or not math.isfinite(number):
         return None
-    return round(number, 4) if row.unit == "fraction" else _short(number, 4)
+    if row.unit == "fraction" and row.metric != "cosine":
+        return round(float(f"{100 * number:.1f}") / 100, 3)
+    return float(f"{number:.4f}" if row.metric == "cosine" else f"{number:.3f}")
 
 
 def _short(number: float | None, digits: int = 5) -> float | None:

@@ -48,10 +48,11 @@ def as_markdown(results: Results) -> str:
             cells = [f"{MARKS[one.verdict]} {one.text}" for one in axes.values()]
             lines.append("| " + " | ".join(map(plain, [entry.name, *cells])) + " |")
         lines += ["", "▲ better, ▼ worse: the 95 % interval of the paired difference leaves out 0. = same: it lies "
-                  "within ± 1 point. ? unknown."]  # fmt: skip
+                  "within ± 1 point and is none of these. ? unknown."]  # fmt: skip
     regularities, looked_at = find_regularities(results)
-    lines += ["", f"Regularities that survive Holm's correction, of {looked_at} looked at:", ""]
-    lines += [f"- {plain(one.text)} (p = {one.p_value:.2g})" for one in regularities] or ["- none"]
+    if looked_at:
+        lines += ["", f"Regularities that survive Holm's correction, of {looked_at} looked at:", ""]
+        lines += [f"- {plain(one.text)} (p = {one.p_value:.2g})" for one in regularities] or ["- none"]
     return "\n".join([*lines, "", f"clipq {__version__}"]) + "\n"
 
 

@@ -132,7 +132,10 @@
     element.embedded = null;
     if (!rows.length) return element.replaceChildren(nothing());
     let text = JSON.stringify(data.charts[name]);
-    for (const [place, title] of Object.entries(places)) text = text.replaceAll(`"${place}"`, () => JSON.stringify(title));
+    for (const [place, title] of Object.entries(places)) text = text.replaceAll(`"${place}"`, () => [title].flat().map((one) => JSON.stringify(one)).join());
+    // Legends in as many columns as the window has room for.
+    const room = Math.max(1, Math.floor((element.clientWidth || 600) / 200));
+    text = text.replace(/"columns": ?(\d+)/g, (_, columns) => `"columns":${Math.min(Number(columns), room)}`);
     const spec = { ...JSON.parse(text), ...size, datasets: { rows, line: line ?? [] }, description: element.getAttribute("aria-label") };
     const theme = dark.matches ? "dark" : undefined;
     const grey = theme ? "#9aa4b1" : "#5a6370";
@@ -166,6 +169,8 @@
       rows.push({ ...about, kind: about.recipe, value: found.value, low: found.low, high: found.high, cost: spent[0], cost_low: spent[1], cost_high: spent[2],
         costs, metric: amount(found), href: `#bundle-${engine}`, text: `${about.engine}: ${titleOf(key)} ${amount(found)}, ${cost.title} ${costs}` });
     }
+    // A few points bear their names; of many they would lie on each other.
+    for (const row of rows) row.name = rows.length <= 10 ? row.engine : "";
     const beats = (a, b) => a.cost <= b.cost && (up ? a.value >= b.value : a.value <= b.value) && (a.cost < b.cost || a.value !== b.value);
     for (const row of rows) {
       row.front = up !== null && !rows.some((other) => other.runtime === row.runtime && beats(other, row));
@@ -197,7 +202,7 @@
   const charts = {
     trade_off(element) {
       const { rows, key, cost } = tradeRows();
-      return embed(element, "trade_off", rows, { COST: `${cost.title} (left is better)`, VALUE: titleOf(key), FORMAT: unitOf(key).format });
+      return embed(element, "trade_off", rows, { COST: `${cost.title}, less is better`, VALUE: titleOf(key), FORMAT: unitOf(key).format });
     },
     async bits(element) {
       const { sets, key } = bitsRows();
@@ -249,7 +254,8 @@
       }
     }
     const count = (name) => new Set(rows.map((row) => row[name])).size;
-    return embed(element, "dots", rows, { VALUE: title, FORMAT: ".1%" }, { height: count("label") * (11 * count("engine") + 14) });
+    const DOMAIN = [...new Set(rows.map((row) => row.engine))];
+    return embed(element, "dots", rows, { VALUE: title, FORMAT: ".1%", DOMAIN }, { height: count("label") * (11 * count("engine") + 14) });
   }
 
   function barRows(engine, view) {

@@ -42,7 +42,9 @@ class Group(click.Group):
             # Of a rename the second name is the one that the user gave.
             name = error.filename2 or error.filename
             where = f" ({name})" if name else ""
-            click.echo(f"error: {error.strerror}{where}; free space or choose another output", err=True)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            way_out = "free space or choose another output" if full else "choose another output"
+            click.echo(f"error: {error.strerror}{where}; {way_out}", err=True)
             context.exit(2)
 
 

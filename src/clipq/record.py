@@ -273,6 +273,8 @@ def record_stem(record: Record) -> str:
 def read_records(folder: Path) -> list[Record]:
     """All records of a results folder, the reference first; raises ResultsError where there are none or one is bad."""
     paths = sorted((folder / "records").glob("*.json"))
+    if not paths and (folder / "clipq.json").is_file():
+        raise ResultsError(f"{folder} is a bundle; give the folder that clipq-eval run wrote with -o")
     if not paths:
         raise ResultsError(f"{folder} holds no records; clipq-eval run -o {folder} makes them")
     return in_order(read_record(path) for path in paths)

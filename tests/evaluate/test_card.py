@@ -64,4 +64,15 @@ def test_no_name_of_a_record_breaks_out(results, tmp_path):
     body = path.read_text().split("---", 2)[2]
     assert not any(line.startswith(("# Forged", "<img", "<script")) for line in body.splitlines())
     # What stands in code is text; outside of it every bracket is escaped.
-    assert "<img" not in re.sub(r"`[^`\n]*`", "", body)
+    assert "<" not in re.sub(r"`[^`\n]*`", "", re.sub(r"\\.", "", body))
+
+
+def test_a_file_that_is_no_card_is_kept(results, tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("mine")
+    assert_refused(evaluate("card", str(results), "--bundle", "int8", "-o", str(path)), "no card that clipq wrote")
+    assert path.read_text() == "mine"
+    path.unlink()
+    for _ in range(2):
+        assert evaluate("card", str(results), "--bundle", "int8", "-o", str(path)).returncode == 0
+    assert "faster" in path.read_text() and "Recipe `int8-static" in path.read_text()

@@ -211,6 +211,8 @@ def test_init_writes_a_policy_that_passes_and_still_stops(results, tmp_path):
         ("[[rule]]\nmetric = 'acc1'\nmin = nan", ["not finite"]),
         ("[[rule]]\nmetric = 'acc1'\nmin = 1\nconfidence = 95", ["confidence"]),
         ("[[rule", ["no TOML"]),
+        ("[[rule]]\nmetric = 'accuracy1'\nmin = 0.5", ["there is no metric 'accuracy1'"]),
+        ("[[rule]]\nmetric = 'auroc.mcm'\nmin_detla = 0.5", ["unknown key", "did you mean min_delta?"]),
     ],
 )
 def test_bad_policies_are_refused(results, tmp_path, text, words):

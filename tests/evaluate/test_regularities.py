@@ -51,7 +51,7 @@ def test_what_most_int8_engines_share_is_found_with_its_counts():
     z = [-6.0, -5.0, -7.0, -5.5, -6.5, 0.3] + [0.0] * 6
     found, looked_at = find_regularities(study({"ece": z}))
     texts = [one.text for one in found]
-    assert "confidence calibration improves in 5 of 6 engines: engines with 8-bit weights" in texts
+    assert "among engines with 8-bit weights, confidence calibration improves in 5 of 6 engines" in texts
     assert not any("4-bit" in text or "2-bit" in text or "worsens" in text for text in texts)
     assert looked_at >= 6 and all(one.p_value < 0.05 / 6 for one in found)
 
@@ -64,7 +64,7 @@ def test_direction_follows_the_metric():
 
 def test_overconfident_references_are_told_apart():
     texts = [one.text for one in find_regularities(study({"ece": [-6.0] * len(RECIPES)}, gap=0.1))[0]]
-    assert "confidence calibration improves in 12 of 12 engines: all engines" in texts
+    assert "among all engines, confidence calibration improves in 12 of 12 engines" in texts
     under, _ = find_regularities(study({"ece": [0.0] * len(RECIPES)}, gap=0.1))
     assert under == []
 

@@ -132,6 +132,25 @@ def test_the_pareto_front_is_what_nobody_beats(tmp_path):
     assert dict(cells) == {"fp32": "on the front", "fast": "on the front", "beaten": "", "middle": "on the front"}
 
 
+def test_the_page_and_the_table_of_numbers_round_alike(page, results):
+    """Rounded once, from the stored value: the page shows what the command line and the sentences say."""
+    rows = {}
+    with (results / "results.csv").open() as stream:
+        for row in csv.DictReader(stream):
+            if (row["view"], row["group"], row["simulated"]) == ("folder", "", "false"):
+                rows[row["bundle"], row["metric"]] = row
+    with opened(page) as report:
+        shown = report.page.locator(".table[data-table='0'] tbody tr").evaluate_all(
+            "rows => rows.map(r => [r.cells[0].innerText, r.cells[1].innerText, r.cells[2].innerText])"
+        )
+    for name, *cells in shown:
+        for metric, cell in zip(("acc1", "ece"), cells, strict=True):
+            if (name, metric) in rows:
+                row = rows[name, metric]
+                value, low, high = (f"{100 * float(row[key]):.1f}" for key in ("value", "low", "high"))
+                assert cell.split("\n")[:2] == [value, f"[{low}, {high}]"], (name, metric)
+
+
 def test_by_keyboard(page):
     with opened(page) as report:
         report.page.keyboard.press("Tab")
@@ -279,6 +298,8 @@ def test_a_reference_alone(tmp_path):
 def test_outputs_that_cannot_be_written_are_refused(results, tmp_path):
     assert_refused(evaluate("report", str(results), "-o", str(tmp_path)), str(tmp_path))
     (tmp_path / "file").write_text("x")
+    assert_refused(evaluate("report", str(results), "-o", str(tmp_path / "file")), "is no .html file")
+    assert (tmp_path / "file").read_text() == "x"
     assert_refused(evaluate("report", str(results), "-o", str(tmp_path / "file" / "r.html")), "file")
 
 
