@@ -73,18 +73,30 @@ def _print_axes(console: Console, records: Sequence[Record]) -> None:
     if not columns:
         return
     heading = "every axis: ▲ better, ▼ worse than the reference, beyond the interval"
-    # As many engines side by side as the window holds; the others below.
-    each = max(1, (console.width - 34) // 14)
-    for start in range(0, len(records), each):
-        shown = records[start : start + each]
-        table = Table(title=heading if start == 0 else None, title_justify="left")
-        table.add_column("", min_width=28)
-        for record in shown:
+    label = max(len(name) for name, _ in columns)
+    for index, block in enumerate(_blocks(records, console.width - label - 4)):
+        table = Table(title=heading if index == 0 else None, title_justify="left")
+        table.add_column("", min_width=label)
+        for record in block:
             table.add_column(escape(record.name), justify="right", overflow="fold")
-        by_record = [{(row.view, row.group, row.metric): row for row in record.measurements} for record in shown]
+        by_record = [{(row.view, row.group, row.metric): row for row in record.measurements} for record in block]
         for name, key in columns:
             table.add_row(escape(name), *(_marked(rows[key]) if key in rows else "" for rows in by_record))
         console.print(table)
+
+
+def _blocks(records: Sequence[Record], width: int) -> list[list[Record]]:
+    """As many engines side by side as the window holds, the others below: none is cut away."""
+    blocks: list[list[Record]] = [[]]
+    used = 0
+    for record in records:
+        needs = max(len(record.name), 8) + 3
+        if blocks[-1] and used + needs > width:
+            blocks.append([])
+            used = 0
+        blocks[-1].append(record)
+        used += needs
+    return blocks
 
 
 def _marked(row: Measurement) -> str:

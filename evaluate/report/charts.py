@@ -64,8 +64,14 @@ def _trade_off() -> Any:
         tooltip=_tooltip("engine", "recipe", "runtime", "kind", "metric", "costs", "Pareto"),
         description="text:N",
     )
-    names = source.mark_text(align="left", dx=9, dy=-7, fontSize=11, color=GREY).encode(x=x, y=y, text="name:N")
-    return alt.layer(front, upright, level, names, points).properties(width="container", height=340)
+    # Of neighbours one name stands above and one below.
+    names = [
+        source.transform_filter(where)
+        .mark_text(align="left", dx=9, dy=dy, fontSize=11, color=GREY)
+        .encode(x=x, y=y, text="name:N")
+        for where, dy in (("datum.above", -8), ("!datum.above", 13))
+    ]
+    return alt.layer(front, upright, level, *names, points).properties(width="container", height=340)
 
 
 def _bits() -> Any:

@@ -170,7 +170,7 @@
         costs, metric: amount(found), href: `#bundle-${engine}`, text: `${about.engine}: ${titleOf(key)} ${amount(found)}, ${cost.title} ${costs}` });
     }
     // A few points bear their names; of many they would lie on each other.
-    for (const row of rows) row.name = rows.length <= 10 ? row.engine : "";
+    [...rows].sort((a, b) => a.cost - b.cost).forEach((row, index) => Object.assign(row, { name: rows.length <= 10 ? row.engine : "", above: index % 2 === 0 }));
     const beats = (a, b) => a.cost <= b.cost && (up ? a.value >= b.value : a.value <= b.value) && (a.cost < b.cost || a.value !== b.value);
     for (const row of rows) {
       row.front = up !== null && !rows.some((other) => other.runtime === row.runtime && beats(other, row));
