@@ -13,7 +13,10 @@ from clipq.evaluate.tables import _print_axes
 
 @pytest.mark.parametrize("width", [80, 100, 150])
 def test_no_engine_is_cut_away(width):
-    records = many(20, 2)
+    records = []
+    for one in many(20, 2):
+        bundle = one.bundle.model_copy(update={"name": f"{one.bundle.name}-weight-only-rtn"})
+        records.append(one.model_copy(update={"bundle": bundle}))
     console = Console(width=width, record=True, file=io.StringIO())
     _print_axes(console, records)
     lines = console.export_text().splitlines()
