@@ -25,12 +25,7 @@ NAMES = ("fp32", "int8-static-minmax", "int2-weight-only-rtn")
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory):
     """The demo suite, smaller and without latency."""
-    text = (
-        suite_text("demo")
-        .split("[latency]")[0]
-        .replace("samples = 96", "samples = 48")
-        .replace("queries = 150", "queries = 60")
-    )
+    text = suite_text("demo").split("[latency]")[0].replace("queries = 100", "queries = 60")
     path = tmp_path_factory.mktemp("suite") / "suite.toml"
     path.write_text(text.replace('"all"', '"gaussian_noise", "fog", "gaussian_blur", "occlusion"'))
     return str(path)
@@ -128,7 +123,7 @@ def test_deployed_minus_simulated_covers_the_axes(results):
 def test_report_names_every_axis(results):
     text = (results / "report.html").read_text()
     for words in ("Out-of-distribution detection", "Corruptions", "transferred from FP32", "on the engine itself",
-                  "Retrieval", "Gaps over", "Logit-scale tuning", "survive Holm", "effective robustness"):  # fmt: skip
+                  "Retrieval", "Gaps over", "Logit-scale tuning", "survive Holm", "Effective robustness"):  # fmt: skip
         assert words in text, words
 
 
