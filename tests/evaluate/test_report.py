@@ -400,16 +400,17 @@ def test_real_photos(shared, tmp_path):
         [[view]]
         name = "art"
         source = "{photos / "pacs" / "art_painting"}"
+        samples = 120
         [[view]]
         name = "cartoon"
         source = "{photos / "pacs" / "cartoon"}"
         role = "shifted"
-        samples = 120
+        samples = 60
         [[view]]
         name = "cracked"
         source = "{photos / "dtd"}"
         role = "far-ood"
-        samples = 120
+        samples = 60
         [latency]
         batches = [1]
         repeats = 5
