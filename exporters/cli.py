@@ -136,8 +136,7 @@ def quantize(
     parsed = _parse(recipes, known_runtime(runtime).name)
     if not parsed:
         raise RecipeError("nothing to do: give --recipe NAME (clipq-export list shows them)")
-    if calibration_set is not None and not calibration_set.is_dir():
-        raise RecipeError(f"--calibration-set {calibration_set}: no such folder")
+    _check_calibration_set(calibration_set)
     if bundle == Path("demo") and not bundle.exists():
         if output is None:
             raise RecipeError("say with -o where the built-in bundle and what is made of it go")
@@ -193,8 +192,7 @@ def run(
         raise RecipeError(
             f"recipe {', '.join(sorted(calibrated))} measures activation ranges: give --calibration-set DIR"
         )
-    if calibration_set is not None and not calibration_set.is_dir():
-        raise RecipeError(f"--calibration-set {calibration_set}: no such folder")
+    _check_calibration_set(calibration_set)
     source = _export(checkpoint, pretrained, output / "fp32", int(opset))
     click.echo(str(source.path))
     made: dict[str, Bundle] = {}
@@ -285,6 +283,11 @@ def _batch(text: str) -> tuple[int, int, int]:
         raise BuildError(f"--batch {text!r}: give three whole numbers, MIN,OPT,MAX")
     low, best, high = (int(part) for part in parts)
     return low, best, high
+
+
+def _check_calibration_set(folder: Path | None) -> None:
+    if folder is not None and not folder.is_dir():
+        raise RecipeError(f"--calibration-set {folder}: no such folder")
 
 
 def _demo_bundle(target: Path) -> Path:

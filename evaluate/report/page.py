@@ -17,7 +17,7 @@ from clipq.evaluate.headline import AXES
 from clipq.evaluate.judgement import MARGIN
 from clipq.evaluate.metrics import CLASSIFICATION
 from clipq.evaluate.metrics.ood import SCORES
-from clipq.evaluate.report.data import PageData, costs, same_latency
+from clipq.evaluate.report.data import PageData, same_latency
 from clipq.evaluate.report.regularities import find_regularities
 from clipq.evaluate.report.results import Results
 from clipq.evaluate.report.verdicts import MARKS, AxisVerdict, axis_verdicts, confidence_state, difference, findings
@@ -146,7 +146,7 @@ class _Page:
             "attacks": [self.attack(attack) for attack in attacks.values()],
             "retrieval": [self.retrieval(view) for view in views.values() if view.role == "retrieval"],
             "has_flips": any(view.flips for entry in entries for view in entry.record.views),
-            "has_costs": bool(costs(entries)),
+            "has_costs": any(not entry.record.twin for entry in entries),
             "engines": self.engines(),
             "gpu": any("gpu" in entry.record.environment for entry in entries),
             "kernels": kernels,
