@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from clipq.bundle import Preprocess
 from clipq.engines.base import Engine
 from clipq.errors import EngineError
-from clipq.evaluate.cells import BATCH, BatchSize, open_cell, run_in_batches, unit
+from clipq.evaluate.cells import BATCH, BatchSize, Cell, open_cell, run_on_pixels, unit
 from clipq.evaluate.embeddings import Embeddings
 from clipq.evaluate.plan import Plan, PlannedSquare
 from clipq.evaluate.predictions import Booleans, Floats, Integers
 from clipq.evaluate.square import Pixels, square_attack
 from clipq.evaluate.subjects import Subject
 from clipq.evaluate.zeroshot import Classifier
-from clipq.preprocess import normalize
 
 
 @dataclass(frozen=True)
@@ -35,57 +34,60 @@ class SquareOutcome:
 SquareResults = dict[tuple[str, int, str], SquareOutcome]
 
 
-def attack_all(plan: Plan, subjects: Sequence[Subject], embeddings: Embeddings, root: Path) -> SquareResults:
+def attack_all(plan: Plan, subjects: Sequence[Subject], embeddings: Embeddings) -> SquareResults:
     """Attack every engine that has not failed."""
     results: SquareResults = {}
     for planned in plan.squares:
-        for subject in subjects:
-            for epsilon in planned.entry.epsilons:
-                if subject.label in embeddings.failed:
-                    continue
-                try:
-                    outcome = _attack(planned, epsilon, subject, embeddings, root, plan.suite.seed)
-                except EngineError as error:
-                    embeddings.failed[subject.label] = f"image tower under the Square attack: {error}"
-                    continue
+        for epsilon in planned.entry.epsilons:
+            for subject in embeddings.working(subjects):
+                fill_attack(planned, epsilon, subject, embeddings)
+            for subject in embeddings.working(subjects):
+                _, stored, _ = attack_cell(planned, epsilon, subject, embeddings).load()
+                outcome = SquareOutcome(stored[:, 0] > 0, stored[:, 1] > 0, stored[:, 2].astype(np.float64))
                 results[planned.view.name, epsilon, subject.label] = outcome
     return results
 
 
-def _attack(
-    planned: PlannedSquare, epsilon: int, subject: Subject, embeddings: Embeddings, root: Path, seed: int
-) -> SquareOutcome:
-    view, entry = planned.view, planned.entry
+def attack_cell(planned: PlannedSquare, epsilon: int, subject: Subject, embeddings: Embeddings) -> Cell:
+    """The cell of one engine's attack: clean, right and queries by image."""
+    view = planned.view
+    classes = embeddings.class_cell(view, subject)
     identity = {
-        **subject.identity("image"),
-        "attack": ["square", epsilon, entry.queries, seed],
-        "view": view.digest,
+        **json.loads(embeddings.image_cell(view, subject).identity),
+        "attack": ["square", epsilon, planned.entry.queries, embeddings.seed],
         "labels": [sample.label for sample in view.samples],
-        "classes": embeddings.text_identity(view, subject),
-        "preprocess": subject.bundle.manifest.preprocess.model_dump(mode="json"),
-        "batch": BATCH,
+        "classes": classes.name,
     }
-    cell = open_cell(root, identity, len(view.samples), BATCH)
+    return open_cell(embeddings.storage, identity, len(view.samples), BATCH)
+
+
+def fill_attack(planned: PlannedSquare, epsilon: int, subject: Subject, embeddings: Embeddings) -> None:
+    """Attack one engine, whose classes are embedded; one that fails is named and left out."""
+    view, seed = planned.view, embeddings.seed
+    cell = attack_cell(planned, epsilon, subject, embeddings)
     missing = cell.missing()
-    if missing:
-        embeddings.progress.start(f"{view.name}: Square attack ε={epsilon}/255 on {subject.label}", len(view.samples))
-        classifier = embeddings.classifier(view, subject)
-        config = subject.bundle.manifest.preprocess
-        with subject.open("image") as engine:
-            for start in missing:
-                batch = view.pixels(start, start + BATCH, config, embeddings.on_bad_image)
-                ids = [view.samples[row].id for row in batch.rows]
-                labels = np.array([view.samples[row].label for row in batch.rows])
-                victim = _Victim(engine, config, classifier, labels, embeddings.batch)
-                rngs = [np.random.default_rng([seed, epsilon, zlib.crc32(one.encode())]) for one in ids]
-                columns = np.zeros((0, 3))
-                if ids:
-                    done = square_attack(batch.pixels, victim.margin, epsilon=epsilon, queries=entry.queries, rngs=rngs)
-                    columns = np.stack([done.clean, done.right, done.queries], axis=1)
-                cell.store(start, batch.rows, columns, batch.skipped)
-                embeddings.progress.advance(len(ids))
-    _, stored, _ = cell.load()
-    return SquareOutcome(stored[:, 0] > 0, stored[:, 1] > 0, stored[:, 2].astype(np.float64))
+    if not missing:
+        return
+    embeddings.progress.start(f"{view.name}: Square attack ε={epsilon}/255 on {subject.label}", len(view.samples))
+    classifier, reader = embeddings.classifier(view, subject), embeddings.reader(subject)
+    try:
+        engine = embeddings.image_engine(subject)
+        for start in missing:
+            batch = reader.read(view, start, start + BATCH)
+            ids = [view.samples[row].id for row in batch.rows]
+            labels = np.array([view.samples[row].label for row in batch.rows])
+            victim = _Victim(engine, reader.config, classifier, labels, embeddings.batch)
+            rngs = [np.random.default_rng([seed, epsilon, zlib.crc32(one.encode())]) for one in ids]
+            columns = np.zeros((0, 3))
+            if ids:
+                done = square_attack(
+                    batch.pixels, victim.margin, epsilon=epsilon, queries=planned.entry.queries, rngs=rngs
+                )
+                columns = np.stack([done.clean, done.right, done.queries], axis=1)
+            cell.store(start, batch.rows, columns, batch.skipped)
+            embeddings.progress.advance(len(ids))
+    except EngineError as error:
+        embeddings.failed[subject.label] = f"image tower under the Square attack: {error}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class _Victim:
 
     def margin(self, pixels: Pixels, rows: Integers) -> Floats:
         """The label's logit minus the largest other label's, of attacks on these rows."""
-        embedded = unit(run_in_batches(self.engine, normalize(pixels, self.preprocess), self.batch))
+        embedded = unit(run_on_pixels(self.engine, pixels, self.preprocess, self.batch))
         logits = self.classifier.logits(self.classifier.cosines(embedded))
         by_label = np.full((self.classifier.labels, len(logits)), -np.inf)
         np.maximum.at(by_label, self.classifier.label_of_class, logits.T)

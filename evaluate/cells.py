@@ -6,28 +6,29 @@ finds everything there and does no inference.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
-from clipq.data.views import OnBadImage, View
+from clipq.bundle import Preprocess
+from clipq.data.pixels import PixelReader
+from clipq.data.views import View
 from clipq.engines.base import Array, Engine
 from clipq.errors import EngineError, OutOfMemory, ResultsError
-from clipq.files import sha256_bytes, write_atomic
+from clipq.evaluate.storage import Storage
+from clipq.files import sha256_bytes
 from clipq.preprocess import normalize
 
-# Dynamic quantization takes its ranges from the batch, so the batches are fixed and part of the key.
 logger = logging.getLogger(__name__)
 
+# Dynamic quantization takes its ranges from the batch, so the batches are fixed and part of the key.
 BATCH = 32
 CHUNK = 8 * BATCH
 
@@ -36,44 +37,61 @@ CHUNK = 8 * BATCH
 class Cell:
     """One array of embeddings in the making or done: where its chunks lie, and how many rows there will be."""
 
-    folder: Path
+    storage: Storage
+    identity: str
     rows: int
     chunk: int
 
+    @property
+    def name(self) -> str:
+        """The folder's name: the digest of the identity."""
+        return sha256_bytes(self.identity.encode())[:32]
+
+    def starts(self) -> range:
+        """First rows of all chunks."""
+        return range(0, self.rows, self.chunk)
+
     def missing(self) -> list[int]:
         """First rows of the chunks that are not stored yet."""
-        return [start for start in range(0, self.rows, self.chunk) if not self._path(start).is_file()]
+        present = self.storage.names(self.name)
+        return [start for start in self.starts() if _file(start) not in present]
 
     def store(self, start: int, rows: NDArray[np.int64], features: Array, skipped: Mapping[str, str]) -> None:
-        """Store one chunk."""
+        """Store one chunk; the first says beside it, in ``cell.json``, what the cell is of."""
+        if start == 0:
+            self.storage.write(f"{self.name}/cell.json", self.identity.encode() + b"\n")
         tensors: dict[str, Array] = {"rows": rows, "features": features.astype(np.float32)}
-        write_atomic(self._path(start), save(tensors, {"skipped": json.dumps(dict(skipped))}))
+        self.storage.write(f"{self.name}/{_file(start)}", save(tensors, {"skipped": json.dumps(dict(skipped))}))
 
     def load(self) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, str]]:
         """Row numbers, features (rows × dimension) and the skipped samples with their reasons."""
         rows, features, skipped = [], [], {}
-        for start in range(0, self.rows, self.chunk):
-            path = self._path(start)
+        for start in self.starts():
+            name = f"{self.name}/{_file(start)}"
             try:
-                with safe_open(path, framework="numpy") as stored:
-                    rows.append(stored.get_tensor("rows"))
-                    features.append(stored.get_tensor("features"))
-                    skipped.update(json.loads((stored.metadata() or {})["skipped"]))
+                data = self.storage.read(name)
+                stored = load(data)
+                rows.append(stored["rows"])
+                features.append(stored["features"])
+                skipped.update(json.loads(_metadata(data)["skipped"]))
             except (SafetensorError, OSError, KeyError, ValueError) as error:
-                raise ResultsError(f"{path} is damaged ({error}); delete it and run again") from error
+                raise ResultsError(f"{self.storage.url(name)} is damaged ({error}); delete it and run again") from error
         return np.concatenate(rows), np.concatenate(features), skipped
 
-    def _path(self, start: int) -> Path:
-        return self.folder / f"{start:08d}.safetensors"
+
+def _file(start: int) -> str:
+    return f"{start:08d}.safetensors"
 
 
-def open_cell(root: Path, identity: Mapping[str, Any], rows: int, chunk: int) -> Cell:
-    """The cell of an identity (engine, view, preprocessing): its folder is named by the identity's digest."""
-    described = json.dumps(dict(identity), sort_keys=True)
-    folder = root / sha256_bytes(described.encode())[:32]
-    if not (folder / "cell.json").is_file():
-        write_atomic(folder / "cell.json", described + "\n")
-    return Cell(folder, rows, chunk)
+def _metadata(data: bytes) -> dict[str, str]:
+    # The format's own: eight bytes of length, then a JSON header. The library gives it for files alone.
+    header: dict[str, Any] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return header["__metadata__"]
+
+
+def open_cell(storage: Storage, identity: Mapping[str, Any], rows: int, chunk: int) -> Cell:
+    """The cell of an identity: all that its numbers depend on (engine, view, preprocessing)."""
+    return Cell(storage, json.dumps(dict(identity), sort_keys=True), rows, chunk)
 
 
 @dataclass(frozen=True)
@@ -88,8 +106,7 @@ class ImageJob:
 def fill_image_cells(
     view: View,
     jobs: Sequence[ImageJob],
-    preprocess: Any,
-    on_bad_image: OnBadImage,
+    reader: PixelReader,
     advance: Callable[[int], None],
     batch_size: BatchSize,
 ) -> list[tuple[ImageJob, EngineError]]:
@@ -101,56 +118,65 @@ def fill_image_cells(
     missing = {id(job): set(job.cell.missing()) for job in jobs}
     engines: dict[int, Engine] = {}
     failures: list[tuple[ImageJob, EngineError]] = []
-    with contextlib.ExitStack() as stack:
-        waiting = []
-        for job in jobs:
-            if missing[id(job)]:
-                try:
-                    engines[id(job)] = stack.enter_context(job.open())
-                    waiting.append(job)
-                except EngineError as error:
-                    failures.append((job, error))
-        for start in range(0, len(view.samples), CHUNK):
-            due = [job for job in waiting if start in missing[id(job)]]
-            if not due:
+    waiting = []
+    for job in jobs:
+        if missing[id(job)]:
+            try:
+                engines[id(job)] = job.open()
+                waiting.append(job)
+            except EngineError as error:
+                failures.append((job, error))
+    starts = sorted(set().union(*(missing[id(job)] for job in waiting)))
+    for start, batch in zip(starts, reader.ahead(view, [(start, start + CHUNK) for start in starts]), strict=True):
+        for job in [job for job in waiting if start in missing[id(job)]]:
+            try:
+                features = run_on_pixels(engines[id(job)], batch.pixels, reader.config, batch_size)
+                unit(features)
+            except EngineError as error:
+                failures.append((job, error))
+                waiting.remove(job)
                 continue
-            batch = view.pixels(start, start + CHUNK, preprocess, on_bad_image)
-            array = normalize(batch.pixels, preprocess) if len(batch.rows) else batch.pixels
-            for job in due:
-                try:
-                    features = run_in_batches(engines[id(job)], array, batch_size)
-                    unit(features)
-                except EngineError as error:
-                    failures.append((job, error))
-                    waiting.remove(job)
-                    continue
-                job.cell.store(start, batch.rows, features, batch.skipped)
-                advance(len(batch.rows))
+            job.cell.store(start, batch.rows, features, batch.skipped)
+            advance(len(batch.rows))
+        if not waiting:
+            break
     return failures
 
 
-def fill_text_cell(
+def fill_class_cell(
     cell: Cell,
-    open_engine: Callable[[], Engine],
-    prompts: Callable[[int, int], Array],
-    templates: int,
+    engine: Engine,
+    names: Sequence[str],
+    known: dict[str, NDArray[np.float32]],
+    prompts: Mapping[str, Array],
     advance: Callable[[int], None],
     batch_size: BatchSize,
 ) -> None:
     """Embed class prompts and store one averaged, normalized embedding per class (rows are classes).
 
-    ``prompts(start, stop)`` gives the token ids of those classes, class by class, all templates of a class in a row.
+    ``prompts`` are the token ids of each new class under every template. No batch holds two classes, so that a class
+    has one embedding whatever its neighbours; those in ``known`` are taken from there, and new ones are added.
     """
-    missing = cell.missing()
-    if not missing:
-        return
-    with open_engine() as engine:
-        for start in missing:
-            stop = min(start + cell.chunk, cell.rows)
-            features = unit(run_in_batches(engine, prompts(start, stop), batch_size))
-            averaged = unit(features.reshape(stop - start, templates, -1).mean(1))
-            cell.store(start, np.arange(start, stop, dtype=np.int64), averaged, {})
-            advance(stop - start)
+    for start in cell.missing():
+        chunk = names[start : start + cell.chunk]
+        for name in chunk:
+            if name not in known:
+                known[name] = unit(unit(run_in_batches(engine, prompts[name], batch_size)).mean(0))
+            advance(1)
+        rows = np.arange(start, start + len(chunk), dtype=np.int64)
+        cell.store(start, rows, np.stack([known[name] for name in chunk]), {})
+
+
+def fill_text_cell(
+    cell: Cell, engine: Engine, tokens: Array, advance: Callable[[int], None], batch_size: BatchSize
+) -> None:
+    """Embed texts by their token ids, a row each; a text that comes twice in a chunk is embedded once."""
+    for start in cell.missing():
+        chunk = tokens[start : start + cell.chunk]
+        distinct, place = np.unique(chunk, axis=0, return_inverse=True)
+        features = unit(run_in_batches(engine, distinct, batch_size))[place.reshape(-1)]
+        cell.store(start, np.arange(start, start + len(chunk), dtype=np.int64), features, {})
+        advance(len(chunk))
 
 
 def unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -177,7 +203,16 @@ class BatchSize:
         return True
 
 
-def run_in_batches(engine: Engine, array: Array, batch: BatchSize) -> NDArray[np.float32]:
+def run_on_pixels(
+    engine: Engine, pixels: NDArray[np.uint8], config: Preprocess, batch: BatchSize
+) -> NDArray[np.float32]:
+    """An image tower's features of pixels, normalized batch by batch."""
+    return run_in_batches(engine, pixels, batch, lambda part: normalize(part, config))
+
+
+def run_in_batches(
+    engine: Engine, array: Array, batch: BatchSize, prepare: Callable[[Array], Array] = lambda part: part
+) -> NDArray[np.float32]:
     """An engine's features of an array, in batches; raises OutOfMemory where they may not or cannot be halved."""
     (name,) = (spec.name for spec in engine.inputs)
     (output,) = engine.outputs
@@ -186,7 +221,7 @@ def run_in_batches(engine: Engine, array: Array, batch: BatchSize) -> NDArray[np
     while start < len(array):
         part = array[start : start + batch.size]
         try:
-            parts.append(engine.run({name: part})[output.name])
+            parts.append(engine.run({name: prepare(part)})[output.name])
         except OutOfMemory:
             if not batch.halve():
                 raise

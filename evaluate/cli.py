@@ -15,6 +15,7 @@ from clipq.errors import DataError
 
 if TYPE_CHECKING:
     from clipq.bundle import TowerName
+    from clipq.data.pixels import PixelCache
     from clipq.evaluate.run import Where
     from clipq.evaluate.suite import Suite
 
@@ -38,6 +39,20 @@ batches_option = click.option(
 repeats_option = click.option(
     "--repeats", default=30, show_default=True, type=click.IntRange(min=3), help="Timed batches per engine and size."
 )
+pixel_cache_option = click.option(
+    "--pixel-cache", type=click.Path(path_type=Path), default=Path("~/.cache/clipq/pixels"), show_default=True,
+    envvar="CLIPQ_PIXEL_CACHE", show_envvar=True, metavar="FOLDER",
+    help="Where decoded and corrupted images are kept for the next engine, run and process.",
+)  # fmt: skip
+pixel_cache_size_option = click.option(
+    "--pixel-cache-gb", default=10.0, show_default=True, type=click.FloatRange(min=0), envvar="CLIPQ_PIXEL_CACHE_GB",
+    show_envvar=True, help="The most it may hold, in GB; 0 keeps nothing.",
+)  # fmt: skip
+
+
+def _batch_size(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    """A whole number up to 256, or None for ``measure``."""
+    return None if value == "measure" else click.IntRange(1, 256)(value, parameter, context)
 
 
 @click.group(cls=Group, context_settings=CONTEXT)
@@ -81,7 +96,13 @@ def main() -> None:
     help="Batch size of the latency measurement; repeatable [default: 1, 8].",
 )  # fmt: skip
 @click.option("--repeats", type=click.IntRange(min=3), help="Timed batches per engine and size [default: 30].")
-@click.option("--auto-batch", is_flag=True, help="Halve the batch (32) where GPU memory ends, and record it.")
+@click.option(
+    "--batch-size", callback=_batch_size, default="32", show_default=True, metavar="N|measure",
+    help="Images and texts an engine is given at once; `measure` finds the fastest. Dynamic INT8 depends on it.",
+)  # fmt: skip
+@click.option("--auto-batch", is_flag=True, help="Halve the batch where GPU memory ends, and record it.")
+@pixel_cache_option
+@pixel_cache_size_option
 @graphs_option
 @click.option("--no-bench", is_flag=True, help="Leave out latency, memory and the kernel census.")
 @click.option("--no-images", is_flag=True, help="Keep no thumbnails of photos that engines answer differently.")
@@ -96,7 +117,10 @@ def run(
     threads: int,
     batches: Sequence[int],
     repeats: int | None,
+    batch_size: int | None,
     auto_batch: bool,
+    pixel_cache: Path,
+    pixel_cache_gb: float,
     cuda_graphs: bool,
     no_bench: bool,
     no_images: bool,
@@ -126,7 +150,15 @@ def run(
         latency = LatencyEntry(batches=tuple(sorted(set(batches))) or base.batches, repeats=repeats or base.repeats)
     chosen = chosen.model_copy(update={**asked, "latency": None if no_bench else latency})
     where = Where(
-        output, runtime, threads, Path(cache).expanduser() if cache else None, auto_batch, cuda_graphs, not no_images
+        output,
+        runtime,
+        threads,
+        Path(cache).expanduser() if cache else None,
+        auto_batch,
+        cuda_graphs,
+        not no_images,
+        _pixels(pixel_cache, pixel_cache_gb),
+        batch_size,
     )
     _evaluate(bundles, chosen, where, as_json)
 
@@ -405,8 +437,10 @@ def gate_init(results: Path, output: Path, bundles: Sequence[str], margin: float
     help="Folder for bundles/ and results/.",
 )
 @click.option("--samples", type=click.IntRange(min=72), help="Images of each set [default: all].")
+@pixel_cache_option
+@pixel_cache_size_option
 @json_option
-def demo(output: Path, samples: int | None, as_json: bool) -> None:
+def demo(output: Path, samples: int | None, pixel_cache: Path, pixel_cache_gb: float, as_json: bool) -> None:
     """Quantize and evaluate the built-in checkpoint, offline: every axis of reliability, in minutes."""
     from clipq.evaluate.demo import demo_suite, make_bundles
     from clipq.evaluate.run import Where
@@ -414,7 +448,8 @@ def demo(output: Path, samples: int | None, as_json: bool) -> None:
     with progress_bars() as progress:
         bundles = make_bundles(output / "bundles", progress)
     click.echo("The figures are about the demo checkpoint and its drawn world; they say nothing about CLIP.", err=True)
-    _evaluate(bundles, demo_suite(samples), Where(output / "results"), as_json)
+    where = Where(output / "results", pixels=_pixels(pixel_cache, pixel_cache_gb))
+    _evaluate(bundles, demo_suite(samples), where, as_json)
 
 
 def _evaluate(bundles: Sequence[Path], suite: Suite, where: Where, as_json: bool) -> None:
@@ -435,6 +470,12 @@ def _evaluate(bundles: Sequence[Path], suite: Suite, where: Where, as_json: bool
     else:
         print_summary(records)
     click.echo(f"report: {page}", err=True)
+
+
+def _pixels(folder: Path, gigabytes: float) -> PixelCache | None:
+    from clipq.data.pixels import PixelCache
+
+    return PixelCache(folder.expanduser(), int(gigabytes * 1e9)) if gigabytes else None
 
 
 def _jsonable(parameters: dict[str, Any]) -> dict[str, Any]:

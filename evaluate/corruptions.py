@@ -18,10 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from clipq.bundle import Preprocess
-from clipq.data.views import View
+from clipq.data.views import DrawnView, View
 from clipq.errors import DataError
 from clipq.files import sha256_bytes
 
@@ -45,21 +43,12 @@ _SMALLEST = 32
 
 
 @dataclass(frozen=True)
-class CorruptedView(View):
+class CorruptedView(DrawnView):
     """A view whose pixels are corrupted after resize and crop, as ImageNet-C's images were."""
 
-    base: View
     corruption: str
     severity: int
     seed: int
-
-    def image(self, index: int) -> Image.Image:
-        """The uncorrupted image: corruption comes after the crop."""
-        return self.base.image(index)
-
-    def image_digest(self, index: int) -> str:
-        """The uncorrupted image's digest."""
-        return self.base.image_digests[index]
 
     @cached_property
     def digest(self) -> str:
@@ -71,14 +60,10 @@ class CorruptedView(View):
         }
         return sha256_bytes(json.dumps(made, sort_keys=True).encode())
 
-    def cropped(self, index: int, config: Preprocess) -> NDArray[np.uint8]:
-        """The corrupted pixels as the tower sees them."""
-        return corrupt(
-            self.base.cropped(index, config),
-            self.corruption,
-            self.severity,
-            zlib.crc32(f"{self.seed}/{self.corruption}/{self.severity}/{self.samples[index].id}".encode()),
-        )
+    def draw(self, index: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The corrupted pixels."""
+        sample = f"{self.seed}/{self.corruption}/{self.severity}/{self.samples[index].id}"
+        return corrupt(pixels, self.corruption, self.severity, zlib.crc32(sample.encode()))
 
 
 def corrupted_views(base: View, corruption: str, severities: tuple[int, ...], seed: int) -> list[CorruptedView]:

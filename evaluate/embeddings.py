@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
-from clipq.bundle import TowerName
+from clipq.data.pixels import PixelCache, PixelReader
 from clipq.data.views import OnBadImage, View
-from clipq.engines.base import Array
+from clipq.engines.base import Engine
 from clipq.errors import DataError, EngineError
 from clipq.evaluate.axes.classification import Answers
 from clipq.evaluate.cells import (
-    BATCH,
     CHUNK,
     BatchSize,
     Cell,
     ImageJob,
+    fill_class_cell,
     fill_image_cells,
     fill_text_cell,
     open_cell,
     unit,
 )
+from clipq.evaluate.open_engines import OpenEngines
+from clipq.evaluate.storage import Storage
 from clipq.evaluate.subjects import Subject
 from clipq.evaluate.zeroshot import Classifier, TemplateSet, choose_templates
 from clipq.files import sha256_bytes
@@ -37,53 +41,95 @@ CLASSES_PER_CHUNK = 16
 
 @dataclass
 class Embeddings:
-    """The cells of one results folder; ``failed`` says why an engine was given up, by label."""
+    """The cells of one storage; a context manager that keeps engines open between views.
 
-    root: Path
+    ``failed`` says why an engine was given up, by label. Image engines stay open together, for a view's pixels go
+    through all of them; of text engines one is open at a time. ``most_engines`` bounds the former.
+    """
+
+    storage: Storage
     templates: str | None
     on_bad_image: OnBadImage
-    progress: Progress
+    seed: int = 0
+    progress: Progress = field(default_factory=Progress)
+    cache: PixelCache | None = None
     batch: BatchSize = field(default_factory=BatchSize)
+    most_engines: int | None = None
     failed: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._asked_batch = self.batch.size
+        self._image_engines = OpenEngines(self.most_engines)
+        self._text_engines = OpenEngines(1)
+        # By engine and templates: views that share classes, or subsets of them, embed each class once.
+        self._known_classes: dict[str, dict[str, NDArray[np.float32]]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._image_engines.close()
+        self._text_engines.close()
+
+    def reader(self, subject: Subject) -> PixelReader:
+        """What reads pixels as a subject's image tower sees them."""
+        return PixelReader(subject.bundle.manifest.preprocess, self.on_bad_image, self.cache)
+
+    def image_engine(self, subject: Subject) -> Engine:
+        """A subject's image tower, loaded; raises EngineError where it cannot be."""
+        return self._image_engines.get(subject, "image")
 
     def fill_images(self, view: View, subjects: Sequence[Subject]) -> None:
         """Embed a view with every engine that lacks it."""
         # Towers that several bundles share (--towers image, or the reference's twin) are embedded once.
-        jobs: dict[Path, ImageJob] = {}
-        for subject in self._working(subjects):
-            cell = self._image_cell(view, subject)
-            jobs.setdefault(cell.folder, ImageJob(cell, _opener(subject, "image"), []))
-            jobs[cell.folder].labels.append(subject.label)
+        jobs: dict[str, ImageJob] = {}
+        readers: dict[str, PixelReader] = {}
+        for subject in self.working(subjects):
+            cell = self.image_cell(view, subject)
+            jobs.setdefault(cell.name, ImageJob(cell, partial(self.image_engine, subject), []))
+            jobs[cell.name].labels.append(subject.label)
+            readers[cell.name] = self.reader(subject)
         missing = sum(len(job.cell.missing()) for job in jobs.values()) * CHUNK
         if not missing:
             return
         self.progress.start(f"{view.name}: images", min(missing, len(jobs) * len(view.samples)))
-        config = subjects[0].bundle.manifest.preprocess
-        failures = fill_image_cells(
-            view, list(jobs.values()), config, self.on_bad_image, self.progress.advance, self.batch
-        )
-        for job, error in failures:
-            self.failed.update(dict.fromkeys(job.labels, f"image tower on {view.name}: {error}"))
+        # Bundles of several checkpoints can see images in several sizes.
+        for reader in dict.fromkeys(readers.values()):
+            mine = [job for name, job in jobs.items() if readers[name] == reader]
+            for job, error in fill_image_cells(view, mine, reader, self.progress.advance, self.batch):
+                self.failed.update(dict.fromkeys(job.labels, f"image tower on {view.name}: {error}"))
 
     def fill_classes(self, view: View, subjects: Sequence[Subject]) -> None:
         """Embed the class prompts of a view with every engine that lacks them."""
-        for subject in self._working(subjects):
-            templates = self.templates_of(view, subject)
-            prompts = templates.prompts(_class_names(view))
-            cell = self._class_cell(view, subject)
-            what = f"{view.name}: class prompts, {subject.label}"
-            self._fill_text(cell, prompts, len(templates.templates), subject, what)
+        names = _class_names(view)
+        for subject in self.working(subjects):
+            cell, what = self.class_cell(view, subject), f"{view.name}: class prompts, {subject.label}"
+            if not cell.missing():
+                continue
+            templates, tokenizer = self.templates_of(view, subject), TextTokenizer(subject.bundle)
+            known = self._known_classes.setdefault(str(self._text_identity(subject, templates.templates)), {})
+            self.progress.start(what, len(cell.missing()) * cell.chunk)
+            with self._giving_up(subject, what):
+                engine = self._text_engines.get(subject, "text")
+                tokens = {name: tokenizer(templates.prompts((name,))) for name in names if name not in known}
+                fill_class_cell(cell, engine, names, known, tokens, self.progress.advance, self.batch)
 
     def fill_captions(self, view: View, subjects: Sequence[Subject]) -> None:
         """Embed the captions of a view with every engine that lacks them."""
-        captions = [caption for sample in view.samples for caption in sample.captions]
-        for subject in self._working(subjects):
-            cell = self._text_cell(captions, 1, len(captions), CHUNK, subject)
-            self._fill_text(cell, captions, 1, subject, f"{view.name}: captions, {subject.label}")
+        captions = _captions(view)
+        for subject in self.working(subjects):
+            cell, what = self.caption_cell(view, subject), f"{view.name}: captions, {subject.label}"
+            if not cell.missing():
+                continue
+            self.progress.start(what, len(cell.missing()) * cell.chunk)
+            with self._giving_up(subject, what):
+                engine = self._text_engines.get(subject, "text")
+                tokens = TextTokenizer(subject.bundle)(captions)
+                fill_text_cell(cell, engine, tokens, self.progress.advance, self.batch)
 
     def images(self, view: View, subject: Subject) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, str]]:
         """Row numbers, unit embeddings, and the samples left out with their reasons."""
-        rows, features, skipped = self._image_cell(view, subject).load()
+        rows, features, skipped = self.image_cell(view, subject).load()
         if skipped and self.on_bad_image == "error":
             name, reason = next(iter(skipped.items()))
             raise DataError(f"{view.name}: {name}: {reason}; mend it, or leave such files out with --on-bad-image skip")
@@ -93,8 +139,7 @@ class Embeddings:
 
     def captions(self, view: View, subject: Subject) -> NDArray[np.float32]:
         """Unit embeddings of a view's captions, image by image."""
-        captions = [caption for sample in view.samples for caption in sample.captions]
-        return self._text_cell(captions, 1, len(captions), CHUNK, subject).load()[1]
+        return self.caption_cell(view, subject).load()[1]
 
     def answers(self, view: View, subject: Subject, classes_of: View | None = None) -> Answers:
         """One engine's answers on a view, with the class prompts of that view or another."""
@@ -111,7 +156,7 @@ class Embeddings:
         assert view.classes is not None
         manifest = subject.bundle.manifest
         return Classifier(
-            classes=self._class_cell(view, subject).load()[1],
+            classes=self.class_cell(view, subject).load()[1],
             label_of_class=np.array(view.classes.label_of_class),
             logit_scale=manifest.logit_scale,
             logit_bias=manifest.logit_bias,
@@ -121,53 +166,50 @@ class Embeddings:
         """The prompt templates that a view is asked with."""
         return choose_templates(view, subject.bundle, self.templates)
 
-    def text_identity(self, view: View, subject: Subject) -> dict[str, Any]:
-        """What determines the class embeddings of a view."""
-        templates = self.templates_of(view, subject)
-        return self._text_identity(templates.prompts(_class_names(view)), len(templates.templates), subject)
-
-    def _working(self, subjects: Sequence[Subject]) -> list[Subject]:
+    def working(self, subjects: Sequence[Subject]) -> list[Subject]:
+        """The subjects that have not failed."""
         return [subject for subject in subjects if subject.label not in self.failed]
 
-    def _fill_text(self, cell: Cell, texts: Sequence[str], per_row: int, subject: Subject, what: str) -> None:
-        missing = cell.missing()
-        if not missing:
-            return
-        self.progress.start(what, len(missing) * cell.chunk)
-        tokenizer = TextTokenizer(subject.bundle)
-
-        def tokens(start: int, stop: int) -> Array:
-            return tokenizer(texts[start * per_row : stop * per_row])
-
-        try:
-            fill_text_cell(cell, _opener(subject, "text"), tokens, per_row, self.progress.advance, self.batch)
-        except EngineError as error:
-            self.failed[subject.label] = f"text tower, {what}: {error}"
-
-    def _image_cell(self, view: View, subject: Subject) -> Cell:
+    def image_cell(self, view: View, subject: Subject) -> Cell:
+        """The cell of a view's images."""
         identity = {
             **subject.identity("image"),
             "view": view.digest,
             "preprocess": subject.bundle.manifest.preprocess.model_dump(mode="json"),
-            "batch": BATCH,
+            "batch": self._asked_batch,
         }
-        return open_cell(self.root, identity, len(view.samples), CHUNK)
+        return open_cell(self.storage, identity, len(view.samples), CHUNK)
 
-    def _class_cell(self, view: View, subject: Subject) -> Cell:
-        identity = self.text_identity(view, subject)
-        return open_cell(self.root, identity, len(_class_names(view)), CLASSES_PER_CHUNK)
+    def class_cell(self, view: View, subject: Subject) -> Cell:
+        """The cell of a view's classes, a row per class."""
+        names, templates = _class_names(view), self.templates_of(view, subject)
+        identity = {
+            **self._text_identity(subject, templates.prompts(names)),
+            "templates": len(templates.templates),
+            "batches": "of one class",
+        }
+        return open_cell(self.storage, identity, len(names), CLASSES_PER_CHUNK)
 
-    def _text_cell(self, texts: Sequence[str], per_row: int, rows: int, chunk: int, subject: Subject) -> Cell:
-        return open_cell(self.root, self._text_identity(texts, per_row, subject), rows, chunk)
+    def caption_cell(self, view: View, subject: Subject) -> Cell:
+        """The cell of a view's captions."""
+        captions = _captions(view)
+        return open_cell(self.storage, {**self._text_identity(subject, captions), "templates": 1}, len(captions), CHUNK)
 
-    def _text_identity(self, texts: Sequence[str], per_row: int, subject: Subject) -> dict[str, Any]:
+    @contextmanager
+    def _giving_up(self, subject: Subject, what: str) -> Iterator[None]:
+        """Name and leave out a subject whose text engine fails."""
+        try:
+            yield
+        except EngineError as error:
+            self.failed[subject.label] = f"text tower, {what}: {error}"
+
+    def _text_identity(self, subject: Subject, texts: Sequence[str]) -> dict[str, Any]:
         entry = subject.bundle.manifest.tokenizer
         return {
             **subject.identity("text"),
             "tokenizer": [entry.sha256, entry.cleaning, entry.context_length],
             "prompts": sha256_bytes("\n".join(texts).encode()),
-            "templates": per_row,
-            "batch": BATCH,
+            "batch": self._asked_batch,
         }
 
 
@@ -176,5 +218,5 @@ def _class_names(view: View) -> tuple[str, ...]:
     return view.classes.names
 
 
-def _opener(subject: Subject, tower: TowerName) -> Callable[[], Any]:
-    return lambda: subject.open(tower)
+def _captions(view: View) -> list[str]:
+    return [caption for sample in view.samples for caption in sample.captions]

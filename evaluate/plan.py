@@ -88,6 +88,10 @@ class Plan:
             yield transfer.clean
             yield from transfer.attacked.values()
 
+    def captioned_views(self) -> Iterator[View]:
+        """Views whose captions are embedded."""
+        return (planned.view for planned in self.views if planned.entry.role == "retrieval")
+
     def classified_views(self) -> Iterator[View]:
         """Views whose class prompts are needed, at least one per set of classes."""
         for planned in self.views:

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 
 from clipq.bundle import TOWERS
+from clipq.data.pixels import PixelCache
 from clipq.data.views import View
 from clipq.engines.cuda import current_gpu
 from clipq.errors import EngineError
 from clipq.evaluate.attacked import SquareResults, attack_all
 from clipq.evaluate.axes import adversarial, classification, corruption, fairness, ood, retrieval, shift
 from clipq.evaluate.axes.classification import Answers
+from clipq.evaluate.batch_size import measured_batch
 from clipq.evaluate.bench import BenchSettings, SubjectBench, bench, bench_measurements
+from clipq.evaluate.cells import BATCH, BatchSize
 from clipq.evaluate.embeddings import Embeddings
 from clipq.evaluate.estimates import Estimate, measurements
 from clipq.evaluate.flips import find_flips, write_thumbnail
@@ -34,6 +37,7 @@ from clipq.evaluate.plan import (
     open_plan,
 )
 from clipq.evaluate.predictions import Floats, Outcome
+from clipq.evaluate.storage import Storage
 from clipq.evaluate.subjects import Subject, gather_subjects
 from clipq.evaluate.suite import Suite
 from clipq.progress import Progress
@@ -54,7 +58,8 @@ class Where:
     """Where engines run and results and fetched data go; without a cache nothing is fetched.
 
     ``auto_batch`` halves the batch where GPU memory ends, which is an error otherwise; ``graphs`` launches plans as
-    CUDA graphs. ``thumbnails`` keeps small pictures of a few flips for the report.
+    CUDA graphs. ``thumbnails`` keeps small pictures of a few flips for the report; ``pixels`` keeps decoded images.
+    ``batch`` None: the batch size is found by measurement.
     """
 
     results: Path
@@ -64,6 +69,8 @@ class Where:
     auto_batch: bool = False
     graphs: bool = False
     thumbnails: bool = True
+    pixels: PixelCache | None = None
+    batch: int | None = BATCH
 
 
 @dataclass
@@ -93,12 +100,19 @@ def evaluate(
     )
     progress.start("opening and checking the data", 0)
     plan = open_plan(suite, where.cache)
-    embeddings = Embeddings(where.results / "cells", suite.templates, suite.on_bad_image, progress)
-    embeddings.batch.automatic = where.auto_batch
-    for view in plan.classified_views():
-        embeddings.templates_of(view, subjects[0])
-    _fill(plan, subjects, embeddings)
-    squares = attack_all(plan, subjects, embeddings, where.results / "cells")
+    with Embeddings(
+        Storage(str(where.results / "cells")),
+        suite.templates,
+        suite.on_bad_image,
+        suite.seed,
+        progress=progress,
+        cache=where.pixels,
+        batch=BatchSize(where.batch or measured_batch(subjects, progress), automatic=where.auto_batch),
+    ) as embeddings:
+        for view in plan.classified_views():
+            embeddings.templates_of(view, subjects[0])
+        _fill(plan, subjects, embeddings)
+        squares = attack_all(plan, subjects, embeddings)
     working = [subject for subject in subjects if subject.label not in embeddings.failed]
     if reference is not None and reference.label in embeddings.failed:
         raise EngineError(f"the reference {reference.label} failed: {embeddings.failed[reference.label]}")
@@ -121,12 +135,12 @@ def evaluate(
 
 
 def _fill(plan: Plan, subjects: Sequence[Subject], embeddings: Embeddings) -> None:
-    """Embed everything that the plan asks for."""
-    for view in plan.classified_views():
-        embeddings.fill_classes(view, subjects)
-    for planned in plan.views:
-        if planned.entry.role == "retrieval":
-            embeddings.fill_captions(planned.view, subjects)
+    """Embed everything that the plan asks for; texts engine by engine, for one text tower is open at a time."""
+    for subject in subjects:
+        for view in plan.classified_views():
+            embeddings.fill_classes(view, [subject])
+        for view in plan.captioned_views():
+            embeddings.fill_captions(view, [subject])
     for view in plan.image_views():
         embeddings.fill_images(view, subjects)
 

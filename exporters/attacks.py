@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from clipq.data.attack import Pixels, write_attack
+from clipq.data.pixels import PixelReader
 from clipq.data.views import View
 from clipq.errors import DataError
 from clipq.exporters.checkpoints import LoadedCheckpoint
@@ -59,7 +60,7 @@ def attack(loaded: LoadedCheckpoint, view: View, settings: AttackSettings, targe
     name, templates = _templates(view, settings.templates, prompt_sets())
     classes = _class_embeddings(loaded, view.classes.names, templates, progress)
     n = len(view.samples)
-    clean = view.pixels(0, n, loaded.preprocess, "error").pixels
+    clean = PixelReader(loaded.preprocess).read(view, 0, n).pixels
     labels = np.array([sample.label for sample in view.samples])
     adversarial: dict[int, Pixels] = {0: clean}
     fooled: dict[str, tuple[bool, ...]] = {}

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from support import CALIBRATION, DEMO_BUNDLE, RECIPES, SHARED, export
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pixel_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Commands of a test run share a pixel cache, and leave the user's alone."""
+    os.environ["CLIPQ_PIXEL_CACHE"] = str(tmp_path_factory.mktemp("pixels"))
 
 
 @pytest.fixture(scope="session")

@@ -201,13 +201,14 @@ def test_predictions_are_open_clips(bundles, tmp_path):
 
     from clipq.data.sources import open_view
     from clipq.evaluate.embeddings import Embeddings
+    from clipq.evaluate.storage import Storage
     from clipq.evaluate.subjects import gather_subjects
 
     subjects, _ = gather_subjects([bundles / "fp32"], runtime="ort-cpu", threads=0, simulated=False, reference=None)
     view = open_view("demo:test:n=240")
-    embeddings = Embeddings(tmp_path, None, "error", Progress())
-    embeddings.fill_classes(view, subjects)
-    embeddings.fill_images(view, subjects)
+    with Embeddings(Storage(str(tmp_path)), None, "error") as embeddings:
+        embeddings.fill_classes(view, subjects)
+        embeddings.fill_images(view, subjects)
     answers = embeddings.answers(view, subjects[0])
     assert np.abs(answers.predictions.probabilities - expected).max() < 1e-4
 

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,8 @@ class AttackManifest(BaseModel):
 @dataclass(frozen=True)
 class AttackedView(View):
     """Images of one strength of a stored attack; strength 0 is the clean images."""
+
+    is_in_memory: ClassVar[bool] = True
 
     stored: Pixels
     preprocess: Preprocess

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from PIL import Image
 
 from clipq.bundle import Preprocess
 from clipq.demo import world
-from clipq.errors import DataError
 from clipq.files import sha256_bytes, sha256_file
 from clipq.preprocess import open_image, resize_and_crop
 
@@ -69,9 +68,12 @@ class View(ABC):
     samples: tuple[Sample, ...]
     classes: Classes | None
 
+    # Whether pixels cost nothing to get, so that keeping them on disk would be waste.
+    is_in_memory: ClassVar[bool] = False
+
     @abstractmethod
     def image(self, index: int) -> Image.Image:
-        """Decode sample ``index``; raises DataError where it cannot be."""
+        """Decode sample ``index``; raises DataError where it cannot be. Several threads may ask at once."""
 
     @abstractmethod
     def image_digest(self, index: int) -> str:
@@ -94,21 +96,6 @@ class View(ABC):
         """Sample ``index`` as the tower sees it, before normalization: uint8, H × W × 3."""
         return np.asarray(resize_and_crop(self.image(index), config))
 
-    def pixels(self, start: int, stop: int, config: Preprocess, on_bad_image: OnBadImage) -> PixelBatch:
-        """Samples ``start`` to ``stop`` resized and cropped; bad images raise, or are left out and named."""
-        rows, arrays, skipped = [], [], {}
-        for index in range(start, min(stop, len(self.samples))):
-            try:
-                arrays.append(self.cropped(index, config))
-                rows.append(index)
-            except DataError as error:
-                if on_bad_image == "error":
-                    raise DataError(f"{error}; mend it, or leave such files out with --on-bad-image skip") from error
-                skipped[self.samples[index].id] = str(error)
-        height, width = config.image_size
-        stacked = np.stack(arrays) if arrays else np.zeros((0, height, width, 3), np.uint8)
-        return PixelBatch(np.array(rows, dtype=np.int64), stacked, skipped)
-
 
 @dataclass(frozen=True)
 class PixelBatch:
@@ -117,6 +104,29 @@ class PixelBatch:
     rows: NDArray[np.int64]
     pixels: NDArray[np.uint8]
     skipped: dict[str, str]
+
+
+@dataclass(frozen=True)
+class DrawnView(View, ABC):
+    """Images drawn from the pixels of another view's, sample by sample, after resize and crop."""
+
+    base: View
+
+    @abstractmethod
+    def draw(self, index: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Sample ``index`` drawn from the base view's pixels. One thread asks at a time."""
+
+    def image(self, index: int) -> Image.Image:
+        """The base view's image: drawing comes after the crop."""
+        return self.base.image(index)
+
+    def image_digest(self, index: int) -> str:
+        """The base view's digest of the sample."""
+        return self.base.image_digests[index]
+
+    def cropped(self, index: int, config: Preprocess) -> NDArray[np.uint8]:
+        """The drawn pixels as the tower sees them."""
+        return self.draw(index, self.base.cropped(index, config))
 
 
 @dataclass(frozen=True)
