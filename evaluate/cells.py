@@ -79,6 +79,11 @@ class Cell:
         return np.concatenate(rows), np.concatenate(features), skipped
 
 
+def chunk_names(rows: int, chunk: int) -> set[str]:
+    """The names of a cell's chunks."""
+    return {_file(start) for start in range(0, rows, chunk)}
+
+
 def _file(start: int) -> str:
     return f"{start:08d}.safetensors"
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from clipq import __version__, strict_json
-from clipq.console import Group, progress_bars
+from clipq.console import DefaultGroup, Group, progress_bars
 from clipq.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
     from clipq.data.pixels import PixelCache
     from clipq.evaluate.run import Where
     from clipq.evaluate.suite import Suite
+    from clipq.evaluate.sweep.grid import Grid
+    from clipq.evaluate.sweep.jobs import Outcome
+    from clipq.evaluate.sweep.run import Means
+    from clipq.evaluate.sweep.state import SweepFolder
+    from clipq.progress import Progress
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -28,6 +35,10 @@ runtime_option = click.option(
 threads_option = click.option(
     "--threads", default=0, show_default="all cores", type=click.IntRange(min=0), help="Threads of the runtime."
 )
+fetch_option = click.option(
+    "--fetch", "cache", is_flag=False, flag_value="~/.cache/clipq", metavar="[FOLDER]",
+    help="Allow downloads of remote sources, kept in FOLDER [default: ~/.cache/clipq].",
+)  # fmt: skip
 graphs_option = click.option(
     "--cuda-graphs", is_flag=True, help="Launch plans as CUDA graphs, one per batch size: less work between kernels."
 )
@@ -86,10 +97,7 @@ def main() -> None:
 )  # fmt: skip
 @click.option("--ece-bins", type=click.IntRange(min=2), help="Bins of the calibration errors [default: 15].")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of resamples, samples and corruptions [default: 0].")
-@click.option(
-    "--fetch", "cache", is_flag=False, flag_value="~/.cache/clipq", metavar="[FOLDER]",
-    help="Allow downloads of remote sources, kept in FOLDER [default: ~/.cache/clipq].",
-)  # fmt: skip
+@fetch_option
 @threads_option
 @click.option(
     "--batch", "batches", multiple=True, type=click.IntRange(min=1),
@@ -425,6 +433,135 @@ def gate_init(results: Path, output: Path, bundles: Sequence[str], margin: float
     chosen = [Measured(one, results) for one in records if not bundles or one.bundle.name in bundles]
     write_atomic(output, policy_from(chosen, margin))
     click.echo(str(output))
+
+
+@main.group(cls=DefaultGroup, default="run")
+def sweep() -> None:
+    """Evaluate a grid of engines, cell by cell, here or on a Ray cluster: `sweep GRID -o RESULTS`."""
+
+
+ray_option = click.option(
+    "--ray", metavar="ADDRESS|local",
+    help="Fill cells on a Ray cluster: `auto` (the one of this machine), HOST:PORT, or `local` for one just for this.",
+)  # fmt: skip
+
+
+@sweep.command("run", hidden=True)
+@click.argument("grid", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="RESULTS", help="Results folder."
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan and do nothing; engines that are not made yet stay so.")
+@ray_option
+@fetch_option
+@pixel_cache_option
+@pixel_cache_size_option
+def sweep_run(
+    grid: Path,
+    output: Path,
+    dry_run: bool,
+    ray: str | None,
+    cache: str | None,
+    pixel_cache: Path,
+    pixel_cache_gb: float,
+) -> None:
+    """Fill the cells of GRID (a TOML file) that are missing in RESULTS, then write records and reports.
+
+    Whatever is finished is kept: the same command goes on where it was stopped. Cells that failed are left alone; see
+    `sweep status` and `sweep retry`. Exit code 3 where something failed.
+    """
+    from clipq.evaluate.sweep.grid import read_grid
+    from clipq.evaluate.sweep.run import Means, connected, plan_sweep
+    from clipq.evaluate.sweep.state import SweepFolder
+    from clipq.evaluate.sweep.tables import print_sweep_plan
+
+    read = read_grid(grid)
+    folder = SweepFolder(output)
+    means = Means(ray, _pixels(pixel_cache, pixel_cache_gb), Path(cache).expanduser() if cache else None)
+    if dry_run:
+        with progress_bars() as progress:
+            planned = plan_sweep(read, folder, means, progress, makes=False)
+        with connected(read, means) as cluster:
+            planned.slots = 1 if cluster is None else cluster.slots()
+        print_sweep_plan(planned, folder, _where(ray, planned.slots))
+        return
+    _sweep(read, folder, means)
+
+
+@sweep.command("status")
+@click.argument("results", type=click.Path(path_type=Path))
+@json_option
+def sweep_status(results: Path, as_json: bool) -> None:
+    """Show which cells of the sweep in RESULTS are done, failed or missing, and why."""
+    from clipq.evaluate.sweep.state import SweepFolder
+    from clipq.evaluate.sweep.tables import print_status, status_rows
+
+    folder = SweepFolder(results)
+    if as_json:
+        failures = [failure.model_dump() for failure in folder.failures()]
+        click.echo(strict_json.dumps({"engines": status_rows(folder), "failures": failures}))
+    else:
+        print_status(folder)
+
+
+@sweep.command("retry")
+@click.argument("results", type=click.Path(path_type=Path))
+@ray_option
+@fetch_option
+@pixel_cache_option
+@pixel_cache_size_option
+def sweep_retry(results: Path, ray: str | None, cache: str | None, pixel_cache: Path, pixel_cache_gb: float) -> None:
+    """Forget the failures of the sweep in RESULTS and go on with it."""
+    from clipq.evaluate.sweep.run import Means
+    from clipq.evaluate.sweep.state import SweepFolder
+
+    folder = SweepFolder(results)
+    grid = folder.read_plan().grid
+    click.echo(f"{folder.forget_failures()} failures forgotten", err=True)
+    _sweep(grid, folder, Means(ray, _pixels(pixel_cache, pixel_cache_gb), Path(cache).expanduser() if cache else None))
+
+
+def _sweep(grid: Grid, folder: SweepFolder, means: Means) -> None:
+    from clipq.evaluate.report.page import write_report
+    from clipq.evaluate.report.results import gather
+    from clipq.evaluate.sweep.run import Listener, sweep
+    from clipq.evaluate.sweep.tables import print_sweep_plan, print_swept
+    from clipq.record import read_records
+
+    if folder.path.exists() and not folder.path.is_dir():
+        raise DataError(f"-o {folder.path} is a file; give a folder")
+    context = click.get_current_context()
+    given = {"command": f"sweep {context.info_name}", **_jsonable(context.params)}
+    with progress_bars() as progress:
+        told = _counting(progress)
+        listener = Listener(progress, lambda plan: print_sweep_plan(plan, folder, _where(means.ray, plan.slots)), told)
+        swept = sweep(grid, folder, means, given, listener)
+    print_swept(swept)
+    if swept.results:
+        records = [(path, read_records(path)) for path in swept.results]
+        click.echo(f"report: {write_report(gather(records), folder.path / 'report.html', images=True)}", err=True)
+    if swept.failures:
+        click.get_current_context().exit(3)
+
+
+def _where(ray: str | None, slots: int) -> str:
+    return "in this process" if ray is None else f"on Ray, {slots} at once"
+
+
+def _counting(progress: Progress) -> Callable[[Outcome], None]:
+    """Advances the bar; where there is none, says every half minute how far it is."""
+    seen = {"cells": 0, "failed": 0}
+    said = [time.monotonic()]
+
+    def told(outcome: Outcome) -> None:
+        progress.advance(1)
+        seen["cells"] += 1
+        seen["failed"] += bool(outcome.failure)
+        if not sys.stderr.isatty() and time.monotonic() - said[0] >= 30:
+            said[0] = time.monotonic()
+            click.echo(f"{seen['cells']} cells, {seen['failed']} failed", err=True)
+
+    return told
 
 
 @main.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from functools import partial
@@ -60,6 +60,7 @@ class Where:
     ``auto_batch`` halves the batch where GPU memory ends, which is an error otherwise; ``graphs`` launches plans as
     CUDA graphs. ``thumbnails`` keeps small pictures of a few flips for the report; ``pixels`` keeps decoded images.
     ``batch`` None: the batch size is found by measurement.
+    ``cells`` are in the results folder where nothing else is said; ``failed`` engines, by label, are not tried.
     """
 
     results: Path
@@ -71,6 +72,8 @@ class Where:
     thumbnails: bool = True
     pixels: PixelCache | None = None
     batch: int | None = BATCH
+    cells: Storage | None = None
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -101,13 +104,14 @@ def evaluate(
     progress.start("opening and checking the data", 0)
     plan = open_plan(suite, where.cache)
     with Embeddings(
-        Storage(str(where.results / "cells")),
+        where.cells or Storage(str(where.results / "cells")),
         suite.templates,
         suite.on_bad_image,
         suite.seed,
         progress=progress,
         cache=where.pixels,
         batch=BatchSize(where.batch or measured_batch(subjects, progress), automatic=where.auto_batch),
+        failed=dict(where.failed),
     ) as embeddings:
         for view in plan.classified_views():
             embeddings.templates_of(view, subjects[0])

@@ -60,6 +60,19 @@ class Storage:
             return set()
         return {str(name).rstrip("/").rsplit("/", 1)[-1] for name in found} - {""}
 
+    def tree(self) -> dict[str, set[str]]:
+        """The names in every folder of the root, by folder, by one walk."""
+        if not self.is_remote:
+            root = Path(self.root)
+            return {path.name: self.names(path.name) for path in root.iterdir()} if root.is_dir() else {}
+        key = self._key("").rstrip("/")
+        self._files.invalidate_cache()
+        found: dict[str, set[str]] = {}
+        for path in self._ask("find", key):
+            folder, _, name = str(path).removeprefix(f"{key}/").rpartition("/")
+            found.setdefault(folder, set()).add(name)
+        return found
+
     @cached_property
     def _files(self) -> Any:
         import fsspec

@@ -84,16 +84,17 @@ def gather_subjects(
         require_runtime(subject.runtime)
     if simulated:
         # Only the CPU provider runs a file as it is written.
-        twins = [
-            Subject(bundle, "ort-cpu", threads, simulated=True)
-            for bundle in bundles
-            if bundle.built_for is None and any(has_quantize_dequantize(bundle.tower_path(tower)) for tower in TOWERS)
-        ]
+        twins = [Subject(bundle, "ort-cpu", threads, simulated=True) for bundle in bundles if has_twin(bundle)]
         if not twins:
             raise BundleError("--simulated: none of the bundles has Q/DQ nodes (int8-static has); nothing to simulate")
         subjects += twins
     first = next((subject for subject in subjects if chosen is not None and subject.bundle.name == chosen.name), None)
     return subjects, first
+
+
+def has_twin(bundle: Bundle) -> bool:
+    """Whether a bundle can be run with its integer kernels off: an ONNX one with Q/DQ nodes."""
+    return bundle.built_for is None and any(has_quantize_dequantize(bundle.tower_path(tower)) for tower in TOWERS)
 
 
 def runtime_of(bundle: Bundle, asked: str) -> str:

@@ -48,6 +48,20 @@ class Group(click.Group):
             context.exit(2)
 
 
+class DefaultGroup(Group):
+    """A group that is also a command: words that name none of its commands go to the one called ``default``."""
+
+    def __init__(self, *arguments: Any, default: str, **attributes: Any):
+        super().__init__(*arguments, **attributes)
+        self._default = default
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Put the default command's name before words that begin with no command's and no help option."""
+        if args and args[0] not in self.commands and args[0] not in context.help_option_names:
+            args = [self._default, *args]
+        return super().parse_args(context, args)
+
+
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Progress]:
     """Progress as bars on stderr, silent where stderr is no terminal."""

@@ -1,0 +1,153 @@
+"""Jobs done by a Ray cluster: Ray places them, moves their parts, and does them again where a worker or node dies.
+
+A worker process keeps its engines and the sweep's views between jobs. Pixels are decoded once per node, for its
+workers share a cache folder (``CLIPQ_PIXEL_CACHE`` in a node's environment moves it).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from clipq.errors import ClipqError, RuntimeUnavailable
+from clipq.evaluate.embeddings import Embeddings
+from clipq.evaluate.sweep.jobs import Job, Outcome, Target, Workplace, do_job
+from clipq.evaluate.sweep.shipping import fetched
+
+# How often Ray does a job again whose worker or node died; a job that kills its workers is given up after that.
+RETRIES = 4
+# Ray is told of this many jobs per CPU ahead, so that a plan of a million does not lie in the head's memory.
+AHEAD = 8
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A connection to a Ray cluster, for cells of so many CPUs and GPUs."""
+
+    cpus: int
+    gpus: float
+
+    def slots(self) -> int:
+        """How many cells can run at once."""
+        import ray
+
+        have = ray.cluster_resources()
+        slots = have.get("CPU", 0) // self.cpus
+        if self.gpus:
+            slots = min(slots, have.get("GPU", 0) / self.gpus)
+        return int(slots)
+
+    def run(self, jobs: Sequence[Job], targets: Sequence[Target], workplace: Workplace) -> Iterator[Outcome]:
+        """Do the jobs; each outcome as it comes, in no order.
+
+        Raises RuntimeUnavailable where the cluster has no node with what a cell needs, or its head is lost.
+        """
+        import ray
+
+        if not self.slots():
+            have = ray.cluster_resources()
+            raise RuntimeUnavailable(
+                f"the Ray cluster has no place for a cell of {self.cpus} CPUs and {self.gpus:g} GPUs "
+                f"(it has {have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs)"
+            )
+        remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(do_on_worker)
+        shared = ray.put((workplace, tuple(targets)))
+        # Attacks wait for their classes, wherever those are made.
+        refs: dict[str, Any] = {}
+        pending: dict[Any, Job] = {}
+        waiting = iter(jobs)
+        ahead = AHEAD * self.slots()
+        exhausted = False
+        while pending or not exhausted:
+            while not exhausted and len(pending) < ahead:
+                job = next(waiting, None)
+                if job is None:
+                    exhausted = True
+                    break
+                # In a list: Ray would otherwise unpack it for every job.
+                ref = remote.options(name=f"{job.kind} {job.view} {job.subject.label}").remote(
+                    job, [shared], refs.get(job.after or "")
+                )
+                pending[ref] = job
+                if job.kind == "classes":
+                    refs[job.cell] = ref
+            if not pending:
+                break
+            for ref in ray.wait(list(pending), num_returns=1)[0]:
+                job = pending.pop(ref)
+                try:
+                    yield ray.get(ref)
+                except ray.exceptions.RayError as error:
+                    yield Outcome(job, _first_line(error))
+
+
+def connect(address: str, cpus: int, gpus: float) -> Cluster:
+    """Connect to a running cluster, or start one on this machine for ``local``.
+
+    Raises RuntimeUnavailable where Ray is not installed or nobody answers.
+    """
+    # A measuring tool does not phone home.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Workers ask no proxy for each other, and a worker that dies says so through its job.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise RuntimeUnavailable("--ray needs the package ray: pip install '.[ray]' in clipq's folder") from error
+    try:
+        ray.init(
+            address="local" if address == "local" else address,
+            log_to_driver=False,
+            logging_level="ERROR",
+            **({"include_dashboard": False} if address == "local" else {}),
+        )
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise RuntimeUnavailable(f"--ray {address}: {_first_line(error)}") from error
+    return Cluster(cpus, gpus)
+
+
+def disconnect() -> None:
+    """Leave the cluster; one that was started for this process ends."""
+    import ray
+
+    ray.shutdown()
+
+
+# What a worker process keeps from job to job, of one sweep.
+_kept: dict[str, tuple[Embeddings, tuple[Target, ...]]] = {}
+
+
+def do_on_worker(job: Job, shared: list[Any], after: Outcome | None) -> Outcome:
+    """Do one job in a Ray worker."""
+    import ray
+
+    started = perf_counter()
+    node = ray.get_runtime_context().get_node_id()
+    if after is not None and after.failure:
+        return Outcome(job, f"its classes failed: {after.failure}", node=node)
+    (ref,) = shared
+    key = ref.hex()
+    if key not in _kept:
+        for embeddings, _ in _kept.values():
+            embeddings.__exit__()
+        _kept.clear()
+        workplace, targets = ray.get(ref)
+        own = os.environ.get("CLIPQ_PIXEL_CACHE")
+        if own:
+            workplace = replace(workplace, pixels=Path(own).expanduser())
+        _kept[key] = workplace.open(), targets
+    embeddings, targets = _kept[key]
+    try:
+        local = replace(job, subject=fetched(job.subject, embeddings.storage))
+    except ClipqError as error:
+        return Outcome(job, str(error), perf_counter() - started, node)
+    return Outcome(job, do_job(local, targets, embeddings), perf_counter() - started, node)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {(lines or ['no message'])[0][:400]}"

@@ -1,0 +1,106 @@
+"""A grid: which engines are evaluated by which suite, and what a cell may use; a TOML file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import tomli
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from clipq.engines.catalog import known_runtime
+from clipq.errors import ClipqError, DataError
+from clipq.evaluate.suite import BUILT_IN, read_suite
+
+
+class Grid(BaseModel):
+    """What a sweep covers; defaults resolved, paths absolute.
+
+    Engines are made of ``checkpoints`` by ``recipes`` (the FP32 one comes always), taken from folders that ``bundles``
+    names (``*`` matches), or both. ``threads`` are the CPUs of one cell (0: all of the machine, on Ray one), ``gpus``
+    the GPUs of one cell in a GPU runtime. ``cells`` is where embeddings go: a folder or a URL that fsspec knows.
+    """
+
+    suite: str
+    checkpoints: tuple[str, ...] = ()
+    recipes: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = Field(default=("ort-cpu",), min_length=1)
+    calibration_set: Path | None = None
+    bundles: tuple[str, ...] = ()
+    threads: int = Field(default=0, ge=0)
+    gpus: float = Field(default=1.0, gt=0)
+    batch_size: int = Field(default=32, ge=1, le=256)
+    cells: str | None = None
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def read_grid(path: Path) -> Grid:
+    """Read and check a grid; raises DataError with every complaint. Relative paths are meant from the file's folder."""
+    try:
+        raw = tomli.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a grid ({error})") from error
+    try:
+        grid = Grid.model_validate(_resolve_paths(raw, path.resolve().parent))
+    except ValidationError as error:
+        complaints = [
+            f"{'.'.join(map(str, one['loc']))}: {one['msg'].lower()}"
+            + (f" (known keys: {', '.join(Grid.model_fields)})" if one["type"] == "extra_forbidden" else "")
+            for one in error.errors()
+        ]
+    else:
+        complaints = _check(grid)
+    if complaints:
+        raise DataError(f"{path}: " + "; ".join(complaints))
+    return grid
+
+
+def folder_name(name: str) -> str:
+    """A checkpoint's name as a folder's: ``ViT-B-32/openai`` is ``ViT-B-32--openai``."""
+    return re.sub(r"[^\w.+-]+", "--", name).strip("-") or "checkpoint"
+
+
+def bundle_folders(grid: Grid) -> list[Path]:
+    """The folders that ``bundles`` names; raises DataError for a pattern without any."""
+    found: list[Path] = []
+    for pattern in grid.bundles:
+        root = Path(pattern)
+        matches = sorted(Path(root.anchor).glob(str(root.relative_to(root.anchor))))
+        folders = [path for path in matches if (path / "clipq.json").is_file()]
+        if not folders:
+            raise DataError(f"bundles: {pattern} matches no bundle (a folder with clipq.json)")
+        found += [path for path in folders if path not in found]
+    return found
+
+
+def _check(grid: Grid) -> list[str]:
+    complaints = []
+    if not grid.checkpoints and not grid.bundles:
+        complaints.append("no checkpoints and no bundles: there is no engine to evaluate")
+    if grid.recipes and not grid.checkpoints:
+        complaints.append("recipes need checkpoints to be applied to")
+    for what, names in (("checkpoint", grid.checkpoints), ("recipe", grid.recipes), ("runtime", grid.runtimes)):
+        complaints += [f"{what} {name!r} comes twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    for check in (lambda: [known_runtime(name) for name in grid.runtimes], lambda: read_suite(grid.suite)):
+        try:
+            check()
+        except ClipqError as error:
+            complaints.append(str(error))
+    if grid.calibration_set is not None and not grid.calibration_set.is_dir():
+        complaints.append(f"calibration_set {grid.calibration_set}: no such folder")
+    return complaints
+
+
+def _resolve_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    resolved = dict(raw)
+    if isinstance(raw.get("suite"), str) and raw["suite"] not in BUILT_IN:
+        resolved["suite"] = str(folder / raw["suite"])
+    if isinstance(raw.get("calibration_set"), str):
+        resolved["calibration_set"] = folder / raw["calibration_set"]
+    if isinstance(raw.get("cells"), str) and "://" not in raw["cells"]:
+        resolved["cells"] = str(folder / raw["cells"])
+    if isinstance(raw.get("bundles"), list):
+        resolved["bundles"] = [str(folder / one) if isinstance(one, str) else one for one in raw["bundles"]]
+    return resolved

@@ -1,0 +1,146 @@
+"""A sweep as a list of jobs, one per cell, and how a job is done, by this process or by another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from clipq.data.pixels import PixelCache
+from clipq.data.views import OnBadImage, View
+from clipq.errors import ClipqError
+from clipq.evaluate.attacked import attack_cell, fill_attack
+from clipq.evaluate.cells import BatchSize, Cell
+from clipq.evaluate.embeddings import Embeddings
+from clipq.evaluate.plan import Plan, PlannedSquare
+from clipq.evaluate.storage import Storage
+from clipq.evaluate.subjects import Subject
+
+Kind = Literal["classes", "captions", "images", "attack"]
+# A view, or an attack on one at a strength in 255ths.
+Target = View | tuple[PlannedSquare, int]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell to fill: its name, the engine, what the engine is run on, and the cell that must be there before.
+
+    ``target`` is an index into the plan's targets, which are large and go to another process once.
+    """
+
+    kind: Kind
+    cell: str
+    subject: Subject
+    group: str
+    view: str
+    target: int
+    rows: int
+    chunk: int
+    after: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: the reason of its failure, or nothing; where and how long it ran."""
+
+    job: Job
+    failure: str
+    seconds: float = 0.0
+    node: str = ""
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What a process needs to know to fill cells."""
+
+    cells: str
+    templates: str | None
+    on_bad_image: OnBadImage
+    seed: int
+    batch: int
+    pixels: Path
+    pixel_bytes: int
+    most_engines: int = 8
+
+    def open(self) -> Embeddings:
+        """Cells, pixels and engines of this process."""
+        return Embeddings(
+            Storage(self.cells),
+            self.templates,
+            self.on_bad_image,
+            self.seed,
+            cache=PixelCache(self.pixels, self.pixel_bytes) if self.pixel_bytes else None,
+            batch=BatchSize(self.batch),
+            most_engines=self.most_engines,
+        )
+
+
+def plan_jobs(
+    plan: Plan, groups: dict[str, Sequence[Subject]], embeddings: Embeddings
+) -> tuple[list[Job], tuple[Target, ...]]:
+    """Every cell once, and what the engines are run on: texts first, then images view by view, then attacks.
+
+    View by view, for then all engines want the same pixels at about the same time.
+    """
+    targets: list[Target] = []
+    jobs: dict[str, Job] = {}
+
+    def add(kind: Kind, target: Target, name: str, after: Kind | None = None) -> None:
+        targets.append(target)
+        for group, subjects in groups.items():
+            for subject in subjects:
+                cell = cell_of(kind, target, subject, embeddings)
+                before = None if after is None else cell_of(after, target, subject, embeddings).name
+                job = Job(kind, cell.name, subject, group, name, len(targets) - 1, cell.rows, cell.chunk, before)
+                jobs.setdefault(cell.name, job)
+
+    for view in plan.classified_views():
+        add("classes", view, view.name)
+    for view in plan.captioned_views():
+        add("captions", view, view.name)
+    for view in plan.image_views():
+        add("images", view, view.name)
+    for planned in plan.squares:
+        for epsilon in planned.entry.epsilons:
+            add("attack", (planned, epsilon), f"{planned.view.name}: Square ε={epsilon}/255", after="classes")
+    return list(jobs.values()), tuple(targets)
+
+
+def cell_of(kind: Kind, target: Target, subject: Subject, embeddings: Embeddings) -> Cell:
+    """The cell that an engine's run on a target fills."""
+    if isinstance(target, tuple):
+        planned, epsilon = target
+        if kind == "attack":
+            return attack_cell(planned, epsilon, subject, embeddings)
+        target = planned.view
+    cells = {
+        "classes": embeddings.class_cell,
+        "captions": embeddings.caption_cell,
+        "images": embeddings.image_cell,
+    }
+    return cells[kind](target, subject)
+
+
+def do_job(job: Job, targets: Sequence[Target], embeddings: Embeddings) -> str:
+    """Fill a job's cell, going on where another process stopped; the reason why it could not be, or nothing."""
+    target = targets[job.target]
+    try:
+        cell = cell_of(job.kind, target, job.subject, embeddings)
+        if cell.name != job.cell:
+            return "this machine would give other numbers than planned: its runtime, its version or its GPU differs"
+        if isinstance(target, tuple):
+            fill_attack(target[0], target[1], job.subject, embeddings)
+        else:
+            fill = {
+                "classes": embeddings.fill_classes,
+                "captions": embeddings.fill_captions,
+                "images": embeddings.fill_images,
+            }[job.kind]
+            fill(target, [job.subject])
+    except ClipqError as error:
+        return str(error)
+    except Exception as error:  # one cell's surprise must not end thousands of others
+        return f"{type(error).__name__}: {error}"
+    failure = embeddings.failed.pop(job.subject.label, "")
+    return failure or ("the cell is not whole" if cell.missing() else "")

@@ -1,0 +1,239 @@
+"""A sweep from grid to reports: engines made, cells planned and filled, then measured group by group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from clipq.bundle import open_bundle
+from clipq.data.pixels import PixelCache
+from clipq.engines.ort_providers import PROVIDERS
+from clipq.errors import ClipqError, ResultsError
+from clipq.evaluate.cells import BatchSize
+from clipq.evaluate.embeddings import Embeddings
+from clipq.evaluate.plan import Plan, open_plan
+from clipq.evaluate.run import Where, evaluate
+from clipq.evaluate.subjects import Subject, gather_subjects, has_twin
+from clipq.evaluate.suite import Suite, read_suite
+from clipq.evaluate.sweep.bundles import make_bundles
+from clipq.evaluate.sweep.cluster import Cluster, connect, disconnect
+from clipq.evaluate.sweep.grid import Grid, bundle_folders, folder_name
+from clipq.evaluate.sweep.here import run_here
+from clipq.evaluate.sweep.jobs import Job, Outcome, Target, Workplace, plan_jobs
+from clipq.evaluate.sweep.probe import Cost, probe
+from clipq.evaluate.sweep.shipping import ship
+from clipq.evaluate.sweep.state import Failure, SweepFolder, failure_of, whole
+from clipq.progress import Progress
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a sweep runs with: a Ray address (None: this process), and a cache for pixels."""
+
+    ray: str | None = None
+    pixels: PixelCache | None = None
+    fetch: Path | None = None
+
+
+@dataclass
+class SweepPlan:
+    """Everything that a sweep is going to do: groups of engines that are reported together, and jobs."""
+
+    grid: Grid
+    suite: Suite
+    plan: Plan
+    groups: dict[str, Group]
+    jobs: list[Job]
+    targets: tuple[Target, ...]
+    done: set[str]
+    failed: set[str]
+    not_made: list[str] = field(default_factory=list)
+    cost: Cost | None = None
+    slots: int = 1
+
+    @property
+    def to_do(self) -> list[Job]:
+        """The jobs whose cells are neither whole nor known to fail."""
+        return [job for job in self.jobs if job.cell not in self.done and job.cell not in self.failed]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Bundles of one checkpoint in one runtime, reported together."""
+
+    paths: tuple[Path, ...]
+    runtime: str
+    simulated: bool
+    subjects: tuple[Subject, ...]
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What became of a sweep: how many cells were filled now, how long that took, and all that failed."""
+
+    filled: int
+    seconds: float
+    failures: tuple[Failure, ...]
+    results: tuple[Path, ...]
+
+
+def plan_sweep(grid: Grid, folder: SweepFolder, means: Means, progress: Progress, *, makes: bool) -> SweepPlan:
+    """Make the engines that are missing (with ``makes``), and list the cells; failures are recorded in the folder.
+
+    Raises DataError for a suite that does not fit, ResultsError where there is no engine at all.
+    """
+    suite = read_suite(grid.suite).model_copy(update={"latency": None})
+    made = make_bundles(grid, folder.path, progress, makes=makes)
+    not_made = []
+    for name, bundles in made.items():
+        for step, reason in bundles.failed.items():
+            failure = Failure(group=name, engine=step, what="making the engine", reason=reason)
+            folder.record_failure(failure)
+        steps = ["fp32", *grid.recipes]
+        not_made += [f"{name}: {step}" for step in steps if step not in bundles.made and step not in bundles.failed
+                     and not (step == "fp32" and bundles.made)]  # fmt: skip
+    progress.start("opening and checking the data", 0)
+    plan = open_plan(suite, means.fetch)
+    groups = _groups(grid, {name: bundles.paths for name, bundles in made.items()}, suite)
+    if not groups and makes:
+        failures = folder.failures()
+        why = f": {failures[0].engine}: {failures[0].reason}" if failures else ""
+        raise ResultsError(f"no engine could be made{why}")
+    storage = folder.storage(grid)
+    progress.start("planning cells", 0)
+    with Embeddings(
+        storage, suite.templates, suite.on_bad_image, suite.seed, cache=means.pixels, batch=BatchSize(grid.batch_size)
+    ) as embeddings:
+        jobs, targets = plan_jobs(plan, {name: group.subjects for name, group in groups.items()}, embeddings)
+        names = storage.tree()
+        done = {job.cell for job in jobs if whole(names, job.cell, job.rows, job.chunk)}
+        failed = {failure.cell for failure in folder.failures() if failure.cell}
+        planned = SweepPlan(grid, suite, plan, groups, jobs, targets, done, failed, not_made)
+        planned.cost = probe(planned.to_do, targets, embeddings, progress)
+    return planned
+
+
+@contextmanager
+def connected(grid: Grid, means: Means) -> Iterator[Cluster | None]:
+    """A connection to the Ray cluster that was asked for, or None where cells are filled in this process."""
+    if means.ray is None:
+        yield None
+        return
+    on_gpu = any(runtime != "ort-cpu" for runtime in grid.runtimes)
+    cluster = connect(means.ray, max(1, grid.threads), grid.gpus if on_gpu else 0.0)
+    try:
+        yield cluster
+    finally:
+        disconnect()
+
+
+def fill(
+    planned: SweepPlan, folder: SweepFolder, means: Means, cluster: Cluster | None, told: Callable[[Outcome], None]
+) -> int:
+    """Fill the cells that are missing, recording failures; how many were filled. ``told`` hears of each."""
+    folder.write_plan(planned.grid, planned.jobs)
+    storage = folder.storage(planned.grid)
+    jobs = planned.to_do
+    pixels = means.pixels
+    workplace = Workplace(
+        cells=storage.root if storage.is_remote else str(Path(storage.root).resolve()),
+        templates=planned.suite.templates,
+        on_bad_image=planned.suite.on_bad_image,
+        seed=planned.suite.seed,
+        batch=planned.grid.batch_size,
+        pixels=Path("unused") if pixels is None else pixels.folder,
+        pixel_bytes=0 if pixels is None else pixels.capacity,
+    )
+    if cluster is None:
+        outcomes = run_here(jobs, planned.targets, workplace)
+    else:
+        for subject in {job.subject.bundle.digest: job.subject for job in planned.jobs}.values():
+            ship(subject.bundle, storage)
+        outcomes = cluster.run(jobs, planned.targets, workplace)
+    filled = 0
+    for outcome in outcomes:
+        if outcome.failure:
+            folder.record_failure(failure_of(outcome))
+        filled += not outcome.failure
+        told(outcome)
+    return filled
+
+
+def measure(
+    planned: SweepPlan, folder: SweepFolder, means: Means, given: dict[str, Any], progress: Progress
+) -> list[Path]:
+    """Records and reports of every group from its cells; a group without its reference is recorded as failed."""
+    results = []
+    failures = folder.failures()
+    for name, group in planned.groups.items():
+        failed = {
+            failure.engine: f"{failure.what}: {failure.reason}"
+            for failure in failures
+            if failure.group == name and failure.cell
+        }
+        where = Where(
+            folder.path / "results" / name,
+            group.runtime,
+            planned.grid.threads,
+            means.fetch,
+            pixels=means.pixels,
+            batch=planned.grid.batch_size,
+            cells=folder.storage(planned.grid),
+            failed=failed,
+        )
+        suite = planned.suite.model_copy(update={"simulated": group.simulated})
+        try:
+            evaluate(group.paths, suite, where, given=given, progress=progress)
+            results.append(where.results)
+        except ClipqError as error:
+            folder.record_failure(Failure(group=name, engine="", what="measuring the group", reason=str(error)))
+    return results
+
+
+def sweep(grid: Grid, folder: SweepFolder, means: Means, given: dict[str, Any], heard: Listener) -> Swept:
+    """Plan, fill and measure; ``heard`` is shown the plan before anything is filled."""
+    planned = plan_sweep(grid, folder, means, heard.progress, makes=True)
+    with connected(grid, means) as cluster:
+        planned.slots = 1 if cluster is None else cluster.slots()
+        heard.planned(planned)
+        started = perf_counter()
+        heard.progress.start("cells", len(planned.to_do))
+        filled = fill(planned, folder, means, cluster, heard.told)
+        seconds = perf_counter() - started
+    results = measure(planned, folder, means, given, heard.progress)
+    return Swept(filled, seconds, tuple(folder.failures()), tuple(results))
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who hears how a sweep goes."""
+
+    progress: Progress
+    planned: Callable[[SweepPlan], None]
+    told: Callable[[Outcome], None]
+
+
+def _groups(grid: Grid, made: dict[str, list[Path]], suite: Suite) -> dict[str, Group]:
+    """Bundles by checkpoint and ONNX Runtime provider; plans, which have a runtime of their own, join the first."""
+    families = {name: list(paths) for name, paths in made.items() if paths}
+    for path in bundle_folders(grid):
+        name = folder_name(open_bundle(path).manifest.checkpoint.name)
+        families.setdefault(name, []).append(path)
+    providers = [runtime for runtime in grid.runtimes if runtime in PROVIDERS] or ["ort-cpu"]
+    threads = grid.threads
+    groups = {}
+    for name, paths in families.items():
+        for runtime in providers:
+            chosen = [path for path in paths if runtime == providers[0] or open_bundle(path).built_for is None]
+            # A twin needs Q/DQ nodes; where the recipe that has them failed, the others go on.
+            simulated = suite.simulated and any(has_twin(open_bundle(path)) for path in chosen)
+            subjects, _ = gather_subjects(
+                chosen, runtime=runtime, threads=threads, simulated=simulated, reference=suite.reference
+            )
+            label = name if len(providers) == 1 else f"{name}--{runtime}"
+            groups[label] = Group(tuple(chosen), runtime, simulated, tuple(subjects))
+    return groups

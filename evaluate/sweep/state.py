@@ -1,0 +1,130 @@
+"""What a sweep's folder remembers: the grid, the jobs, and the failures. What is done is read off the cells alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from clipq.errors import ResultsError
+from clipq.evaluate.cells import chunk_names
+from clipq.evaluate.storage import Storage
+from clipq.evaluate.sweep.grid import Grid
+from clipq.evaluate.sweep.jobs import Job, Outcome
+from clipq.files import write_atomic
+
+SCHEMA_VERSION = 1
+PLAN = "sweep.json"
+FAILURES = "failures"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PlannedCell(_Model):
+    """A cell of the plan: its name, what it is of, and how many rows in chunks of how many."""
+
+    cell: str
+    kind: str
+    group: str
+    engine: str
+    view: str
+    rows: int
+    chunk: int
+
+
+class Failure(_Model):
+    """A cell that could not be filled, or an engine (no cell) that could not be made, and why."""
+
+    group: str
+    engine: str
+    what: str
+    reason: str
+    cell: str = ""
+    node: str = ""
+
+
+class SweepState(_Model):
+    """The content of ``sweep.json``."""
+
+    schema_version: int = SCHEMA_VERSION
+    grid: Grid
+    cells: tuple[PlannedCell, ...]
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """A sweep's results folder."""
+
+    path: Path
+
+    def storage(self, grid: Grid) -> Storage:
+        """Where the cells are."""
+        return Storage(grid.cells or str(self.path / "cells"))
+
+    def write_plan(self, grid: Grid, jobs: Sequence[Job]) -> None:
+        """Remember what is going to be done."""
+        cells = tuple(
+            PlannedCell(
+                cell=job.cell, kind=job.kind, group=job.group, engine=job.subject.label, view=job.view, rows=job.rows,
+                chunk=job.chunk,
+            )
+            for job in jobs
+        )  # fmt: skip
+        write_atomic(self.path / PLAN, SweepState(grid=grid, cells=cells).model_dump_json(indent=1))
+
+    def read_plan(self) -> SweepState:
+        """What is being done; raises ResultsError where there is no sweep or it cannot be read."""
+        path = self.path / PLAN
+        try:
+            raw = json.loads(path.read_bytes())
+            if raw.get("schema_version", 0) > SCHEMA_VERSION:
+                raise ResultsError(f"{path} is of a newer clipq; upgrade clip-quant")
+            return SweepState.model_validate(raw)
+        except FileNotFoundError as error:
+            raise ResultsError(
+                f"{self.path} holds no sweep; clipq-eval sweep GRID -o {self.path} starts one"
+            ) from error
+        except (OSError, ValueError, AttributeError, ValidationError) as error:
+            raise ResultsError(f"{path} is damaged; start the sweep again, finished cells are kept") from error
+
+    def failures(self) -> list[Failure]:
+        """What has failed so far."""
+        found = []
+        for path in sorted((self.path / FAILURES).glob("*.json")):
+            try:
+                found.append(Failure.model_validate_json(path.read_bytes()))
+            except ValidationError as error:
+                raise ResultsError(f"{path} is damaged; delete it and run again") from error
+        return found
+
+    def record_failure(self, failure: Failure) -> None:
+        """Remember a failure."""
+        name = failure.cell or f"{failure.group}--{failure.engine}"
+        safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+        write_atomic(self.path / FAILURES / f"{safe}.json", failure.model_dump_json(indent=1))
+
+    def forget_failures(self) -> int:
+        """Forget all failures, so that they are tried again; how many there were."""
+        paths = list((self.path / FAILURES).glob("*.json"))
+        for path in paths:
+            path.unlink()
+        return len(paths)
+
+
+def failure_of(outcome: Outcome) -> Failure:
+    """An outcome that went wrong, as it is remembered."""
+    job = outcome.job
+    return Failure(
+        group=job.group, engine=job.subject.label, what=f"{job.kind} of {job.view}", reason=outcome.failure,
+        cell=job.cell, node=outcome.node,
+    )  # fmt: skip
+
+
+def whole(names: dict[str, set[str]], cell: str, rows: int, chunk: int) -> bool:
+    """Whether every chunk of a cell is among the names that a storage has, by folder."""
+    return chunk_names(rows, chunk) <= names.get(cell, set())
