@@ -479,10 +479,8 @@ def sweep_run(
     folder = SweepFolder(output)
     means = Means(ray, _pixels(pixel_cache, pixel_cache_gb), Path(cache).expanduser() if cache else None)
     if dry_run:
-        with progress_bars() as progress:
-            planned = plan_sweep(read, folder, means, progress, makes=False)
-        with connected(read, means) as cluster:
-            planned.slots = 1 if cluster is None else cluster.slots()
+        with progress_bars() as progress, connected(read, means) as cluster:
+            planned = plan_sweep(read, folder, means, progress, cluster=cluster, makes=False)
         print_sweep_plan(planned, folder, _where(ray, planned.slots))
         return
     _sweep(read, folder, means)

@@ -7,6 +7,7 @@ workers share a cache folder (``CLIPQ_PIXEL_CACHE`` in a node's environment move
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,15 +93,14 @@ def connect(address: str, cpus: int, gpus: float) -> Cluster:
     """
     # A measuring tool does not phone home.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Workers ask no proxy for each other, and a worker that dies says so through its job.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
     except ImportError as error:
         raise RuntimeUnavailable("--ray needs the package ray: pip install '.[ray]' in clipq's folder") from error
+    _require_answer(address)
     try:
         ray.init(
-            address="local" if address == "local" else address,
+            address=address,
             log_to_driver=False,
             logging_level="ERROR",
             **({"include_dashboard": False} if address == "local" else {}),
@@ -108,6 +108,17 @@ def connect(address: str, cpus: int, gpus: float) -> Cluster:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise RuntimeUnavailable(f"--ray {address}: {_first_line(error)}") from error
     return Cluster(cpus, gpus)
+
+
+def _require_answer(address: str) -> None:
+    """Raise RuntimeUnavailable where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise RuntimeUnavailable(f"--ray {address}: nobody answers there ({error})") from error
 
 
 def disconnect() -> None:

@@ -81,7 +81,15 @@ class Swept:
     results: tuple[Path, ...]
 
 
-def plan_sweep(grid: Grid, folder: SweepFolder, means: Means, progress: Progress, *, makes: bool) -> SweepPlan:
+def plan_sweep(
+    grid: Grid,
+    folder: SweepFolder,
+    means: Means,
+    progress: Progress,
+    *,
+    cluster: Cluster | None,
+    makes: bool = True,
+) -> SweepPlan:
     """Make the engines that are missing (with ``makes``), and list the cells; failures are recorded in the folder.
 
     Raises DataError for a suite that does not fit, ResultsError where there is no engine at all.
@@ -113,6 +121,7 @@ def plan_sweep(grid: Grid, folder: SweepFolder, means: Means, progress: Progress
         done = {job.cell for job in jobs if whole(names, job.cell, job.rows, job.chunk)}
         failed = {failure.cell for failure in folder.failures() if failure.cell}
         planned = SweepPlan(grid, suite, plan, groups, jobs, targets, done, failed, not_made)
+        planned.slots = 1 if cluster is None else cluster.slots()
         planned.cost = probe(planned.to_do, targets, embeddings, progress)
     return planned
 
@@ -196,9 +205,8 @@ def measure(
 
 def sweep(grid: Grid, folder: SweepFolder, means: Means, given: dict[str, Any], heard: Listener) -> Swept:
     """Plan, fill and measure; ``heard`` is shown the plan before anything is filled."""
-    planned = plan_sweep(grid, folder, means, heard.progress, makes=True)
     with connected(grid, means) as cluster:
-        planned.slots = 1 if cluster is None else cluster.slots()
+        planned = plan_sweep(grid, folder, means, heard.progress, cluster=cluster)
         heard.planned(planned)
         started = perf_counter()
         heard.progress.start("cells", len(planned.to_do))

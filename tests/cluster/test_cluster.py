@@ -1,0 +1,223 @@
+"""Sweeps on real Ray clusters of several nodes on this machine, which lose nodes, workers and their head on the way.
+
+What a sweep leaves behind is compared with a sweep in one process, byte by byte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import RECIPES, evaluate, export
+
+ray = pytest.importorskip("ray", reason="needs the ray extra")
+pytest.importorskip("moto", reason="needs the test extra")
+
+# 8 engines on 25 cells each: 23 sets of images, classes, captions.
+CELLS = 200
+ENGINES = ("fp16", "int8-static-minmax", "int8-dynamic", "int8-weight-only-rtn", "int4-weight-only-rtn",
+           "int4-weight-only-hqq", "int2-weight-only-rtn")  # fmt: skip
+VIEWS = {"test": "in-distribution", "outline": "shifted", "palette": "shifted", "background": "shifted",
+         "unseen-shapes": "near-ood", "textures": "far-ood"}  # fmt: skip
+
+
+def suite():
+    text = [
+        f'[[view]]\nname = "{name}"\nsource = "demo:{name}"\nrole = "{role}"\nsamples = 160\n'
+        for name, role in VIEWS.items()
+    ]
+    text.append('[[view]]\nname = "captions"\nsource = "demo:test"\nrole = "retrieval"\nsamples = 60\n')
+    names = '["gaussian_noise", "motion_blur", "contrast", "jpeg_compression", "occlusion_centre"]'
+    text.append(f'[[corruptions]]\nof = "test"\nnames = {names}\nseverities = [1, 3, 5]\nsamples = 72\n')
+    return "\n".join(text)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory, bundles):
+    folder = tmp_path_factory.mktemp("grid")
+    assert set(ENGINES) <= set(RECIPES)
+    (folder / "suite.toml").write_text(suite())
+    engines = ", ".join(f'"{bundles}/{name}"' for name in ("fp32", *ENGINES))
+    (folder / "grid.toml").write_text(f'suite = "suite.toml"\nthreads = 1\nbundles = [{engines}]\n')
+    return folder / "grid.toml"
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, grid):
+    """The same sweep in one process."""
+    results = tmp_path_factory.mktemp("alone") / "results"
+    done = evaluate("sweep", grid, "-o", results)
+    assert done.returncode == 0 and f"{CELLS} cells filled" in done.stdout, done.stdout + done.stderr
+    return results
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Starts nodes of one CPU; whatever is left of them ends with the test."""
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    started = []
+
+    def start(nodes, **variables):
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        started.append(made)
+        for number in range(1, nodes):
+            made.add_node(num_cpus=1, env_vars={"CLIPQ_PIXEL_CACHE": str(tmp_path / f"pixels-{number}"), **variables})
+        return made
+
+    yield start
+    for made in started:
+        made.shutdown()
+
+
+def begin(grid, results, cluster, **environment):
+    """A sweep on a cluster, in a process of its own."""
+    command = [sys.executable, "-m", "clipq.evaluate.cli", "sweep", grid, "-o", results, "--ray", cluster.address]
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def whole(path):
+    return not path.name.startswith(".") and path.suffix == ".safetensors"
+
+
+def cells(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*") if whole(path)}
+
+
+def wait_for_cells(results, count, process):
+    deadline = time.monotonic() + 180
+    while len(list((results / "cells").glob("*/cell.json"))) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the sweep does not go on"
+        time.sleep(0.05)
+
+
+def figures(results):
+    """All numbers of a results folder."""
+    return (results / "results" / "demo" / "results.csv").read_text()
+
+
+def test_a_node_and_a_writing_worker_die(grid, alone, cluster, tmp_path):
+    marker = tmp_path / "killed"
+    helper = {"KILL_ONCE": str(marker), "PYTHONPATH": str(Path(__file__).parent)}
+    nodes = cluster(3, **helper)
+    results = tmp_path / "results"
+    process = begin(grid, results, nodes)
+    wait_for_cells(results, 60, process)
+    nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stdout + stderr
+    assert f"{CELLS} cells filled" in stdout and "0 failures" in stdout
+    assert marker.exists(), "no worker was killed while writing"
+    # Nothing lost, nothing twice, nothing different; what the killed worker was writing is no cell.
+    assert cells(results / "cells") == cells(alone / "cells")
+    assert figures(results) == figures(alone)
+    rows = json.loads(evaluate("sweep", "status", results, "--json").stdout)["engines"]
+    assert sum(row["done"] for row in rows) == sum(row["cells"] for row in rows) == CELLS
+
+
+def test_the_head_dies_and_another_cluster_goes_on(grid, alone, cluster, tmp_path):
+    results = tmp_path / "results"
+    first = cluster(2)
+    process = begin(grid, results, first, RAY_gcs_rpc_server_reconnect_timeout_s="5")
+    wait_for_cells(results, 40, process)
+    first.head_node.kill_gcs_server(check_alive=False)
+    first.head_node.kill_raylet(check_alive=False)
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode != 0, stdout
+    assert 0 < len(cells(results / "cells")) < len(cells(alone / "cells"))
+    first.shutdown()
+    second = begin(grid, results, cluster(2))
+    stdout, stderr = second.communicate(timeout=300)
+    assert second.returncode == 0, stdout + stderr
+    assert f"{CELLS} cells filled" not in stdout and "0 failures" in stdout
+    assert cells(results / "cells") == cells(alone / "cells")
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A real S3 server on this machine, with one empty bucket."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="study")
+    yield client
+    server.stop()
+
+
+def test_cells_in_an_object_store(bundles, cluster, bucket, tmp_path):
+    folder = tmp_path / "grid"
+    folder.mkdir()
+    (folder / "suite.toml").write_text('[[view]]\nname = "test"\nsource = "demo:test"\nsamples = 300\n')
+    text = f'suite = "suite.toml"\nthreads = 1\nbundles = ["{bundles}/fp32", "{bundles}/int8-dynamic"]\n'
+    (folder / "local.toml").write_text(text)
+    (folder / "s3.toml").write_text(f'{text}cells = "s3://study/one"\n')
+    alone = evaluate("sweep", folder / "local.toml", "-o", tmp_path / "alone")
+    assert alone.returncode == 0, alone.stderr
+    process = begin(folder / "s3.toml", tmp_path / "results", cluster(2))
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stdout + stderr
+    stored = {
+        entry["Key"].removeprefix("one/"): bucket.get_object(Bucket="study", Key=entry["Key"])["Body"].read()
+        for entry in bucket.list_objects_v2(Bucket="study", Prefix="one/")["Contents"]
+    }
+    expected = {str(path): content for path, content in cells(tmp_path / "alone" / "cells").items()}
+    assert {name: content for name, content in stored.items() if name.endswith(".safetensors")} == expected
+    assert len([name for name in stored if name.startswith("bundles/") and name.endswith("clipq.json")]) == 2
+    assert figures(tmp_path / "results") == figures(tmp_path / "alone")
+    again = evaluate("sweep", folder / "s3.toml", "-o", tmp_path / "results")
+    assert "0 cells filled" in again.stdout and again.returncode == 0, again.stdout + again.stderr
+    lost = next(name for name in stored if name.endswith(".safetensors"))
+    bucket.delete_object(Bucket="study", Key=f"one/{lost}")
+    again = evaluate("sweep", folder / "s3.toml", "-o", tmp_path / "results")
+    assert "1 cells filled" in again.stdout, again.stdout + again.stderr
+
+
+def test_a_node_without_the_bundles_fetches_them(bundles, bucket, tmp_path, monkeypatch):
+    from clipq.errors import BundleError
+    from clipq.evaluate.storage import Storage
+    from clipq.evaluate.subjects import gather_subjects
+    from clipq.evaluate.sweep import shipping
+
+    done = export("quantize", "demo", "-o", str(tmp_path / "made"), "--recipe", "int8-dynamic")
+    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(shipping, "FETCHED", tmp_path / "fetched")
+    (subject,), _ = gather_subjects(
+        [tmp_path / "made" / "int8-dynamic"], runtime="ort-cpu", threads=1, simulated=False, reference=None
+    )
+    storage = Storage("s3://study/two")
+    shipping.ship(subject.bundle, storage)
+    assert shipping.fetched(subject, storage) is subject
+    (tmp_path / "made").rename(tmp_path / "elsewhere")
+    there = shipping.fetched(subject, storage)
+    assert there.bundle.path.is_relative_to(tmp_path / "fetched")
+    assert (there.label, there.bundle.digest, there.identity("image")) == (
+        subject.label, subject.bundle.digest, subject.identity("image"),
+    )  # fmt: skip
+    with there.open("image") as engine:
+        assert engine.outputs
+    with pytest.raises(BundleError, match="does not see"):
+        shipping.fetched(subject, Storage(str(tmp_path / "cells")))
+
+
+def test_nobody_answers(grid, tmp_path):
+    done = evaluate("sweep", grid, "-o", tmp_path / "results", "--ray", "127.0.0.1:1", "--dry-run")
+    assert done.returncode == 2 and "error: --ray 127.0.0.1:1: nobody answers there" in done.stderr, done.stderr

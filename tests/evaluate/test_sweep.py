@@ -1,0 +1,178 @@
+"""Sweeps in this process: the plan, what is resumed, what failed, and that numbers are those of a plain run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from support import assert_refused, evaluate
+
+from clipq.errors import DataError
+from clipq.evaluate.sweep.grid import read_grid
+
+SUITE = """
+[[view]]
+name = "test"
+source = "demo:test"
+samples = 72
+
+[[view]]
+name = "textures"
+source = "demo:textures"
+role = "far-ood"
+samples = 72
+
+[[view]]
+name = "captions"
+source = "demo:test"
+role = "retrieval"
+samples = 60
+
+[[corruptions]]
+of = "test"
+names = ["contrast"]
+severities = [1, 5]
+samples = 48
+
+[[square]]
+of = "test"
+epsilons = [8]
+queries = 5
+samples = 24
+"""
+# Two engines on: classes, captions, four clean sets of images, two severities, an attack.
+CELLS = 18
+
+
+def write_grid(folder, text="", suite=SUITE):
+    folder.mkdir(exist_ok=True)
+    (folder / "suite.toml").write_text(suite)
+    (folder / "grid.toml").write_text(f'suite = "suite.toml"\nthreads = 1\n{text}')
+    return folder / "grid.toml"
+
+
+def cells(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.safetensors")}
+
+
+def status(results):
+    rows = json.loads(evaluate("sweep", "status", results, "--json").stdout)
+    return {key: sum(row[key] for row in rows["engines"]) for key in ("cells", "done", "failed", "missing")}
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory, bundles):
+    folder = tmp_path_factory.mktemp("grid")
+    return write_grid(folder, f'bundles = ["{bundles}/fp32", "{bundles}/int8-dynamic"]')
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, grid):
+    results = tmp_path_factory.mktemp("sweep") / "results"
+    done = evaluate("sweep", grid, "-o", results)
+    assert done.returncode == 0, done.stderr
+    assert f"{CELLS} cells filled" in done.stdout and "0 failures" in done.stdout
+    return results
+
+
+def test_a_sweep_gives_the_cells_and_records_of_a_run(swept, grid, bundles, tmp_path):
+    done = evaluate(
+        "run", bundles / "fp32", bundles / "int8-dynamic", "--suite", grid.parent / "suite.toml", "-o", tmp_path,
+        "--no-bench", "--threads", "1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert cells(swept / "cells") == cells(tmp_path / "cells")
+    assert (swept / "results" / "demo" / "results.csv").read_text() == (tmp_path / "results.csv").read_text()
+    assert (swept / "report.html").stat().st_size > 100_000
+
+
+def test_the_plan_alone_does_nothing(grid, tmp_path):
+    done = evaluate("sweep", "--dry-run", grid, "-o", tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    assert f"{CELLS} cells to fill in this process: about" in done.stdout and "free" in done.stdout
+    assert not (tmp_path / "results").exists()
+
+
+def test_what_is_there_is_kept(swept, grid, tmp_path):
+    results = tmp_path / "results"
+    shutil.copytree(swept, results)
+    before = {path: path.stat().st_mtime_ns for path in (results / "cells").rglob("*.safetensors")}
+    lost = sorted(before)[:3]
+    for path in lost:
+        path.unlink()
+    assert status(results) == {"cells": CELLS, "done": CELLS - 3, "failed": 0, "missing": 3}
+    done = evaluate("sweep", grid, "-o", results)
+    assert done.returncode == 0 and "3 cells filled" in done.stdout, done.stdout + done.stderr
+    assert cells(results / "cells") == cells(swept / "cells")
+    assert all(path.stat().st_mtime_ns == before[path] for path in before if path not in lost)
+
+
+def test_failures_are_left_alone_until_they_are_retried(swept, grid, tmp_path):
+    results = tmp_path / "results"
+    shutil.copytree(swept, results)
+    plan = json.loads((results / "sweep.json").read_text())
+    failing = next(c for c in plan["cells"] if c["engine"] == "int8-dynamic" and c["view"] == "textures")
+    shutil.rmtree(results / "cells" / failing["cell"])
+    failure = {
+        "group": "demo",
+        "engine": "int8-dynamic",
+        "what": "images of textures",
+        "reason": "the worker was killed",
+    }
+    (results / "failures").mkdir()
+    (results / "failures" / f"{failing['cell']}.json").write_text(json.dumps(failure | {"cell": failing["cell"]}))
+    done = evaluate("sweep", grid, "-o", results)
+    assert done.returncode == 3 and "the worker was killed" in done.stdout and "0 cells filled" in done.stdout
+    record = json.loads((results / "results" / "demo" / "records" / "int8-dynamic__ort-cpu.json").read_text())
+    assert "the worker was killed" in record["failed"] and record["measurements"] == []
+    assert status(results) == {"cells": CELLS, "done": CELLS - 1, "failed": 1, "missing": 0}
+    assert "the worker was killed" in evaluate("sweep", "status", results).stdout
+    done = evaluate("sweep", "retry", results)
+    assert done.returncode == 0 and "1 cells filled" in done.stdout, done.stdout + done.stderr
+    assert cells(results / "cells") == cells(swept / "cells")
+
+
+def test_a_recipe_that_fails_is_named_and_the_rest_goes_on(tmp_path):
+    suite = '[[view]]\nname = "test"\nsource = "demo:test"\nsamples = 72\n'
+    recipes = '["int8-dynamic", "int4-weight-only:form=qdq,block_size=48"]'
+    grid = write_grid(tmp_path / "grid", f'checkpoints = ["demo"]\nrecipes = {recipes}\n', suite)
+    results = tmp_path / "results"
+    dry = evaluate("sweep", grid, "-o", results, "--dry-run")
+    assert dry.returncode == 0 and "not made yet" in dry.stdout and not results.exists(), dry.stdout + dry.stderr
+    done = evaluate("sweep", grid, "-o", results)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "int4-weight-only:form=qdq,block_size=48: making the engine:" in done.stdout
+    assert status(results) == {"cells": 4, "done": 4, "failed": 0, "missing": 0}
+    assert len(list((results / "results" / "demo" / "records").glob("*.json"))) == 2
+    made = {path: path.stat().st_mtime_ns for path in (results / "bundles").rglob("image.onnx")}
+    again = evaluate("sweep", grid, "-o", results)
+    assert again.returncode == 3 and "0 cells filled" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in (results / "bundles").rglob("image.onnx")} == made
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["no checkpoints and no bundles"]),
+        ('checkpoints = ["demo"]\nrecepies = ["int8"]', ["recepies", "known keys"]),
+        ('checkpoints = ["demo", "demo"]\nruntimes = ["ort-tpu"]', ["comes twice", "unknown runtime 'ort-tpu'"]),
+        ('bundles = ["nowhere/*"]\nrecipes = ["int8-dynamic"]', ["recipes need checkpoints"]),
+        ('checkpoints = ["demo"]\ncalibration_set = "nowhere"', ["calibration_set", "no such folder"]),
+        ('checkpoints = ["demo"]\nbatch_size = 0', ["batch_size"]),
+        ("checkpoints = [", ["cannot be read as a grid"]),
+    ],
+)
+def test_what_is_wrong_with_a_grid_is_said(tmp_path, text, words):
+    with pytest.raises(DataError) as raised:
+        read_grid(write_grid(tmp_path / "grid", text))
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_wrong_use_is_refused(tmp_path):
+    assert_refused(evaluate("sweep", "nowhere.toml", "-o", tmp_path), "nowhere.toml")
+    assert_refused(evaluate("sweep", "status", tmp_path), "holds no sweep")
+    grid = write_grid(tmp_path / "grid", 'bundles = ["nowhere/*"]')
+    assert_refused(evaluate("sweep", grid, "-o", tmp_path / "results"), "matches no bundle")
+    assert not (tmp_path / "results").exists()
