@@ -72,7 +72,7 @@ def _with_ranges(recipe: Static, source: TowerSource, kind: type[QdqInserter]) -
     if recipe.smoothing:
         smooth(model, placement, recipe.smoothing, source.feeds())
     inserter = kind(model, placement, recipe)
-    histograms = collect_ranges(model, inserter.tensors, source.feeds())
+    histograms = collect_ranges(model, inserter.tensors, source.feeds(), counted=recipe.ranges != "minmax")
     inserter.insert({name: histogram.range(recipe) for name, histogram in histograms.items()})
     del model.graph.value_info[:]
     return _without_unused(model)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from scipy.special import xlogy
 
 from clipq.engines.base import Array
 from clipq.engines.ort import OrtEngine
@@ -23,34 +24,34 @@ from clipq.exporters.recipes import Static
 
 HALF_BINS = 2048
 QUANTIZED_BINS = 128
+# Values binned at once: so many, their scaled copy and their indices stay in a core's own cache.
+CHUNK = 2**16
 
 
 class RangeHistogram:
-    """Counts of a tensor's values, its extremes, and the ranges drawn from them."""
+    """A tensor's extremes, counts of its values unless they are not ``counted``, and the ranges drawn from them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, counted: bool = True) -> None:
+        self.counted = counted
         self.lowest = np.inf
         self.highest = -np.inf
         self.limit = 0.0
         self.counts = np.zeros(2 * HALF_BINS, dtype=np.int64)
 
     def add(self, values: NDArray[np.floating[Any]]) -> None:
-        """Count a batch of values; raises RecipeError where they are not finite."""
+        """Take in a batch of values; raises RecipeError where they are not finite."""
         flat = values.reshape(-1)
         lowest, highest = float(flat.min()), float(flat.max())
         if not (np.isfinite(lowest) and np.isfinite(highest)):
             raise RecipeError("an activation is not finite, so it has no range; exclude this tower with --towers")
         self.lowest, self.highest = min(self.lowest, lowest), max(self.highest, highest)
         reach = max(-lowest, highest)
-        if self.limit == 0.0:
-            if reach == 0.0:
-                return
-            self.limit = reach
+        if not self.counted or self.limit == reach == 0.0:
+            return
+        self.limit = self.limit or reach
         while reach > self.limit:
             self._double()
-        index = ((flat + self.limit) * (HALF_BINS / self.limit)).astype(np.int32)
-        np.minimum(index, 2 * HALF_BINS - 1, out=index)
-        self.counts += np.bincount(index, minlength=2 * HALF_BINS)
+        self.counts += bin_counts(flat, self.limit)
 
     def _double(self) -> None:
         merged = self.counts.reshape(-1, 2).sum(1)
@@ -59,9 +60,13 @@ class RangeHistogram:
         self.limit *= 2
 
     def range(self, recipe: Static) -> tuple[float, float]:
-        """Lowest and highest value that stay representable under the recipe's method."""
+        """Lowest and highest value that stay representable under the recipe's method; minmax alone needs no counts."""
         low, high = min(self.lowest, 0.0), max(self.highest, 0.0)
-        if recipe.ranges == "minmax" or self.limit == 0.0:
+        if recipe.ranges == "minmax":
+            return low, high
+        if not self.counted:
+            raise ValueError(f"{recipe.ranges} ranges are drawn from counts")
+        if self.limit == 0.0:
             return low, high
         if recipe.ranges == "mse":
             return self._least_squares(low, high, recipe)
@@ -95,6 +100,17 @@ class RangeHistogram:
         return entropy_threshold(self._magnitudes()) * self.limit / HALF_BINS
 
 
+def bin_counts(values: NDArray[np.floating[Any]], limit: float) -> NDArray[np.int64]:
+    """How many values fall in each of the equal bins over ``[-limit, limit]``; ``limit`` itself is in the last."""
+    counts = np.zeros(2 * HALF_BINS + 1, dtype=np.int64)
+    for start in range(0, len(values), CHUNK):
+        scaled = values[start : start + CHUNK] + limit
+        scaled *= HALF_BINS / limit
+        counts += np.bincount(scaled.astype(np.int32), minlength=len(counts))
+    counts[-2] += counts[-1]
+    return counts[:-1]
+
+
 def entropy_threshold(counts: NDArray[np.int64]) -> int:
     """How many bins of a magnitude histogram to keep so that 128 levels lose the least information (Migacz, 2017).
 
@@ -104,37 +120,35 @@ def entropy_threshold(counts: NDArray[np.int64]) -> int:
     counts = counts.astype(np.float64)
     # Bin 0 is dominated by exact zeros (ReLU, padding) and would decide alone; TensorRT's method leaves it out too.
     counts[0] = counts[1]
-    best, best_divergence = len(counts), np.inf
-    total = counts.sum()
-    cumulative = np.cumsum(counts)
-    for kept in range(QUANTIZED_BINS, len(counts) + 1, 8):
-        clipped = counts[:kept].copy()
-        clipped[-1] += total - cumulative[kept - 1]
-        edges = (np.arange(QUANTIZED_BINS) * kept) // QUANTIZED_BINS
-        occupied = counts[:kept] > 0
-        sums = np.add.reduceat(counts[:kept], edges)
-        sizes = np.add.reduceat(occupied.astype(np.float64), edges)
-        level = np.repeat(
-            np.divide(sums, sizes, out=np.zeros_like(sums), where=sizes > 0), np.diff(np.append(edges, kept))
-        )
-        quantized = np.where(occupied, level, 0.0)
-        reference = clipped / clipped.sum()
-        candidate = quantized / max(quantized.sum(), 1.0)
-        mask = reference > 0
-        # Mass that only the clipped histogram has (outliers landing in an empty bin) would make it infinite.
-        smoothed = np.maximum(candidate[mask], 1e-12)
-        divergence = float((reference[mask] * np.log(reference[mask] / smoothed)).sum())
-        if divergence < best_divergence:
-            best, best_divergence = kept, divergence
-    return best
+    kept = np.arange(QUANTIZED_BINS, len(counts) + 1, 8)
+    edges = np.arange(QUANTIZED_BINS + 1) * kept[:, None] // QUANTIZED_BINS
+    cumulative = _running_sum(counts)
+    sums, sizes = np.diff(cumulative[edges]), np.diff(_running_sum(counts > 0)[edges])
+    total, inside, last = cumulative[-1], cumulative[kept], counts[kept - 1]
+    outliers = total - inside
+    # What an occupied bin is after merging. Mass that only the clipped histogram has (outliers landing in an empty bin)
+    # would make the divergence infinite.
+    levels = np.maximum(sums / np.maximum(sizes, 1) / np.maximum(inside, 1.0)[:, None], 1e-12)
+    own = _running_sum(xlogy(counts, counts))[kept - 1] + xlogy(last + outliers, last + outliers)
+    cross = xlogy(sums, levels).sum(1) + outliers * np.log(np.where(last > 0, levels[:, -1], 1e-12))
+    # Equal but for float noise, the smaller one is kept.
+    return int(kept[np.argmin(np.round((own - cross) / total, 12))])
+
+
+def _running_sum(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Sums of the first 0, 1, 2, … values."""
+    return np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
 
 
 def collect_ranges(
-    model: onnx.ModelProto, tensors: list[str], feeds: Iterable[dict[str, Array]]
+    model: onnx.ModelProto, tensors: Sequence[str], feeds: Iterable[dict[str, Array]], *, counted: bool = True
 ) -> dict[str, RangeHistogram]:
-    """Run a tower over a calibration set and histogram the named tensors; memory does not grow with the set."""
-    histograms = {name: RangeHistogram() for name in tensors}
-    for seen in observe(model, tensors, feeds):
+    """Run a tower over a calibration set and measure the named tensors; memory does not grow with the set.
+
+    Without ``counted`` the extremes alone are kept, which is all that minmax ranges need.
+    """
+    histograms = {name: RangeHistogram(counted=counted) for name in tensors}
+    for seen in observe(model, list(histograms), feeds):
         for name, histogram in histograms.items():
             histogram.add(seen[name])
     return histograms
@@ -144,15 +158,16 @@ def observe(
     model: onnx.ModelProto, tensors: Sequence[str], feeds: Iterable[dict[str, Array]]
 ) -> Iterator[dict[str, Array]]:
     """Run a tower over a calibration set and yield the named tensors, batch by batch."""
-    observed = onnx.ModelProto()
-    observed.CopyFrom(model)
-    present = {value.name for value in [*observed.graph.output, *observed.graph.input]}
-    for name in tensors:
-        if name not in present:
-            observed.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    present = {value.name for value in [*model.graph.output, *model.graph.input]}
+    added = onnx.ModelProto()
+    added.graph.output.extend(
+        onnx.helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(tensors) if name not in present
+    )
     with TemporaryDirectory() as folder:
         path = Path(folder) / "observed.onnx"
-        onnx.save(observed, str(path))
+        with path.open("wb") as file:
+            # One message's bytes behind another's are the two merged: the weights are not copied to add outputs.
+            file.writelines(part.SerializeToString() for part in (model, added))
         with OrtEngine(path) as engine:
             for feed in feeds:
                 yield {**engine.run(feed), **feed}

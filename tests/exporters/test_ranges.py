@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clipq.errors import RecipeError
-from clipq.exporters.ranges import HALF_BINS, RangeHistogram, entropy_threshold
+from clipq.exporters.ranges import CHUNK, HALF_BINS, RangeHistogram, bin_counts, entropy_threshold
 from clipq.exporters.recipes import Int8Static
 
 
@@ -54,6 +54,43 @@ def test_entropy_threshold_stays_in_bounds():
     empty_tail = np.zeros(HALF_BINS, dtype=np.int64)
     empty_tail[:200] = 100
     assert 128 <= entropy_threshold(empty_tail) <= HALF_BINS
+
+
+def entropy_by_definition(counts):
+    counts = counts.astype(float)
+    counts[0] = counts[1]
+    divergences = {}
+    for kept in range(128, HALF_BINS + 1, 8):
+        clipped = np.append(counts[: kept - 1], counts[kept - 1 :].sum())
+        parts = np.split(counts[:kept], np.arange(1, 128) * kept // 128)
+        merged = np.concatenate([(part > 0) * part.sum() / max((part > 0).sum(), 1) for part in parts])
+        p, q = clipped / clipped.sum(), merged / max(merged.sum(), 1)
+        there = p > 0
+        divergences[kept] = (p[there] * np.log(p[there] / np.maximum(q[there], 1e-12))).sum()
+    return min(divergences, key=divergences.get)
+
+
+@pytest.mark.parametrize("draw", ["standard_normal", "standard_exponential", "standard_cauchy"])
+@pytest.mark.parametrize("size", [50, 5000, 500_000])
+def test_entropy_threshold_is_the_definitions(draw, size):
+    magnitudes = filled(getattr(np.random.default_rng(3), draw)(size))._magnitudes()
+    assert entropy_threshold(magnitudes) == entropy_by_definition(magnitudes)
+
+
+@pytest.mark.parametrize("size", [1, CHUNK, 3 * CHUNK + 7])
+def test_counts_do_not_depend_on_chunks(size):
+    values = np.random.default_rng(4).standard_normal(size).astype(np.float32)
+    limit = float(np.abs(values).max())
+    index = ((values + limit) * (HALF_BINS / limit)).astype(int).clip(max=2 * HALF_BINS - 1)
+    assert (bin_counts(values, limit) == np.bincount(index, minlength=2 * HALF_BINS)).all()
+
+
+def test_without_counts_there_is_minmax_alone():
+    uncounted = RangeHistogram(counted=False)
+    uncounted.add(np.array([-3.0, 2.0], dtype=np.float32))
+    assert uncounted.range(Int8Static("minmax")) == (-3.0, 2.0)
+    with pytest.raises(ValueError, match="entropy ranges are drawn from counts"):
+        uncounted.range(Int8Static("entropy"))
 
 
 def test_not_finite_is_refused():
