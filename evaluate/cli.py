@@ -437,7 +437,7 @@ def gate_init(results: Path, output: Path, bundles: Sequence[str], margin: float
 
 @main.group(cls=DefaultGroup, default="run")
 def sweep() -> None:
-    """Evaluate a grid of engines, cell by cell, here or on a Ray cluster: `sweep GRID -o RESULTS`."""
+    """Evaluate a grid of engines, cell by cell, here or on a Ray cluster: `sweep GRID -o RESULTS` (options: `run -h`)."""
 
 
 ray_option = click.option(
@@ -446,7 +446,7 @@ ray_option = click.option(
 )  # fmt: skip
 
 
-@sweep.command("run", hidden=True)
+@sweep.command("run")
 @click.argument("grid", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="RESULTS", help="Results folder."

@@ -33,3 +33,19 @@ def test_gpu_record(tmp_path):
     assert rows["fp16"]["milliseconds_to_fp16"] == [1, 1, 1]
     assert {row["metric"] for row in record["reliability"]} == {"acc1", "ece", "nll", "agreement"}
     assert "| demo | ort-cpu | int8-static-minmax | 1 |" in path.with_suffix(".md").read_text()
+
+
+def test_ranges_and_overheads(tmp_path):
+    """The benchmarks behind docs/performance.md that need nothing but the demo."""
+
+    def benchmark(name, *arguments):
+        command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments), "-o", str(tmp_path / "out.json")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads((tmp_path / "out.json").read_text())["rows"]
+
+    demo = ROOT / "src" / "clipq" / "demo" / "bundle"
+    assert benchmark("ranges", "--bundle", demo, "--images", "16", "--rounds", "1")
+    photos = ROOT / "calib_data" / "demo" / "images"
+    rows = benchmark("end_to_end", demo, "--photos", photos, "--images", "32", "--rounds", "1", "--sizes", "96")
+    assert [row["n"] for row in rows] == [32, 32, 32, 96] and all(row["median"] > 0 for row in rows)

@@ -49,9 +49,24 @@ def test_own_checkpoint_commands(tmp_path):
                 pixels = world.sample("test", start + 24 * index + number)[1]
                 Image.fromarray(pixels).save(tmp_path / "photos" / part / name / f"{index}.png")
     for block in blocks()[2:]:
+        if "sweep" in block:
+            continue
         script = block.replace("ViT-B-32/laion2b_s34b_b79k", "demo")
         done = shell(script, tmp_path)
         assert done.returncode == 0, (script, done.stderr)
+
+
+def test_sweep_commands(tmp_path):
+    """The commands of a sweep, on two of its engines and smaller sets."""
+    shutil.copytree(ROOT / "docs" / "examples", tmp_path / "docs" / "examples")
+    grid, suite = (tmp_path / "docs" / "examples" / name for name in ("grid-demo.toml", "suite-sweep.toml"))
+    grid.write_text(re.sub(r"recipes = \[.*?\]", 'recipes = ["int8-dynamic"]', grid.read_text(), flags=re.S))
+    smaller = suite.read_text().replace("severities = [1, 3, 5]", "severities = [3]").replace("samples = 300\n", "")
+    suite.write_text(smaller.replace('source = "demo:', 'samples = 72\nsource = "demo:'))
+    (block,) = (block for block in blocks() if "sweep" in block)
+    done = shell(block, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "30 cells filled" in done.stdout and "0 cells filled" in done.stdout, done.stdout
 
 
 def test_links_and_pictures_exist():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -69,8 +70,6 @@ def write_report(results: Results, target: Path, *, images: bool = True) -> Path
 
 def render(results: Results, *, images: bool = True) -> str:
     """The page: one HTML file that needs no network."""
-    import vl_convert
-
     environment = Environment(
         loader=PackageLoader("clipq.evaluate.report", "."),
         autoescape=True,
@@ -81,16 +80,28 @@ def render(results: Results, *, images: bool = True) -> str:
     page = _Page(results, PageData(results, images))
     context = page.context()
     data = page.data.encode()
-    # The stub calls the snippet mandatory; without one the bundle is the three libraries themselves.
-    library = vl_convert.javascript_bundle()  # type: ignore[call-arg]
     return environment.get_template("report.html.j2").render(
         **context,
         data=data,
         flips_left_out=page.data.flips_left_out,
         style=Markup(_resource("page.css")),
         script=Markup(_resource("page.js")),
-        library=Markup(library.replace("</script", "<\\/script")),
+        library=Markup(_vega().replace("</script", "<\\/script")),
     )
+
+
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script; bundling them takes seconds, so each version's is kept."""
+    import vl_convert
+
+    kept = Path("~/.cache/clipq").expanduser() / f"vega-{vl_convert.__version__}.js"
+    with contextlib.suppress(OSError):
+        return kept.read_text("utf-8")
+    # The stub calls the snippet mandatory; without one the bundle is the three libraries themselves.
+    script: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+    with contextlib.suppress(OSError):
+        write_atomic(kept, script)
+    return script
 
 
 def _resource(name: str) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from support import evaluate
 
 from clipq.engines.base import Engine, TensorSpec
 from clipq.errors import OutOfMemory
+from clipq.evaluate.batch_size import SIZES
 from clipq.evaluate.cells import BatchSize, run_in_batches
+from clipq.evaluate.open_engines import OpenEngines
 
 
 class Small(Engine):
@@ -48,3 +53,56 @@ def test_an_error_otherwise():
 
 def test_nothing_to_run():
     assert run_in_batches(Small(), np.zeros((0, 2), np.float32), BatchSize()).shape == (0, 2)
+
+
+def test_the_fastest_batch_is_found_and_recorded(bundles, tmp_path):
+    done = evaluate(
+        "run", bundles / "fp32", "--data", "demo:test:n=96", "--batch-size", "measure", "--no-bench", "-o", tmp_path / "r"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    batch = json.loads((tmp_path / "r" / "records" / "fp32__ort-cpu.json").read_text())["arguments_resolved"]["batch"]
+    assert batch in SIZES
+    cell = next((tmp_path / "r" / "cells").glob("*/cell.json")).read_text()
+    assert json.loads(cell)["batch"] == batch
+
+
+@pytest.mark.parametrize("size", ["0", "257", "fast"])
+def test_a_batch_size_that_is_none_is_refused(size):
+    done = evaluate("run", "nowhere", "--data", "demo:test", "-o", "nowhere", "--batch-size", size)
+    assert done.returncode == 2 and "--batch-size" in done.stderr
+
+
+class Opened:
+    """A subject whose engines count how often they are loaded and closed."""
+
+    def __init__(self, file):
+        self.file, self.threads, self.graphs, self.closed, self.loaded = file, 1, False, 0, 0
+
+    def identity(self, tower):
+        return {"tower": self.file}
+
+    def open(self, tower):
+        self.loaded += 1
+        engine = Small()
+        engine.close = lambda: setattr(self, "closed", self.closed + 1)
+        return engine
+
+
+def test_engines_stay_open_and_a_shared_file_is_loaded_once():
+    one, twin, other = Opened("a"), Opened("a"), Opened("b")
+    engines = OpenEngines()
+    assert engines.get(one, "image") is engines.get(twin, "image") is engines.get(one, "image")
+    assert engines.get(other, "image") is not engines.get(one, "image")
+    assert (one.loaded, twin.loaded, other.loaded, one.closed) == (1, 0, 1, 0)
+    engines.close()
+    assert (one.closed, other.closed) == (1, 1)
+
+
+def test_of_many_engines_the_one_unused_for_longest_is_closed():
+    subjects = [Opened(name) for name in "abc"]
+    engines = OpenEngines(2)
+    for subject in (subjects[0], subjects[1], subjects[0], subjects[2]):
+        engines.get(subject, "image")
+    assert [subject.closed for subject in subjects] == [0, 1, 0]
+    engines.get(subjects[1], "image")
+    assert [subject.closed for subject in subjects] == [1, 1, 0] and subjects[1].loaded == 2

@@ -69,10 +69,10 @@ class PixelCache:
                 write_atomic(path, data)
 
     def lock(self, path: Path) -> contextlib.AbstractContextManager[object]:
-        """Held while a view's chunk is made, so that processes that want the same wait for it and read it."""
+        """Held while a chunk is made, so that processes that want the same wait for it and read it."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            return FileLock(path.parent / "lock")
+            return FileLock(path.with_suffix(".lock"))
         except OSError:
             return contextlib.nullcontext()
 
