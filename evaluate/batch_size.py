@@ -12,7 +12,7 @@ from clipq.evaluate.subjects import Subject
 from clipq.progress import Progress
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-# A larger batch must be worth its memory.
+# A larger batch must be worth its memory: 3 % at least.
 WORTH = 0.97
 
 
@@ -21,20 +21,21 @@ def measured_batch(subjects: Sequence[Subject], progress: Progress) -> int:
 
     It becomes part of the cells' keys and is written to the record. Sizes that do not fit the GPU end the search.
     """
-    progress.start("finding the batch size", len(SIZES))
-    best, fastest = SIZES[0], float("inf")
-    for size in SIZES:
-        total = 0.0
-        try:
-            for subject in subjects:
-                with subject.open("image") as engine:
-                    total += _seconds_per_image(engine, subject, size)
-        except OutOfMemory:
-            break
-        if total < WORTH * fastest:
-            best, fastest = size, total
+    progress.start("finding the batch size", len(subjects))
+    seconds = dict.fromkeys(SIZES, 0.0)
+    for subject in subjects:
+        with subject.open("image") as engine:
+            for size in list(seconds):
+                try:
+                    seconds[size] += _seconds_per_image(engine, subject, size)
+                except OutOfMemory:
+                    seconds = {fits: total for fits, total in seconds.items() if fits < size}
+                    break
         progress.advance(1)
-    return best
+    if not seconds:
+        raise OutOfMemory("the GPU has no memory for a single image")
+    fastest = min(seconds.values())
+    return next(size for size, total in seconds.items() if total <= fastest / WORTH)
 
 
 def _seconds_per_image(engine: Engine, subject: Subject, size: int) -> float:
