@@ -437,7 +437,7 @@ def gate_init(results: Path, output: Path, bundles: Sequence[str], margin: float
 
 @main.group(cls=DefaultGroup, default="run")
 def sweep() -> None:
-    """Evaluate a grid of engines, cell by cell, here or on Ray: `sweep GRID -o RESULTS` (its options: `sweep run -h`)."""
+    """Evaluate a grid of engines, cell by cell, here or on Ray: `sweep GRID -o RESULTS` (options: `sweep run -h`)."""
 
 
 ray_option = click.option(

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def _vega() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script; bundling them takes seconds, so each version's is kept."""
     import vl_convert
 
-    kept = Path("~/.cache/clipq").expanduser() / f"vega-{vl_convert.__version__}.js"
+    kept = Path("~/.cache/clipq").expanduser() / f"vega-{version('vl-convert-python')}.js"
     with contextlib.suppress(OSError):
         return kept.read_text("utf-8")
     # The stub calls the snippet mandatory; without one the bundle is the three libraries themselves.
