@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clipq.engines.base import Engine
-from clipq.engines.latency import measure_latency
 from clipq.errors import OutOfMemory
-from clipq.evaluate.bench import plausible_feed
+from clipq.evaluate.bench import seconds_per_sample
 from clipq.evaluate.subjects import Subject
 from clipq.progress import Progress
 
@@ -27,7 +25,7 @@ def measured_batch(subjects: Sequence[Subject], progress: Progress) -> int:
         with subject.open("image") as engine:
             for size in list(seconds):
                 try:
-                    seconds[size] += _seconds_per_image(engine, subject, size)
+                    seconds[size] += seconds_per_sample(engine, subject.bundle, "image", size)
                 except OutOfMemory:
                     seconds = {fits: total for fits, total in seconds.items() if fits < size}
                     break
@@ -36,9 +34,3 @@ def measured_batch(subjects: Sequence[Subject], progress: Progress) -> int:
         raise OutOfMemory("the GPU has no memory for a single image")
     fastest = min(seconds.values())
     return next(size for size, total in seconds.items() if total <= fastest / WORTH)
-
-
-def _seconds_per_image(engine: Engine, subject: Subject, size: int) -> float:
-    feed = plausible_feed(subject.bundle, "image", size)
-    (latency,) = measure_latency({"one": engine}, [feed], warmup=1, repeats=3)["one"]
-    return 1 / latency.throughput

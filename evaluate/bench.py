@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from clipq.bundle import TOWERS, Bundle, TowerName
-from clipq.engines.base import Array
+from clipq.engines.base import Array, Engine
 from clipq.engines.census import Census, take_census, unknown_census
 from clipq.engines.gpu_state import joules_per_run, read_gpu_state
 from clipq.engines.latency import measure_latency
@@ -145,6 +145,12 @@ def time_subjects(
             ]
         advance(f"latency of the {tower} towers")
     return latencies
+
+
+def seconds_per_sample(engine: Engine, bundle: Bundle, tower: TowerName, batch: int) -> float:
+    """A quick estimate of an engine's seconds per sample at a batch size, from three batches."""
+    (latency,) = measure_latency({"one": engine}, [plausible_feed(bundle, tower, batch)], warmup=1, repeats=3)["one"]
+    return 1 / latency.throughput
 
 
 def subject_census(subject: Subject, tower: TowerName, feed: dict[str, Array]) -> CensusRecord:

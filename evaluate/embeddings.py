@@ -104,11 +104,12 @@ class Embeddings:
         names = _class_names(view)
         for subject in self.working(subjects):
             cell, what = self.class_cell(view, subject), f"{view.name}: class prompts, {subject.label}"
-            if not cell.missing():
+            missing = cell.missing()
+            if not missing:
                 continue
             templates, tokenizer = self.templates_of(view, subject), TextTokenizer(subject.bundle)
             known = self._known_classes.setdefault(str(self._text_identity(subject, templates.templates)), {})
-            self.progress.start(what, len(cell.missing()) * cell.chunk)
+            self.progress.start(what, min(len(missing) * cell.chunk, cell.rows))
             with self._giving_up(subject, what):
                 engine = self._text_engines.get(subject, "text")
                 tokens = {name: tokenizer(templates.prompts((name,))) for name in names if name not in known}
@@ -119,9 +120,10 @@ class Embeddings:
         captions = _captions(view)
         for subject in self.working(subjects):
             cell, what = self.caption_cell(view, subject), f"{view.name}: captions, {subject.label}"
-            if not cell.missing():
+            missing = cell.missing()
+            if not missing:
                 continue
-            self.progress.start(what, len(cell.missing()) * cell.chunk)
+            self.progress.start(what, min(len(missing) * cell.chunk, cell.rows))
             with self._giving_up(subject, what):
                 engine = self._text_engines.get(subject, "text")
                 tokens = TextTokenizer(subject.bundle)(captions)

@@ -11,9 +11,8 @@ from time import perf_counter
 
 from clipq.bundle import TowerName
 from clipq.data.views import View
-from clipq.engines.latency import measure_latency
 from clipq.errors import ClipqError
-from clipq.evaluate.bench import plausible_feed
+from clipq.evaluate.bench import seconds_per_sample
 from clipq.evaluate.embeddings import Embeddings
 from clipq.evaluate.plan import PlannedSquare
 from clipq.evaluate.subjects import Subject
@@ -78,9 +77,7 @@ def _runs_per_row(job: Job, target: Target, embeddings: Embeddings) -> int:
 def _seconds_per_sample(subject: Subject, tower: TowerName) -> float:
     try:
         with subject.open(tower) as engine:
-            feed = plausible_feed(subject.bundle, tower, BATCH)
-            (latency,) = measure_latency({"one": engine}, [feed], warmup=1, repeats=2)["one"]
-            return 1 / latency.throughput
+            return seconds_per_sample(engine, subject.bundle, tower, BATCH)
     except ClipqError:
         return 0.0
 
