@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import subprocess
+import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,30 +122,37 @@ def test_a_cache_that_cannot_be_written_is_only_slower(photos, tmp_path):
     assert (reader(blocked / "cache").read(photos, 0, 8).pixels == plain.pixels).all()
 
 
-def _read_in_process(source, folder, counts, gate):
-    view = open_view(source)
-    seen = []
-    original = FileView.image
-    FileView.image = lambda self, index: seen.append(index) or original(self, index)
-    gate.wait()
-    for start in range(0, 16, 4):
-        reader(Path(folder)).read(view, start, start + 4)
-    counts.put(len(seen))
+READ_IN_PROCESS = """
+import sys
+from pathlib import Path
+from clipq.bundle import Preprocess
+from clipq.data.pixels import PixelCache, PixelReader
+from clipq.data.sources import open_view
+from clipq.data.views import FileView
+
+seen = []
+original = FileView.image
+FileView.image = lambda self, index: seen.append(index) or original(self, index)
+view = open_view(sys.argv[1])
+reader = PixelReader(Preprocess.model_validate_json(sys.argv[3]), "skip", PixelCache(Path(sys.argv[2]), 10**8))
+print("ready", flush=True)
+sys.stdin.readline()
+for start in range(0, 16, 4):
+    reader.read(view, start, start + 4)
+print(len(seen))
+"""
 
 
 def test_processes_that_want_the_same_decode_it_once(photos, tmp_path):
-    context = multiprocessing.get_context("spawn")
-    counts, gate = context.Queue(), context.Barrier(3)
-    workers = [
-        context.Process(target=_read_in_process, args=(str(tmp_path / "photos"), str(tmp_path / "cache"), counts, gate))
-        for _ in range(3)
-    ]
+    command = [sys.executable, "-c", READ_IN_PROCESS, str(tmp_path / "photos"), str(tmp_path / "cache")]
+    command.append(CONFIG.model_dump_json())
+    workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     for worker in workers:
-        worker.start()
-    assert sum(counts.get(timeout=60) for _ in workers) == 16
+        assert worker.stdout.readline() == "ready\n"
     for worker in workers:
-        worker.join()
-        assert worker.exitcode == 0
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    assert sum(int(worker.communicate(timeout=60)[0]) for worker in workers) == 16
 
 
 def test_reading_ahead_gives_the_chunks_in_order_and_raises_where_it_is_used(photos):
