@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from clipq.evaluate.predictions import Floats
 
@@ -60,7 +60,7 @@ class Draws:
         error = float(finite.std(ddof=1)) if len(finite) > 1 else 0.0
         if error == 0:
             return 1.0 if self.value == 0 else 0.0
-        return float(2 * norm.sf(abs(self.value) / error))
+        return float(2 * ndtr(-abs(self.value) / error))
 
 
 def mean_of(draws: Sequence[Draws]) -> Draws:
@@ -134,7 +134,7 @@ def wilson(hits: float, n: float) -> tuple[float, float]:
     >>> [round(bound, 3) for bound in wilson(8, 10)]
     [0.49, 0.943]
     """
-    z = float(norm.ppf(0.5 + CONFIDENCE / 2))
+    z = float(ndtri(0.5 + CONFIDENCE / 2))
     share = hits / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
