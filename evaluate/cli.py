@@ -471,13 +471,13 @@ def sweep_run(
     `sweep status` and `sweep retry`. Exit code 3 where something failed.
     """
     from clipq.evaluate.sweep.grid import read_grid
-    from clipq.evaluate.sweep.run import Means, connected, plan_sweep
+    from clipq.evaluate.sweep.run import connected, plan_sweep
     from clipq.evaluate.sweep.state import SweepFolder
     from clipq.evaluate.sweep.tables import print_sweep_plan
 
     read = read_grid(grid)
     folder = SweepFolder(output)
-    means = Means(ray, _pixels(pixel_cache, pixel_cache_gb), Path(cache).expanduser() if cache else None)
+    means = _means(ray, cache, pixel_cache, pixel_cache_gb)
     if dry_run:
         with progress_bars() as progress, connected(read, means) as cluster:
             planned = plan_sweep(read, folder, means, progress, cluster=cluster, makes=False)
@@ -510,13 +510,12 @@ def sweep_status(results: Path, as_json: bool) -> None:
 @pixel_cache_size_option
 def sweep_retry(results: Path, ray: str | None, cache: str | None, pixel_cache: Path, pixel_cache_gb: float) -> None:
     """Forget the failures of the sweep in RESULTS and go on with it."""
-    from clipq.evaluate.sweep.run import Means
     from clipq.evaluate.sweep.state import SweepFolder
 
     folder = SweepFolder(results)
     grid = folder.read_plan().grid
     click.echo(f"{folder.forget_failures()} failures forgotten", err=True)
-    _sweep(grid, folder, Means(ray, _pixels(pixel_cache, pixel_cache_gb), Path(cache).expanduser() if cache else None))
+    _sweep(grid, folder, _means(ray, cache, pixel_cache, pixel_cache_gb))
 
 
 def _sweep(grid: Grid, folder: SweepFolder, means: Means) -> None:
@@ -540,6 +539,12 @@ def _sweep(grid: Grid, folder: SweepFolder, means: Means) -> None:
         click.echo(f"report: {write_report(gather(records), folder.path / 'report.html', images=True)}", err=True)
     if swept.failures:
         click.get_current_context().exit(3)
+
+
+def _means(ray: str | None, cache: str | None, pixel_cache: Path, pixel_cache_gb: float) -> Means:
+    from clipq.evaluate.sweep.run import Means
+
+    return Means(ray, _pixels(pixel_cache, pixel_cache_gb), Path(cache).expanduser() if cache else None)
 
 
 def _where(ray: str | None, slots: int) -> str:

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from clipq.bundle import MANIFEST
 from clipq.engines.ort_providers import PROVIDERS
+from clipq.errors import ResultsError
 from clipq.evaluate.sweep.grid import Grid, folder_name
 from clipq.files import write_atomic
 from clipq.progress import Progress
@@ -62,7 +65,12 @@ def commands(grid: Grid, checkpoint: str, folder: Path) -> dict[str, list[str]]:
 def _make(grid: Grid, checkpoint: str, parent: Path, progress: Progress, makes: bool) -> MadeBundles:
     found = MadeBundles(parent / folder_name(checkpoint))
     record = found.folder / MADE
-    known: dict[str, list[str]] = json.loads(record.read_bytes()) if record.is_file() else {}
+    try:
+        known = TypeAdapter(dict[str, list[str]]).validate_json(record.read_bytes())
+    except FileNotFoundError:
+        known = {}
+    except ValueError as error:
+        raise ResultsError(f"{record} is damaged; delete it, and the engines beside it are made again") from error
     for step, command in commands(grid, checkpoint, found.folder).items():
         paths = known.get(" ".join(command))
         if paths is None or not all((Path(path) / MANIFEST).is_file() for path in paths):

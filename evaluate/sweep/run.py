@@ -98,9 +98,10 @@ def plan_sweep(
     made = make_bundles(grid, folder.path, progress, makes=makes)
     not_made = []
     for name, bundles in made.items():
+        for step in bundles.made:
+            folder.forget_failure(name, step)
         for step, reason in bundles.failed.items():
-            failure = Failure(group=name, engine=step, what="making the engine", reason=reason)
-            folder.record_failure(failure)
+            folder.record_failure(Failure(group=name, engine=step, what="making the engine", reason=reason))
         steps = ["fp32", *grid.recipes]
         not_made += [f"{name}: {step}" for step in steps if step not in bundles.made and step not in bundles.failed
                      and not (step == "fp32" and bundles.made)]  # fmt: skip
@@ -198,6 +199,7 @@ def measure(
         try:
             evaluate(group.paths, suite, where, given=given, progress=progress)
             results.append(where.results)
+            folder.forget_failure(name)
         except ClipqError as error:
             folder.record_failure(Failure(group=name, engine="", what="measuring the group", reason=str(error)))
     return results

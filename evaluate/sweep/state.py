@@ -104,9 +104,12 @@ class SweepFolder:
 
     def record_failure(self, failure: Failure) -> None:
         """Remember a failure."""
-        name = failure.cell or f"{failure.group}--{failure.engine}"
-        safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
-        write_atomic(self.path / FAILURES / f"{safe}.json", failure.model_dump_json(indent=1))
+        path = self._failure(failure.cell or f"{failure.group}--{failure.engine}")
+        write_atomic(path, failure.model_dump_json(indent=1))
+
+    def forget_failure(self, group: str, engine: str = "") -> None:
+        """An engine could be made after all, or a group (no engine) be measured."""
+        self._failure(f"{group}--{engine}").unlink(missing_ok=True)
 
     def forget_failures(self) -> int:
         """Forget all failures, so that they are tried again; how many there were."""
@@ -114,6 +117,10 @@ class SweepFolder:
         for path in paths:
             path.unlink()
         return len(paths)
+
+    def _failure(self, name: str) -> Path:
+        safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+        return self.path / FAILURES / f"{safe}.json"
 
 
 def failure_of(outcome: Outcome) -> Failure:

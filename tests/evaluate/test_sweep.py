@@ -10,6 +10,7 @@ from support import assert_refused, evaluate
 
 from clipq.errors import DataError
 from clipq.evaluate.sweep.grid import read_grid
+from clipq.evaluate.sweep.state import Failure, SweepFolder
 
 SUITE = """
 [[view]]
@@ -146,9 +147,15 @@ def test_a_recipe_that_fails_is_named_and_the_rest_goes_on(tmp_path):
     assert status(results) == {"cells": 4, "done": 4, "failed": 0, "missing": 0}
     assert len(list((results / "results" / "demo" / "records").glob("*.json"))) == 2
     made = {path: path.stat().st_mtime_ns for path in (results / "bundles").rglob("image.onnx")}
+    # What failed once and is made now, is no failure any more.
+    SweepFolder(results).record_failure(
+        Failure(group="demo", engine="int8-dynamic", what="making it", reason="no disk")
+    )
     again = evaluate("sweep", grid, "-o", results)
-    assert again.returncode == 3 and "0 cells filled" in again.stdout
+    assert again.returncode == 3 and "0 cells filled" in again.stdout and "no disk" not in again.stdout
     assert {path: path.stat().st_mtime_ns for path in (results / "bundles").rglob("image.onnx")} == made
+    (results / "bundles" / "demo" / "made.json").write_text("{")
+    assert_refused(evaluate("sweep", grid, "-o", results), "made.json is damaged", "delete it")
 
 
 @pytest.mark.parametrize(
