@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -12,9 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from clipq.errors import EngineError
+from clipq.ahead import ahead
+from clipq.errors import EngineError, OutOfMemory
 
 Array = NDArray[Any]
+
+# Batches that are on a device at once: one runs, the next is copied.
+SLOTS = 2
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,29 @@ class Engine(ABC):
 
         Raises EngineError where a name, type or shape does not fit, before the runtime sees it.
         """
+        self._check(feed)
+        return self._run(self._stage(feed, 0))
+
+    def run_ahead(self, feeds: Iterable[Mapping[str, Array]]) -> Iterator[dict[str, Array]]:
+        """Run batches in order; each is made, and copied to the device if there is one, while the one before runs.
+
+        Raises what ``run`` and the making of a feed raise, where that batch's result would have come.
+        """
+
+        def staged() -> Iterator[Any]:
+            for index, feed in enumerate(feeds):
+                self._check(feed)
+                yield self._stage(feed, index % SLOTS)
+
+        try:
+            with closing(ahead(staged())) as batches:
+                for batch in batches:
+                    yield self._run(batch)
+        except OutOfMemory:
+            self._free_batches()
+            raise
+
+    def _check(self, feed: Mapping[str, Array]) -> None:
         wanted = {spec.name for spec in self.inputs}
         if set(feed) != wanted:
             raise EngineError(f"{self.runtime}: fed {sorted(feed)}, expected {sorted(wanted)}")
@@ -53,10 +81,16 @@ class Engine(ABC):
                     f"{self.runtime}: input {spec.name!r} is {array.dtype} of shape {array.shape}, "
                     f"expected {spec.dtype} of shape {spec.shape}"
                 )
-        return self._run(feed)
+
+    def _stage(self, feed: Mapping[str, Array], slot: int) -> Any:
+        """What ``_run`` takes: the feed, or its copy on a device in memory of this slot; may be called in a thread."""
+        return feed
 
     @abstractmethod
-    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]: ...
+    def _run(self, staged: Any) -> dict[str, Array]: ...
+
+    def _free_batches(self) -> None:  # noqa: B027 (nothing to free where there is no device)
+        """Free what ``_stage`` keeps on a device, so that smaller batches have room."""
 
     def device_milliseconds(self, feed: Mapping[str, Array]) -> float | None:
         """Milliseconds of one batch on the device alone, by its own events; None where there is no such device."""

@@ -116,6 +116,36 @@ class Buffer:
             self.device = 0
 
 
+class Event:
+    """A mark in a stream that another stream can wait for."""
+
+    def __init__(self) -> None:
+        self._cuda = cudart()
+        self.handle = call(self._cuda.cudaEventCreate)
+
+    def close(self) -> None:
+        """Destroy the event."""
+        self._cuda.cudaEventDestroy(self.handle)
+
+
+class Graph:
+    """Work captured from a stream, launched on it as one."""
+
+    def __init__(self, graph: Any, stream: Stream):
+        self._cuda = cudart()
+        self._stream = stream
+        self._executable = call(self._cuda.cudaGraphInstantiate, graph, 0)
+        self._cuda.cudaGraphDestroy(graph)
+
+    def launch(self) -> None:
+        """Queue the graph on its stream."""
+        call(self._cuda.cudaGraphLaunch, self._executable, self._stream.handle)
+
+    def close(self) -> None:
+        """Destroy the graph."""
+        self._cuda.cudaGraphExecDestroy(self._executable)
+
+
 class Stream:
     """A CUDA stream, its timing by events, and graphs captured from it."""
 
@@ -124,11 +154,18 @@ class Stream:
         self.handle = call(self._cuda.cudaStreamCreate)
         self._start = call(self._cuda.cudaEventCreate)
         self._end = call(self._cuda.cudaEventCreate)
-        self._graph: Any = None
 
     def wait(self) -> None:
         """Block until everything queued is done."""
         call(self._cuda.cudaStreamSynchronize, self.handle)
+
+    def mark(self, event: Event) -> None:
+        """Let the event stand for all that is queued so far."""
+        call(self._cuda.cudaEventRecord, event.handle, self.handle)
+
+    def follow(self, event: Event) -> None:
+        """Begin what is queued from now on after what the event stands for."""
+        call(self._cuda.cudaStreamWaitEvent, self.handle, event.handle, 0)
 
     def timed(self, queue: Callable[[], None]) -> float:
         """Milliseconds on the device between before and after what ``queue`` queues; waits for it."""
@@ -138,31 +175,18 @@ class Stream:
         call(self._cuda.cudaEventSynchronize, self._end)
         return float(call(self._cuda.cudaEventElapsedTime, self._start, self._end))
 
-    def capture(self, queue: Callable[[], None]) -> Callable[[], None]:
-        """Record what ``queue`` queues as a CUDA graph, in place of the one before; what is returned launches it."""
+    def capture(self, queue: Callable[[], None]) -> Graph:
+        """What ``queue`` queues, as a CUDA graph instead of being run."""
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         call(self._cuda.cudaStreamBeginCapture, self.handle, mode)
         try:
             queue()
         finally:
             graph = call(self._cuda.cudaStreamEndCapture, self.handle)
-        self._drop_graph()
-        self._graph = call(self._cuda.cudaGraphInstantiate, graph, 0)
-        self._cuda.cudaGraphDestroy(graph)
-
-        def launch() -> None:
-            call(self._cuda.cudaGraphLaunch, self._graph, self.handle)
-
-        return launch
-
-    def _drop_graph(self) -> None:
-        if self._graph is not None:
-            self._cuda.cudaGraphExecDestroy(self._graph)
-            self._graph = None
+        return Graph(graph, self)
 
     def close(self) -> None:
-        """Destroy stream, events and graph."""
-        self._drop_graph()
+        """Destroy stream and events."""
         if self.handle is not None:
             self._cuda.cudaEventDestroy(self._start)
             self._cuda.cudaEventDestroy(self._end)

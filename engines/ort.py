@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -66,37 +67,52 @@ class OrtEngine(Engine):
             raise
         except Exception as error:  # the runtime's exceptions share no public base
             raise EngineError(f"{runtime}: cannot load {path}: {_first_line(error)}") from error
-        self._on_device: dict[tuple[str, tuple[int, ...]], Any] = {}
+        self._device = None if runtime == "ort-cpu" else "cuda"
+        self._on_device: dict[tuple[str, tuple[int, ...], int], Any] = {}
         self.inputs = tuple(_spec(runtime, value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(runtime, value) for value in self._session.get_outputs())
 
-    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        if self._session is None:
-            raise EngineError(f"{self.runtime}: the engine is closed")
-        try:
-            arrays = self._session.run(None, dict(feed)) if self.runtime == "ort-cpu" else self._run_on_device(feed)
-        except Exception as error:
-            kind = OutOfMemory if "Failed to allocate memory" in str(error) else EngineError
-            raise kind(f"{self.runtime}: {_first_line(error)}") from error
-        return {spec.name: array for spec, array in zip(self.outputs, arrays, strict=True)}
-
-    def _run_on_device(self, feed: Mapping[str, Array]) -> list[Array]:
-        """Through an IO binding: the input's device memory is allocated once per shape."""
+    def _stage(self, feed: Mapping[str, Array], slot: int) -> dict[str, Any]:
+        """On a device, its memory is allocated once per shape and slot."""
         import onnxruntime
 
+        if self._device is None:
+            return dict(feed)
+        staged = {}
+        with self._named_errors():
+            for name, array in feed.items():
+                key = name, array.shape, slot
+                contiguous = np.ascontiguousarray(array)
+                if key in self._on_device:
+                    self._on_device[key].update_inplace(contiguous)
+                else:
+                    self._on_device[key] = onnxruntime.OrtValue.ortvalue_from_numpy(contiguous, self._device, 0)
+                staged[name] = self._on_device[key]
+        return staged
+
+    def _run(self, staged: dict[str, Any]) -> dict[str, Array]:
+        if self._session is None:
+            raise EngineError(f"{self.runtime}: the engine is closed")
+        with self._named_errors():
+            arrays = self._session.run(None, staged) if self._device is None else self._run_on_device(staged)
+        return {spec.name: array for spec, array in zip(self.outputs, arrays, strict=True)}
+
+    def _run_on_device(self, staged: dict[str, Any]) -> list[Array]:
         binding = self._session.io_binding()
-        for name, array in feed.items():
-            key = name, array.shape
-            contiguous = np.ascontiguousarray(array)
-            if key in self._on_device:
-                self._on_device[key].update_inplace(contiguous)
-            else:
-                self._on_device[key] = onnxruntime.OrtValue.ortvalue_from_numpy(contiguous, "cuda", 0)
-            binding.bind_ortvalue_input(name, self._on_device[key])
+        for name, value in staged.items():
+            binding.bind_ortvalue_input(name, value)
         for spec in self.outputs:
-            binding.bind_output(spec.name, "cuda")
+            binding.bind_output(spec.name, self._device)
         self._session.run_with_iobinding(binding)
         return list(binding.copy_outputs_to_cpu())
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # the runtime's exceptions share no public base
+            kind = OutOfMemory if "Failed to allocate memory" in str(error) else EngineError
+            raise kind(f"{self.runtime}: {_first_line(error)}") from error
 
     def end_trace(self) -> Path:
         """Finish profiling; the path of the trace file."""
@@ -104,8 +120,11 @@ class OrtEngine(Engine):
 
     def close(self) -> None:
         """Free the session and what it keeps on the device."""
-        self._on_device.clear()
+        self._free_batches()
         self._session = None
+
+    def _free_batches(self) -> None:
+        self._on_device.clear()
 
 
 def trace_kernels(

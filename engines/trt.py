@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from clipq.bundle import Plan
 from clipq.engines.base import Array, Engine, TensorSpec
-from clipq.engines.cuda import Buffer, Stream, current_gpu
+from clipq.engines.cuda import Buffer, Event, Graph, Stream, current_gpu
 from clipq.engines.tensorrt_library import TensorRtLibrary, open_library
 from clipq.errors import EngineError, OutOfMemory, RuntimeUnavailable
 
@@ -18,9 +17,10 @@ from clipq.errors import EngineError, OutOfMemory, RuntimeUnavailable
 class TensorRtEngine(Engine):
     """A tower's plan on the GPU it was built for.
 
-    Device and pinned host memory are allocated once per batch size, all work goes through one stream, and with
-    ``graphs`` a batch of the size before is launched as a CUDA graph. Raises RuntimeUnavailable where library,
-    version or GPU are not those of the plan, EngineError where the plan does not load.
+    Device and pinned host memory are allocated once per batch size and slot; uploads have a stream of their own, so
+    that the next batch is copied while one runs; with ``graphs`` a batch of the size before is launched as a CUDA
+    graph. Raises RuntimeUnavailable where library, version or GPU are not those of the plan, EngineError where the
+    plan does not load.
     """
 
     def __init__(self, path: Path, plan: Plan, *, graphs: bool = False):
@@ -31,7 +31,7 @@ class TensorRtEngine(Engine):
         trt = self.library.trt
         self._graphs = graphs
         self._stream: Stream | None = None
-        self._batches: dict[int, _Batch] = {}
+        self._batches: dict[tuple[int, int], _Batch] = {}
         self._captured: int | None = None
         self._loader = self.library.make(trt.Runtime)
         self.engine = self._loader.deserialize_cuda_engine(path.read_bytes())
@@ -46,42 +46,23 @@ class TensorRtEngine(Engine):
                 f"{self.runtime}: no execution context for {path.name} ({needed:.0f} MB of activations): "
                 f"{self.library.log.take_errors()}"
             )
-        self._stream = Stream()
+        self._stream, self._uploads = Stream(), Stream()
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
-        self._dtypes = {name: np.dtype(trt.nptype(self.engine.get_tensor_dtype(name))) for name in names}
+        self.dtypes = {name: np.dtype(trt.nptype(self.engine.get_tensor_dtype(name))) for name in names}
         inputs = [name for name in names if self.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         self.inputs = tuple(self._spec(name) for name in inputs)
         self.outputs = tuple(self._spec(name) for name in names if name not in inputs)
 
     def _spec(self, name: str) -> TensorSpec:
-        dtype = self._dtypes[name]
+        dtype = self.dtypes[name]
         # 8.6 has no 64-bit inputs: the caller's token ids are narrowed on the way into pinned memory.
         wide = np.dtype(np.int64) if dtype == np.int32 else dtype
         shape = tuple(None if size == -1 else int(size) for size in self.engine.get_tensor_shape(name))
         return TensorSpec(name, wide, shape)
 
-    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        batch, stream = self._prepared(feed), self._open_stream()
-        batch.upload(stream)
-        batch.launch()
-        batch.download(stream)
-        stream.wait()
-        return {spec.name: batch.buffers[spec.name].host.copy() for spec in self.outputs}
-
-    def device_milliseconds(self, feed: Mapping[str, Array]) -> float:
-        """Milliseconds between CUDA events around the engine alone, without copies."""
-        batch, stream = self._prepared(feed), self._open_stream()
-        batch.upload(stream)
-        return stream.timed(batch.launch)
-
-    def _open_stream(self) -> Stream:
-        if self._stream is None:
-            raise EngineError(f"{self.runtime}: the engine is closed")
-        return self._stream
-
-    def _prepared(self, feed: Mapping[str, Array]) -> _Batch:
-        """The buffers of this batch size, filled, and bound to the context."""
-        stream = self._open_stream()
+    def _stage(self, feed: Mapping[str, Array], slot: int) -> _Batch:
+        """The buffers of this batch size and slot, their upload queued."""
+        self._open_stream()
         size = len(next(iter(feed.values())))
         low, _, high = self.plan.batch
         if not low <= size <= high:
@@ -89,11 +70,34 @@ class TensorRtEngine(Engine):
                 f"{self.runtime}: the plan takes batches from {low} to {high}, asked for {size}; "
                 f"build it with --batch {min(low, size)},{self.plan.batch[1]},{max(high, size)}"
             )
-        for name, array in feed.items():
-            self.context.set_input_shape(name, array.shape)
-        batch = self._batches.get(size) or self._allocate()
-        for name, array in feed.items():
-            np.copyto(batch.buffers[name].host, array, casting="same_kind")
+        batch = self._batches.get((size, slot))
+        if batch is None:
+            batch = self._batches[size, slot] = _Batch(size, self)
+        batch.upload(feed, self._uploads)
+        return batch
+
+    def _run(self, staged: _Batch) -> dict[str, Array]:
+        stream = self._open_stream()
+        self._launch(staged)()
+        staged.download(stream)
+        stream.wait()
+        return staged.results()
+
+    def device_milliseconds(self, feed: Mapping[str, Array]) -> float:
+        """Milliseconds between CUDA events around the engine alone, without copies."""
+        return self._open_stream().timed(self._launch(self._stage(feed, 0)))
+
+    def _open_stream(self) -> Stream:
+        if self._stream is None:
+            raise EngineError(f"{self.runtime}: the engine is closed")
+        return self._stream
+
+    def _launch(self, batch: _Batch) -> Callable[[], None]:
+        """What queues the engine on a batch whose upload the stream waits for."""
+        stream = self._open_stream()
+        stream.follow(batch.uploaded)
+        for spec in self.inputs:
+            self.context.set_input_shape(spec.name, batch.buffers[spec.name].host.shape)
         for name, buffer in batch.buffers.items():
             self.context.set_tensor_address(name, buffer.device)
 
@@ -102,56 +106,78 @@ class TensorRtEngine(Engine):
                 raise EngineError(f"{self.runtime}: {self.library.log.take_errors() or 'execution failed'}")
 
         if not self._graphs:
-            batch.launch = execute
-        elif self._captured != size:
-            # A graph goes with the context as it was captured: another shape since then makes it void. The run before
-            # it sets up what a capture must not: lazily loaded kernels, shape-dependent memory.
-            batch.upload(stream)
+            return execute
+        if self._captured != batch.size:
+            # A graph goes with the context as it was captured: another shape since then makes it void.
+            self._drop_graphs()
+            self._captured = batch.size
+        if batch.graph is None:
+            # The run before a capture sets up what a capture must not: lazily loaded kernels, shape-dependent memory.
             execute()
             stream.wait()
-            batch.launch = stream.capture(execute)
-            self._captured = size
-        self._batches[size] = batch
-        return batch
+            batch.graph = stream.capture(execute)
+        return batch.graph.launch
 
-    def _allocate(self) -> _Batch:
-        buffers: dict[str, Buffer] = {}
-        try:
-            for name, dtype in self._dtypes.items():
-                buffers[name] = Buffer(tuple(self.context.get_tensor_shape(name)), dtype)
-        except EngineError:
-            for buffer in buffers.values():
-                buffer.free()
-            raise
-        return _Batch(buffers, [spec.name for spec in self.inputs])
+    def _drop_graphs(self) -> None:
+        for batch in self._batches.values():
+            if batch.graph is not None:
+                batch.graph.close()
+                batch.graph = None
 
     def close(self) -> None:
-        """Free buffers, stream, context and engine."""
-        for batch in self._batches.values():
-            for buffer in batch.buffers.values():
-                buffer.free()
-        self._batches.clear()
+        """Free buffers, graphs, streams, context and engine."""
+        self._free_batches()
         if self._stream is not None:
             self._stream.close()
+            self._uploads.close()
         self._stream = self.context = self.engine = None
+
+    def _free_batches(self) -> None:
+        self._drop_graphs()
+        for batch in self._batches.values():
+            batch.close()
+        self._batches.clear()
 
 
 class _Batch:
-    """The buffers of one batch size, and how the engine is launched on them."""
+    """The buffers of one batch size and slot; raises OutOfMemory where the device has no room for them."""
 
-    def __init__(self, buffers: dict[str, Buffer], inputs: list[str]):
-        self.buffers = buffers
-        self._inputs = inputs
-        self.launch: Any = None
+    def __init__(self, size: int, engine: TensorRtEngine):
+        self.size = size
+        self.graph: Graph | None = None
+        self.buffers: dict[str, Buffer] = {}
+        self._outputs = [spec.name for spec in engine.outputs]
+        try:
+            for spec in (*engine.inputs, *engine.outputs):
+                shape = tuple(size if length is None else length for length in spec.shape)
+                self.buffers[spec.name] = Buffer(shape, engine.dtypes[spec.name])
+            self.uploaded = Event()
+        except EngineError:
+            self._free()
+            raise
 
-    def upload(self, stream: Stream) -> None:
-        for name in self._inputs:
+    def upload(self, feed: Mapping[str, Array], stream: Stream) -> None:
+        """Fill the inputs; ``uploaded`` says when they are on the device."""
+        for name, array in feed.items():
+            np.copyto(self.buffers[name].host, array, casting="same_kind")
             self.buffers[name].upload(stream)
+        stream.mark(self.uploaded)
 
     def download(self, stream: Stream) -> None:
-        for name, buffer in self.buffers.items():
-            if name not in self._inputs:
-                buffer.download(stream)
+        for name in self._outputs:
+            self.buffers[name].download(stream)
+
+    def results(self) -> dict[str, Array]:
+        """Copies of the outputs, once they are downloaded."""
+        return {name: self.buffers[name].host.copy() for name in self._outputs}
+
+    def close(self) -> None:
+        self.uploaded.close()
+        self._free()
+
+    def _free(self) -> None:
+        for buffer in self.buffers.values():
+            buffer.free()
 
 
 def check_origin(plan: Plan, library: TensorRtLibrary) -> None:

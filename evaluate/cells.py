@@ -222,18 +222,22 @@ def run_on_pixels(
 def run_in_batches(
     engine: Engine, array: Array, batch: BatchSize, prepare: Callable[[Array], Array] = lambda part: part
 ) -> NDArray[np.float32]:
-    """An engine's features of an array, in batches; raises OutOfMemory where they may not or cannot be halved."""
+    """An engine's features of an array, in batches; raises OutOfMemory where they may not or cannot be halved.
+
+    ``prepare`` makes what the engine is fed of a part of the array, in a thread, while the engine runs the part before.
+    """
     (name,) = (spec.name for spec in engine.inputs)
     (output,) = engine.outputs
     parts: list[NDArray[np.float32]] = []
-    start = 0
-    while start < len(array):
-        part = array[start : start + batch.size]
+    done = 0
+    while done < len(array):
+        size = batch.size
+        feeds = ({name: prepare(array[start : start + size])} for start in range(done, len(array), size))
         try:
-            parts.append(engine.run({name: prepare(part)})[output.name])
+            for result in engine.run_ahead(feeds):
+                parts.append(result[output.name])
+                done += len(parts[-1])
         except OutOfMemory:
             if not batch.halve():
                 raise
-            continue
-        start += len(part)
     return np.concatenate(parts) if parts else np.zeros((0, output.shape[-1] or 0), np.float32)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 from enum import IntEnum
+from itertools import count
+from threading import RLock
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +23,11 @@ class Status(IntEnum):
 
 
 class Cuda:
-    """The functions of ``cuda.bindings.runtime`` that clipq calls."""
+    """The functions of ``cuda.bindings.runtime`` that clipq calls.
+
+    Streams are as late as CUDA lets them be: what is queued is done when somebody waits for it, so whoever forgets to
+    wait, or fills memory that is still to be copied, gets wrong numbers.
+    """
 
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
@@ -34,6 +40,10 @@ class Cuda:
         self.captured = 0
         self.queue: list | None = None
         self.status = Status.cudaSuccess
+        self.streams: dict[int, list] = {}
+        self.marks: dict[int, tuple[int, list]] = {}
+        self.handles = count(7)
+        self.lock = RLock()
 
     def cudaGetDeviceCount(self):
         return self.status, 0 if self.status else 1
@@ -59,25 +69,59 @@ class Cuda:
     cudaMalloc = cudaMallocHost = _allocate
 
     def _free(self, address):
+        for stream in self.streams:
+            self.cudaStreamSynchronize(stream)
         del self.memory[address]
         return (Status(0),)
 
     cudaFree = cudaFreeHost = _free
 
     def cudaMemcpyAsync(self, target, source, size, kind, stream):
-        ctypes.memmove(target, source, size)
+        self.enqueue(stream, lambda: ctypes.memmove(target, source, size))
         return (Status(0),)
 
+    def enqueue(self, stream, work):
+        """Put work into a stream, or into the graph that is being captured."""
+        (self.streams[stream] if self.queue is None else self.queue).append(work)
+
     def cudaStreamCreate(self):
-        return Status(0), 7
+        handle = next(self.handles)
+        self.streams[handle] = []
+        return Status(0), handle
 
     def cudaEventCreate(self):
-        return Status(0), 8
+        return Status(0), next(self.handles)
+
+    def cudaStreamSynchronize(self, stream):
+        with self.lock:
+            while self.streams[stream]:
+                self.streams[stream].pop(0)()
+        return (Status(0),)
+
+    def cudaEventRecord(self, event, stream):
+        done = []
+        self.streams[stream].append(lambda: done.append(True))
+        self.marks[event] = (stream, done)
+        return (Status(0),)
+
+    def _reach(self, stream, done):
+        with self.lock:
+            while not done:
+                self.streams[stream].pop(0)()
+
+    def cudaEventSynchronize(self, event):
+        self._reach(*self.marks[event])
+        return (Status(0),)
+
+    def cudaStreamWaitEvent(self, stream, event, flags):
+        mark = self.marks[event]
+        self.streams[stream].append(lambda: self._reach(*mark))
+        return (Status(0),)
 
     def _nothing(self, *arguments):
         return (Status(0),)
 
-    cudaStreamSynchronize = cudaStreamDestroy = cudaEventDestroy = cudaEventRecord = cudaEventSynchronize = _nothing
+    cudaStreamDestroy = cudaEventDestroy = _nothing
 
     def cudaEventElapsedTime(self, start, end):
         return Status(0), 1.5
@@ -101,8 +145,7 @@ class Cuda:
 
     def cudaGraphLaunch(self, graph, stream):
         self.launched += 1
-        for work in graph:
-            work()
+        self.streams[stream] += graph
         return (Status(0),)
 
 
@@ -148,7 +191,7 @@ def make_trt(cuda, *, version="10.9.0", narrow=False):
                     self.profiler.report_layer_time("gemm", 0.75)
                     self.profiler.report_layer_time("Reformatting CopyNode for Input Tensor 0", 0.25)
 
-            work() if cuda.queue is None else cuda.queue.append(work)
+            cuda.enqueue(stream, work)
             return True
 
     class Inspector:

@@ -10,11 +10,13 @@ import pytest
 from driver import Cuda, Status
 from support import CALIBRATION, DEMO_BUNDLE, assert_refused, evaluate, export
 
+from clipq.bundle import open_bundle
 from clipq.engines import cuda as cuda_module
 from clipq.engines.catalog import RUNTIMES
 from clipq.engines.ort import OrtEngine
 from clipq.engines.ort_providers import PROVIDERS, find_provider, refuse_fallback
 from clipq.errors import EngineError, RuntimeUnavailable
+from clipq.evaluate.cells import BatchSize, run_in_batches
 
 
 def session(providers, **nodes):
@@ -53,6 +55,22 @@ def test_assignment_is_what_onnxruntime_reports():
     real = onnxruntime.InferenceSession(str(DEMO_BUNDLE / "image.onnx"), options, providers=[CPU])
     with pytest.raises(EngineError, match=r"MatMul, .* would run on the CPU"):
         refuse_fallback(real, "ort-cuda", SimpleNamespace(name=CPU))
+
+
+def test_batches_in_device_memory_give_the_same_numbers():
+    """The way over IO bindings, on the one device that is here: the CPU's memory."""
+    shape = open_bundle(DEMO_BUNDLE).manifest.image.input_shape[1:]
+    pixels = np.random.default_rng(0).standard_normal((11, *shape)).astype(np.float32)
+    with OrtEngine(DEMO_BUNDLE / "image.onnx") as engine, OrtEngine(DEMO_BUNDLE / "image.onnx") as plain:
+        engine._device = "cpu"
+        for _ in range(2):
+            feeds = ({"image": pixels[start : start + 4].copy()} for start in range(0, 11, 4))
+            found = np.concatenate([result["image_features"] for result in engine.run_ahead(feeds)])
+            np.testing.assert_array_equal(found, run_in_batches(plain, pixels, BatchSize(4)))
+        assert len(engine._on_device) == 3
+        engine.close()
+        with pytest.raises(EngineError, match="closed"):
+            engine.run({"image": pixels})
 
 
 def test_no_gpu(monkeypatch):

@@ -53,6 +53,20 @@ def test_features_are_the_towers(device, graphs):
     assert (device.launched > 0) == graphs
 
 
+@pytest.mark.parametrize("graphs", [False, True])
+def test_the_next_batch_is_copied_while_one_runs(device, graphs):
+    shape = open_bundle(DEMO_BUNDLE).manifest.image.input_shape[1:]
+    rng = np.random.default_rng(0)
+    feeds = [{"image": rng.standard_normal((size, *shape)).astype(np.float32)} for size in (4, 4, 4, 4, 4, 2)]
+    with TensorRtEngine(IMAGE, PLAN, graphs=graphs) as engine, OrtEngine(IMAGE) as expected:
+        for _ in range(3):
+            for feed, actual in zip(feeds, engine.run_ahead(feeds), strict=True):
+                features = expected.run(feed)["image_features"]
+                np.testing.assert_allclose(actual["image_features"], features, atol=1e-5)
+        assert device.allocations == 4 * 3  # input and output, here and there; size 4 in two slots, size 2 in one
+    assert not device.memory
+
+
 def test_results_are_fresh_and_memory_is_allocated_once_a_size(device):
     shape = open_bundle(DEMO_BUNDLE).manifest.image.input_shape[1:]
     feeds = [{"image": np.full((3, *shape), value, np.float32)} for value in (0.1, -0.4)]

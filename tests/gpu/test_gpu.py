@@ -73,6 +73,18 @@ def test_batches_give_the_same_rows(engines):
     assert np.abs(cosine - 1).max() < 0.01
 
 
+def test_batches_copied_ahead_give_the_same_numbers(engines):
+    runtime, bundles = engines
+    pixels = np.random.default_rng(0).standard_normal(
+        (35, *plausible_feed(bundles["fp16"], "image", 1)["image"].shape[1:])
+    )
+    feeds = [{"image": pixels[start : start + 4].astype(np.float32)} for start in range(0, 35, 4)]
+    with open_engine(bundles["fp16"], "image", runtime) as engine:
+        alone = [next(iter(engine.run(feed).values())) for feed in feeds]
+        for expected, result in zip(alone, engine.run_ahead(feeds), strict=True):
+            np.testing.assert_array_equal(next(iter(result.values())), expected)
+
+
 def test_integers_are_proved(engines):
     runtime, bundles = engines
     verdicts = {}
@@ -108,6 +120,8 @@ def test_graphs_device_time_and_profile_limits(engines):
         expected = next(iter(plain.run(feed).values()))
         for _ in range(3):
             np.testing.assert_allclose(next(iter(graphed.run(feed).values())), expected, atol=1e-3)
+        for result in graphed.run_ahead([feed] * 4):
+            np.testing.assert_allclose(next(iter(result.values())), expected, atol=1e-3)
         assert 0 < graphed.device_milliseconds(feed) < 1000
         with pytest.raises(EngineError, match="takes batches from 1 to 32"):
             plain.run(plausible_feed(bundles["fp16"], "image", 33))

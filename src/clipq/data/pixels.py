@@ -23,6 +23,7 @@ from PIL import __version__ as pillow_version
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from clipq.ahead import ahead
 from clipq.bundle import Preprocess
 from clipq.data.views import DrawnView, OnBadImage, PixelBatch, View
 from clipq.errors import DataError
@@ -118,15 +119,7 @@ class PixelReader:
 
     def ahead(self, view: View, ranges: Iterable[tuple[int, int]]) -> Iterator[PixelBatch]:
         """Chunks in order, each read while the one before is used; two are in memory at once."""
-        with ThreadPoolExecutor(1, "pixels") as reader:
-            pending = None
-            for start, stop in ranges:
-                following = reader.submit(self.read, view, start, stop)
-                if pending is not None:
-                    yield pending.result()
-                pending = following
-            if pending is not None:
-                yield pending.result()
+        return ahead(self.read(view, start, stop) for start, stop in ranges)
 
     def _make(self, view: View, start: int, stop: int) -> PixelBatch:
         if isinstance(view, DrawnView):
