@@ -31,7 +31,7 @@ def shell(script, folder):
 
 def test_the_first_two_commands_install_and_run():
     assert blocks()[0] == "pip install . && clipq-eval demo"
-    assert blocks()[1] == "pip install '.[export,test]' && pytest"
+    assert blocks()[1] == "pip install '.[export,test]' && pytest -n 2 --dist loadfile"
     # .ci/run executes both in fresh environments; the second is what is running now.
     script = (ROOT / ".ci" / "run").read_text()
     for command in blocks()[:2]:
