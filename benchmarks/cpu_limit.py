@@ -24,7 +24,7 @@ import json
 import os
 import statistics
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -149,11 +149,18 @@ def bandwidth(threads: int, repeats: int = 5) -> float:
 
 
 def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int, repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of every call: the median of ``repeats`` runs, once per round."""
+    """Milliseconds of every call: the median of ``repeats`` runs, once per round.
+
+    Rounds begin at different calls and each call runs thrice unmeasured, for what ran before slows the next.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            call()
+    for turn in range(rounds):
+        names = deque(calls)
+        names.rotate(-turn * len(calls) // rounds)
+        for name in names:
+            call = calls[name]
+            for _ in range(3):
+                call()
             taken = []
             for _ in range(repeats):
                 started = time.perf_counter()
