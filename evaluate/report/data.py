@@ -14,7 +14,7 @@ from typing import Any
 
 from clipq.evaluate.judgement import higher, judge_row
 from clipq.evaluate.metrics import CLASSIFICATION
-from clipq.evaluate.report.charts import templates
+from clipq.evaluate.report.kept import charts
 from clipq.evaluate.report.results import Entry, Key, Results
 from clipq.evaluate.report.scheme import scheme_of
 from clipq.evaluate.statistics import median_ratio, percentile_draws
@@ -74,7 +74,7 @@ class PageData:
             "costs": costs(entries),
             "flips": self._flips(photos),
             "photos": photos,
-            "charts": templates(),
+            "charts": charts(),
         }
         text = json.dumps(data, separators=(",", ":"), allow_nan=False)
         # Without a time in it the same results give the same page.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from clipq.evaluate.judgement import MARGIN
 from clipq.evaluate.metrics import CLASSIFICATION
 from clipq.evaluate.metrics.ood import SCORES
 from clipq.evaluate.report.data import PageData, same_latency
+from clipq.evaluate.report.kept import vega
 from clipq.evaluate.report.regularities import find_regularities
 from clipq.evaluate.report.results import Results
 from clipq.evaluate.report.verdicts import MARKS, AxisVerdict, axis_verdicts, confidence_state, difference, findings
@@ -87,22 +86,8 @@ def render(results: Results, *, images: bool = True) -> str:
         flips_left_out=page.data.flips_left_out,
         style=Markup(_resource("page.css")),
         script=Markup(_resource("page.js")),
-        library=Markup(_vega().replace("</script", "<\\/script")),
+        library=Markup(vega().replace("</script", "<\\/script")),
     )
-
-
-def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script; bundling them takes seconds, so each version's is kept."""
-    import vl_convert
-
-    kept = Path("~/.cache/clipq").expanduser() / f"vega-{version('vl-convert-python')}.js"
-    with contextlib.suppress(OSError):
-        return kept.read_text("utf-8")
-    # The stub calls the snippet mandatory; without one the bundle is the three libraries themselves.
-    script: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
-    with contextlib.suppress(OSError):
-        write_atomic(kept, script)
-    return script
 
 
 def _resource(name: str) -> str:

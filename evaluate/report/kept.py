@@ -1,0 +1,52 @@
+"""What takes a while to make and is the same for a version of its makers, kept between processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from clipq.files import sha256_bytes, write_atomic
+
+FOLDER = Path("~/.cache/clipq")
+
+
+def vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script; bundling them takes seconds."""
+
+    def bundle() -> str:
+        import vl_convert
+
+        # The stub calls the snippet mandatory; without one the bundle is the three libraries themselves.
+        script: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+        return script
+
+    return _kept(f"vega-{version('vl-convert-python')}.js", bundle)
+
+
+def charts() -> dict[str, dict[str, Any]]:
+    """Every kind of chart by name, as ``charts.templates`` makes them; altair takes half a second for it."""
+
+    def specify() -> str:
+        from clipq.evaluate.report.charts import templates
+
+        return json.dumps(templates())
+
+    source = (resources.files("clipq.evaluate.report") / "charts.py").read_bytes()
+    name = f"charts-{version('altair')}-{sha256_bytes(source)[:16]}.json"
+    found: dict[str, dict[str, Any]] = json.loads(_kept(name, specify))
+    return found
+
+
+def _kept(name: str, make: Callable[[], str]) -> str:
+    path = FOLDER.expanduser() / name
+    with contextlib.suppress(OSError):
+        return path.read_text("utf-8")
+    text = make()
+    with contextlib.suppress(OSError):
+        write_atomic(path, text)
+    return text
