@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from clipq.exporters.ranges import collect_ranges
 from clipq.exporters.recipes import Fp16, Int8Dynamic, Int8Static, Recipe, Simulated, Static, WeightOnly
 from clipq.exporters.scaling import protect_salient, second_moments, smooth
 from clipq.progress import quiet_logging
+
+logger = logging.getLogger(__name__)
 
 Feeds = Callable[[], Iterator[dict[str, Array]]]
 
@@ -51,6 +54,14 @@ def _(recipe: Fp16, source: TowerSource) -> onnx.ModelProto:
 @quantize_tower.register
 def _(recipe: Int8Static, source: TowerSource) -> onnx.ModelProto:
     model = _as_opset_20(_with_ranges(recipe, source, QdqInserter))
+    relus = _relus_between_pairs(model)
+    if relus and (recipe.form, recipe.floats) == ("qdq", "fp32"):
+        logger.warning(
+            "%s: %d ReLUs stay between Q/DQ pairs, in floating point on a CPU; int8-static:activations=asymmetric is "
+            "faster there",
+            source.path.name,
+            relus,
+        )
     if recipe.floats == "fp16":
         model = as_half(model)
     return _without_unused(with_integer_products(model)) if recipe.form == "matmulinteger" else model
@@ -59,6 +70,16 @@ def _(recipe: Int8Static, source: TowerSource) -> onnx.ModelProto:
 @quantize_tower.register
 def _(recipe: Simulated, source: TowerSource) -> onnx.ModelProto:
     return _with_ranges(recipe, source, FakeQuantInserter)
+
+
+def _relus_between_pairs(model: onnx.ModelProto) -> int:
+    """How many ReLUs read a dequantized tensor that is quantized again behind them."""
+    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    quantized = {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    return sum(
+        node.op_type in ("Relu", "Clip") and node.input[0] in dequantized and node.output[0] in quantized
+        for node in model.graph.node
+    )
 
 
 def _with_ranges(recipe: Static, source: TowerSource, kind: type[QdqInserter]) -> onnx.ModelProto:

@@ -11,6 +11,7 @@ from clipq.engines.census import take_census
 from clipq.engines.ort import OrtEngine
 from clipq.exporters.placement import place
 from clipq.exporters.qdq import QdqInserter, activation_quantizer, weight_quantizer
+from clipq.exporters.quantize import TowerSource, quantize_tower
 from clipq.exporters.ranges import collect_ranges
 from clipq.exporters.recipes import Int8Static
 
@@ -70,6 +71,16 @@ def test_residual_network(tmp_path, activations):
     census = take_census(tmp_path / "int8.onnx", "image", {"image": images})
     integer = sum(group.count for group in census.groups if group.arithmetic == "integer")
     assert integer == 3, census.groups  # all but the first convolution
+
+
+@pytest.mark.parametrize("activations", ["symmetric", "asymmetric"])
+def test_relus_that_stay_in_floating_point_are_told(tmp_path, caplog, activations):
+    onnx.save(network(), tmp_path / "image.onnx")
+    images = np.random.default_rng(1).normal(0, 1, (4, 3, 16, 16)).astype(np.float32)
+    source = TowerSource(tmp_path / "image.onnx", lambda: iter([{"image": images}]))
+    quantize_tower(Int8Static("minmax", activations=activations), source)
+    told = ["image.onnx: 1 ReLUs stay between Q/DQ pairs" in message for message in caplog.messages]
+    assert told == ([True] if activations == "symmetric" else [])
 
 
 def test_quantizers_by_hand():
