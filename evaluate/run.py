@@ -102,7 +102,20 @@ def evaluate(
         graphs=where.graphs,
     )
     progress.start("opening and checking the data", 0)
-    plan = open_plan(suite, where.cache)
+    return evaluate_plan(open_plan(suite, where.cache), subjects, reference, where, given=given, progress=progress)
+
+
+def evaluate_plan(
+    plan: Plan,
+    subjects: Sequence[Subject],
+    reference: Subject | None,
+    where: Where,
+    *,
+    given: dict[str, Any],
+    progress: Progress,
+) -> list[Record]:
+    """``evaluate`` where subjects are gathered and the data is open already."""
+    suite = plan.suite
     with Embeddings(
         where.cells or Storage(str(where.results / "cells")),
         suite.templates,

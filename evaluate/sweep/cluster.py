@@ -11,13 +11,18 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
 from clipq.errors import ClipqError, RuntimeUnavailable
 from clipq.evaluate.embeddings import Embeddings
+from clipq.evaluate.plan import Plan
+from clipq.evaluate.storage import Storage
+from clipq.evaluate.sweep.groups import Group, Measured, measure_group
 from clipq.evaluate.sweep.jobs import Job, Outcome, Target, Workplace, do_job
 from clipq.evaluate.sweep.shipping import fetched
+from clipq.progress import Progress
 
 # How often Ray does a job again whose worker or node died; a job that kills its workers is given up after that.
 RETRIES = 4
@@ -85,6 +90,26 @@ class Cluster:
                 except ray.exceptions.RayError as error:
                     yield Outcome(job, _first_line(error))
 
+    def measure(
+        self, groups: Sequence[tuple[Group, dict[str, str]]], plan: Plan, workplace: Workplace, given: dict[str, Any]
+    ) -> Iterator[Measured]:
+        """Measure groups, each with its failed engines, each on a worker; each as it comes, in no order."""
+        import ray
+
+        remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(measure_on_worker)
+        shared = ray.put((plan, workplace, given))
+        pending = {
+            remote.options(name=f"metrics of {group.name}").remote(group, failed, shared): group
+            for group, failed in groups
+        }
+        while pending:
+            for ref in ray.wait(list(pending), num_returns=1)[0]:
+                group = pending.pop(ref)
+                try:
+                    yield Measured(group, *ray.get(ref))
+                except ray.exceptions.RayError as error:
+                    yield Measured(group, _first_line(error), {})
+
 
 def connect(address: str, cpus: int, gpus: float) -> Cluster:
     """Connect to a running cluster, or start one on this machine for ``local``.
@@ -147,16 +172,40 @@ def do_on_worker(job: Job, shared: list[Any], after: Outcome | None) -> Outcome:
             embeddings.__exit__()
         _kept.clear()
         workplace, targets = ray.get(ref)
-        own = os.environ.get("CLIPQ_PIXEL_CACHE")
-        if own:
-            workplace = replace(workplace, pixels=Path(own).expanduser())
-        _kept[key] = workplace.open(), targets
+        _kept[key] = _at_this_node(workplace).open(), targets
     embeddings, targets = _kept[key]
     try:
         local = replace(job, subject=fetched(job.subject, embeddings.storage))
     except ClipqError as error:
         return Outcome(job, str(error), perf_counter() - started, node)
     return Outcome(job, do_job(local, targets, embeddings), perf_counter() - started, node)
+
+
+def measure_on_worker(
+    group: Group, failed: dict[str, str], shared: tuple[Plan, Workplace, dict[str, Any]]
+) -> tuple[str, dict[str, bytes]]:
+    """Measure one group in a Ray worker: why that failed, or nothing, and what it wrote."""
+    from threadpoolctl import threadpool_limits
+
+    plan, workplace, given = shared
+    storage = Storage(workplace.cells)
+    # Ray holds a worker's linear algebra to its task's CPUs; on another number of threads sums end in other digits.
+    with TemporaryDirectory() as folder, threadpool_limits(os.cpu_count()):
+        results = Path(folder)
+        try:
+            subjects = {subject.label: fetched(subject, storage) for subject in group.subjects}
+        except ClipqError as error:
+            return str(error), {}
+        reference = None if group.reference is None else subjects[group.reference.label]
+        local = replace(group, subjects=tuple(subjects.values()), reference=reference)
+        reason = measure_group(local, failed, plan, results, _at_this_node(workplace), given, Progress())
+        files = [path for path in results.rglob("*") if path.is_file()]
+        return reason, {path.relative_to(results).as_posix(): path.read_bytes() for path in files}
+
+
+def _at_this_node(workplace: Workplace) -> Workplace:
+    own = os.environ.get("CLIPQ_PIXEL_CACHE")
+    return replace(workplace, pixels=Path(own).expanduser()) if own else workplace
 
 
 def _first_line(error: BaseException) -> str:

@@ -63,6 +63,11 @@ class Workplace:
     pixel_bytes: int
     most_engines: int = 8
 
+    @property
+    def cache(self) -> PixelCache | None:
+        """Where pixels are kept, if anywhere."""
+        return PixelCache(self.pixels, self.pixel_bytes) if self.pixel_bytes else None
+
     def open(self) -> Embeddings:
         """Cells, pixels and engines of this process."""
         return Embeddings(
@@ -70,7 +75,7 @@ class Workplace:
             self.templates,
             self.on_bad_image,
             self.seed,
-            cache=PixelCache(self.pixels, self.pixel_bytes) if self.pixel_bytes else None,
+            cache=self.cache,
             batch=BatchSize(self.batch),
             most_engines=self.most_engines,
         )

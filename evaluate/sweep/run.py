@@ -12,21 +12,22 @@ from typing import Any
 from clipq.bundle import open_bundle
 from clipq.data.pixels import PixelCache
 from clipq.engines.ort_providers import PROVIDERS
-from clipq.errors import ClipqError, ResultsError
+from clipq.errors import ResultsError
 from clipq.evaluate.cells import BatchSize
 from clipq.evaluate.embeddings import Embeddings
 from clipq.evaluate.plan import Plan, open_plan
-from clipq.evaluate.run import Where, evaluate
-from clipq.evaluate.subjects import Subject, gather_subjects, has_twin
+from clipq.evaluate.subjects import gather_subjects, has_twin
 from clipq.evaluate.suite import Suite, read_suite
 from clipq.evaluate.sweep.bundles import make_bundles
 from clipq.evaluate.sweep.cluster import Cluster, connect, disconnect
 from clipq.evaluate.sweep.grid import Grid, bundle_folders, folder_name
+from clipq.evaluate.sweep.groups import Group, Measured, measure_group
 from clipq.evaluate.sweep.here import run_here
 from clipq.evaluate.sweep.jobs import Job, Outcome, Target, Workplace, plan_jobs
 from clipq.evaluate.sweep.probe import Cost, probe
 from clipq.evaluate.sweep.shipping import ship
 from clipq.evaluate.sweep.state import Failure, SweepFolder, failure_of, whole
+from clipq.files import write_atomic
 from clipq.progress import Progress
 
 
@@ -46,7 +47,7 @@ class SweepPlan:
     grid: Grid
     suite: Suite
     plan: Plan
-    groups: dict[str, Group]
+    groups: list[Group]
     jobs: list[Job]
     targets: tuple[Target, ...]
     done: set[str]
@@ -59,16 +60,6 @@ class SweepPlan:
     def to_do(self) -> list[Job]:
         """The jobs whose cells are neither whole nor known to fail."""
         return [job for job in self.jobs if job.cell not in self.done and job.cell not in self.failed]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Bundles of one checkpoint in one runtime, reported together."""
-
-    paths: tuple[Path, ...]
-    runtime: str
-    simulated: bool
-    subjects: tuple[Subject, ...]
 
 
 @dataclass(frozen=True)
@@ -117,7 +108,7 @@ def plan_sweep(
     with Embeddings(
         storage, suite.templates, suite.on_bad_image, suite.seed, cache=means.pixels, batch=BatchSize(grid.batch_size)
     ) as embeddings:
-        jobs, targets = plan_jobs(plan, {name: group.subjects for name, group in groups.items()}, embeddings)
+        jobs, targets = plan_jobs(plan, {group.name: group.subjects for group in groups}, embeddings)
         names = storage.tree()
         done = {job.cell for job in jobs if whole(names, job.cell, job.rows, job.chunk)}
         failed = {failure.cell for failure in folder.failures() if failure.cell}
@@ -141,15 +132,10 @@ def connected(grid: Grid, means: Means) -> Iterator[Cluster | None]:
         disconnect()
 
 
-def fill(
-    planned: SweepPlan, folder: SweepFolder, means: Means, cluster: Cluster | None, told: Callable[[Outcome], None]
-) -> int:
-    """Fill the cells that are missing, recording failures; how many were filled. ``told`` hears of each."""
-    folder.write_plan(planned.grid, planned.jobs)
-    storage = folder.storage(planned.grid)
-    jobs = planned.to_do
-    pixels = means.pixels
-    workplace = Workplace(
+def workplace(planned: SweepPlan, folder: SweepFolder, means: Means) -> Workplace:
+    """What whoever fills cells needs to know."""
+    storage, pixels = folder.storage(planned.grid), means.pixels
+    return Workplace(
         cells=storage.root if storage.is_remote else str(Path(storage.root).resolve()),
         templates=planned.suite.templates,
         on_bad_image=planned.suite.on_bad_image,
@@ -158,12 +144,21 @@ def fill(
         pixels=Path("unused") if pixels is None else pixels.folder,
         pixel_bytes=0 if pixels is None else pixels.capacity,
     )
+
+
+def fill(
+    planned: SweepPlan, folder: SweepFolder, means: Means, cluster: Cluster | None, told: Callable[[Outcome], None]
+) -> int:
+    """Fill the cells that are missing, recording failures; how many were filled. ``told`` hears of each."""
+    folder.write_plan(planned.grid, planned.jobs)
+    storage = folder.storage(planned.grid)
+    jobs, place = planned.to_do, workplace(planned, folder, means)
     if cluster is None:
-        outcomes = run_here(jobs, planned.targets, workplace)
+        outcomes = run_here(jobs, planned.targets, place)
     else:
         for subject in {job.subject.bundle.digest: job.subject for job in planned.jobs}.values():
             ship(subject.bundle, storage)
-        outcomes = cluster.run(jobs, planned.targets, workplace)
+        outcomes = cluster.run(jobs, planned.targets, place)
     filled = 0
     for outcome in outcomes:
         if outcome.failure:
@@ -174,35 +169,47 @@ def fill(
 
 
 def measure(
-    planned: SweepPlan, folder: SweepFolder, means: Means, given: dict[str, Any], progress: Progress
+    planned: SweepPlan,
+    folder: SweepFolder,
+    means: Means,
+    cluster: Cluster | None,
+    given: dict[str, Any],
+    progress: Progress,
 ) -> list[Path]:
-    """Records and reports of every group from its cells; a group without its reference is recorded as failed."""
-    results = []
+    """Records of every group from its cells, here or each on a worker; a group without its reference has failed."""
+    place = workplace(planned, folder, means)
     failures = folder.failures()
-    for name, group in planned.groups.items():
-        failed = {
-            failure.engine: f"{failure.what}: {failure.reason}"
-            for failure in failures
-            if failure.group == name and failure.cell
-        }
-        where = Where(
-            folder.path / "results" / name,
-            group.runtime,
-            planned.grid.threads,
-            means.fetch,
-            pixels=means.pixels,
-            batch=planned.grid.batch_size,
-            cells=folder.storage(planned.grid),
-            failed=failed,
-        )
-        suite = planned.suite.model_copy(update={"simulated": group.simulated})
-        try:
-            evaluate(group.paths, suite, where, given=given, progress=progress)
-            results.append(where.results)
+
+    def failed(group: Group) -> dict[str, str]:
+        """Engines of a group that are not tried."""
+        own = [failure for failure in failures if failure.group == group.name and failure.cell]
+        return {failure.engine: f"{failure.what}: {failure.reason}" for failure in own}
+
+    def here() -> Iterator[Measured]:
+        for group in planned.groups:
+            results = folder.results(group.name)
+            reason = measure_group(group, failed(group), planned.plan, results, place, given, progress)
+            yield Measured(group, reason, {})
+
+    def on_workers(cluster: Cluster) -> Iterator[Measured]:
+        progress.start("metrics and intervals", len(planned.groups))
+        for measured in cluster.measure(
+            [(group, failed(group)) for group in planned.groups], planned.plan, place, given
+        ):
+            for file, data in measured.files.items():
+                write_atomic(folder.results(measured.group.name) / file, data)
+            yield measured
+            progress.advance(1)
+
+    results = set()
+    for measured in here() if cluster is None else on_workers(cluster):
+        name = measured.group.name
+        if measured.failure:
+            folder.record_failure(Failure(group=name, engine="", what="measuring the group", reason=measured.failure))
+        else:
             folder.forget_failure(name)
-        except ClipqError as error:
-            folder.record_failure(Failure(group=name, engine="", what="measuring the group", reason=str(error)))
-    return results
+            results.add(name)
+    return [folder.results(group.name) for group in planned.groups if group.name in results]
 
 
 def sweep(grid: Grid, folder: SweepFolder, means: Means, given: dict[str, Any], heard: Listener) -> Swept:
@@ -214,7 +221,7 @@ def sweep(grid: Grid, folder: SweepFolder, means: Means, given: dict[str, Any], 
         heard.progress.start("cells", len(planned.to_do))
         filled = fill(planned, folder, means, cluster, heard.told)
         seconds = perf_counter() - started
-    results = measure(planned, folder, means, given, heard.progress)
+        results = measure(planned, folder, means, cluster, given, heard.progress)
     return Swept(filled, seconds, tuple(folder.failures()), tuple(results))
 
 
@@ -227,7 +234,7 @@ class Listener:
     told: Callable[[Outcome], None]
 
 
-def _groups(grid: Grid, made: dict[str, list[Path]], suite: Suite) -> dict[str, Group]:
+def _groups(grid: Grid, made: dict[str, list[Path]], suite: Suite) -> list[Group]:
     """Bundles by checkpoint and ONNX Runtime provider; plans, which have a runtime of their own, join the first."""
     families = {name: list(paths) for name, paths in made.items() if paths}
     for path in bundle_folders(grid):
@@ -235,15 +242,15 @@ def _groups(grid: Grid, made: dict[str, list[Path]], suite: Suite) -> dict[str, 
         families.setdefault(name, []).append(path)
     providers = [runtime for runtime in grid.runtimes if runtime in PROVIDERS] or ["ort-cpu"]
     threads = grid.threads
-    groups = {}
+    groups = []
     for name, paths in families.items():
         for runtime in providers:
             chosen = [path for path in paths if runtime == providers[0] or open_bundle(path).built_for is None]
             # A twin needs Q/DQ nodes; where the recipe that has them failed, the others go on.
             simulated = suite.simulated and any(has_twin(open_bundle(path)) for path in chosen)
-            subjects, _ = gather_subjects(
+            subjects, reference = gather_subjects(
                 chosen, runtime=runtime, threads=threads, simulated=simulated, reference=suite.reference
             )
             label = name if len(providers) == 1 else f"{name}--{runtime}"
-            groups[label] = Group(tuple(chosen), runtime, simulated, tuple(subjects))
+            groups.append(Group(label, runtime, threads, tuple(subjects), reference, simulated))
     return groups

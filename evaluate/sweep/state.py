@@ -66,6 +66,10 @@ class SweepFolder:
         """Where the cells are."""
         return Storage(grid.cells or str(self.path / "cells"))
 
+    def results(self, group: str) -> Path:
+        """The results folder of a group."""
+        return self.path / "results" / group
+
     def write_plan(self, grid: Grid, jobs: Sequence[Job]) -> None:
         """Remember what is going to be done."""
         cells = tuple(

@@ -19,14 +19,14 @@ def print_sweep_plan(planned: SweepPlan, folder: SweepFolder, where: str) -> Non
     table = Table()
     for column in ("group", "runtime", "engines", "texts", "images", "attacks", "cells", "done", "failed"):
         table.add_column(column, justify="left" if column in ("group", "runtime") else "right")
-    for name, group in planned.groups.items():
-        jobs = [job for job in planned.jobs if job.group == name]
+    for group in planned.groups:
+        jobs = [job for job in planned.jobs if job.group == group.name]
         kinds = Counter(job.kind for job in jobs)
         counts = (
             len(group.subjects), kinds["classes"] + kinds["captions"], kinds["images"], kinds["attack"], len(jobs),
             sum(job.cell in planned.done for job in jobs), sum(job.cell in planned.failed for job in jobs),
         )  # fmt: skip
-        table.add_row(name, group.runtime, *map(str, counts))
+        table.add_row(group.name, group.runtime, *map(str, counts))
     console.print(table)
     for what in planned.not_made:
         console.print(f"not made yet, so its cells are not counted: {what}", markup=False)

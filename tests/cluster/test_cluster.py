@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -102,8 +103,8 @@ def wait_for_cells(results, count, process):
 
 
 def figures(results):
-    """All numbers of a results folder."""
-    return (results / "results" / "demo" / "results.csv").read_text()
+    """All numbers of a results folder, by group."""
+    return {path.parent.name: path.read_text() for path in (results / "results").glob("*/results.csv")}
 
 
 def test_a_node_and_a_writing_worker_die(grid, alone, cluster, tmp_path):
@@ -167,7 +168,14 @@ def test_cells_in_an_object_store(bundles, cluster, bucket, tmp_path):
     folder = tmp_path / "grid"
     folder.mkdir()
     (folder / "suite.toml").write_text('[[view]]\nname = "test"\nsource = "demo:test"\nsamples = 300\n')
-    text = f'suite = "suite.toml"\nthreads = 1\nbundles = ["{bundles}/fp32", "{bundles}/int8-dynamic"]\n'
+    # Two checkpoints, by their names: two groups, measured on two workers.
+    engines = [bundles / "fp32", bundles / "int8-dynamic"]
+    for name in ("fp32", "int8-dynamic"):
+        engines.append(shutil.copytree(bundles / name, tmp_path / "second" / name))
+        manifest = json.loads((engines[-1] / "clipq.json").read_text())
+        manifest["checkpoint"]["name"] = "second"
+        (engines[-1] / "clipq.json").write_text(json.dumps(manifest))
+    text = f'suite = "suite.toml"\nthreads = 1\nbundles = {json.dumps(list(map(str, engines)))}\n'
     (folder / "local.toml").write_text(text)
     (folder / "s3.toml").write_text(f'{text}cells = "s3://study/one"\n')
     alone = evaluate("sweep", folder / "local.toml", "-o", tmp_path / "alone")
@@ -182,7 +190,7 @@ def test_cells_in_an_object_store(bundles, cluster, bucket, tmp_path):
     expected = {str(path): content for path, content in cells(tmp_path / "alone" / "cells").items()}
     assert {name: content for name, content in stored.items() if name.endswith(".safetensors")} == expected
     assert len([name for name in stored if name.startswith("bundles/") and name.endswith("clipq.json")]) == 2
-    assert figures(tmp_path / "results") == figures(tmp_path / "alone")
+    assert figures(tmp_path / "results") == figures(tmp_path / "alone") and len(figures(tmp_path / "alone")) == 2
     again = evaluate("sweep", folder / "s3.toml", "-o", tmp_path / "results")
     assert "0 cells filled" in again.stdout and again.returncode == 0, again.stdout + again.stderr
     lost = next(name for name in stored if name.endswith(".safetensors"))

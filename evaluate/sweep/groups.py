@@ -1,0 +1,62 @@
+"""Groups of engines that are reported together: their cells to their records, by this process or by another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from clipq.errors import ClipqError
+from clipq.evaluate.plan import Plan
+from clipq.evaluate.run import Where, evaluate_plan
+from clipq.evaluate.storage import Storage
+from clipq.evaluate.subjects import Subject
+from clipq.evaluate.sweep.jobs import Workplace
+from clipq.progress import Progress
+
+
+@dataclass(frozen=True)
+class Group:
+    """Engines of one checkpoint in one runtime, and the FP32 one that they are compared with."""
+
+    name: str
+    runtime: str
+    threads: int
+    subjects: tuple[Subject, ...]
+    reference: Subject | None
+    simulated: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What became of a group: the reason of its failure, or nothing; and its files, where another process made them."""
+
+    group: Group
+    failure: str
+    files: Mapping[str, bytes]
+
+
+def measure_group(
+    group: Group,
+    failed: Mapping[str, str],
+    plan: Plan,
+    results: Path,
+    workplace: Workplace,
+    given: dict[str, Any],
+    progress: Progress,
+) -> str:
+    """Write a group's records and figures into a results folder; why that failed, or nothing.
+
+    ``failed``: engines that are not tried, and why.
+    """
+    where = Where(
+        results, group.runtime, group.threads, pixels=workplace.cache, batch=workplace.batch,
+        cells=Storage(workplace.cells), failed=failed,
+    )  # fmt: skip
+    own = replace(plan, suite=plan.suite.model_copy(update={"simulated": group.simulated}))
+    try:
+        evaluate_plan(own, group.subjects, group.reference, where, given=given, progress=progress)
+    except ClipqError as error:
+        return str(error)
+    return ""
