@@ -58,6 +58,8 @@ class TensorRtEngine(Engine):
         # 8.6 has no 64-bit inputs: the caller's token ids are narrowed on the way into pinned memory.
         wide = np.dtype(np.int64) if dtype == np.int32 else dtype
         shape = tuple(None if size == -1 else int(size) for size in self.engine.get_tensor_shape(name))
+        if None in shape[1:]:
+            raise EngineError(f"{self.runtime}: {name!r} is {shape} in the plan; only the batch may be dynamic")
         return TensorSpec(name, wide, shape)
 
     def _stage(self, feed: Mapping[str, Array], slot: int) -> _Batch:
@@ -119,7 +121,8 @@ class TensorRtEngine(Engine):
         return batch.graph.launch
 
     def _drop_graphs(self) -> None:
-        for batch in self._batches.values():
+        # A copy: meanwhile the next batch may be staged in memory of its own.
+        for batch in list(self._batches.values()):
             if batch.graph is not None:
                 batch.graph.close()
                 batch.graph = None

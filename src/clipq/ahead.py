@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
+
+_END: Any = object()
 
 
 def ahead(items: Iterable[Item]) -> Generator[Item, None, None]:
@@ -20,7 +22,7 @@ def ahead(items: Iterable[Item]) -> Generator[Item, None, None]:
     """
     source = iter(items)
     with ThreadPoolExecutor(1, "ahead") as maker:
-        pending = maker.submit(lambda: next(source, None))
-        while (item := pending.result()) is not None:
-            pending = maker.submit(lambda: next(source, None))
+        pending = maker.submit(lambda: next(source, _END))
+        while (item := pending.result()) is not _END:
+            pending = maker.submit(lambda: next(source, _END))
             yield item

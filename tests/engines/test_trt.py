@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -65,6 +66,15 @@ def test_the_next_batch_is_copied_while_one_runs(device, graphs):
                 np.testing.assert_allclose(actual["image_features"], features, atol=1e-5)
         assert device.allocations == 4 * 3  # input and output, here and there; size 4 in two slots, size 2 in one
     assert not device.memory
+
+
+def test_graphs_are_dropped_while_the_next_batch_is_staged(device, monkeypatch):
+    monkeypatch.setattr(device, "cudaGraphExecDestroy", lambda graph: time.sleep(0.02) or (Status(0),))
+    shape = open_bundle(DEMO_BUNDLE).manifest.image.input_shape[1:]
+    with TensorRtEngine(IMAGE, PLAN, graphs=True) as engine:
+        for sizes in ((4, 4, 2), (4, 3), (4, 3, 5)):
+            feeds = [{"image": np.zeros((size, *shape), np.float32)} for size in sizes]
+            assert [len(result["image_features"]) for result in engine.run_ahead(feeds)] == list(sizes)
 
 
 def test_results_are_fresh_and_memory_is_allocated_once_a_size(device):
