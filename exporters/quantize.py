@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import singledispatch
@@ -55,7 +56,7 @@ def _(recipe: Fp16, source: TowerSource) -> onnx.ModelProto:
 def _(recipe: Int8Static, source: TowerSource) -> onnx.ModelProto:
     model = _as_opset_20(_with_ranges(recipe, source, QdqInserter))
     relus = _relus_between_pairs(model)
-    if relus and (recipe.form, recipe.floats) == ("qdq", "fp32"):
+    if relus and (recipe.activations, recipe.form, recipe.floats) == ("symmetric", "qdq", "fp32"):
         logger.warning(
             "%s: %d ReLUs stay between Q/DQ pairs, in floating point on a CPU; int8-static:activations=asymmetric is "
             "faster there",
@@ -73,8 +74,10 @@ def _(recipe: Simulated, source: TowerSource) -> onnx.ModelProto:
 
 
 def _relus_between_pairs(model: onnx.ModelProto) -> int:
-    """How many ReLUs read a dequantized tensor that is quantized again behind them."""
-    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    """How many ReLUs alone read a dequantized tensor and are quantized again behind them."""
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    pairs = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+    dequantized = {node.output[0] for node in pairs if readers[node.output[0]] == 1}
     quantized = {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     return sum(
         node.op_type in ("Relu", "Clip") and node.input[0] in dequantized and node.output[0] in quantized

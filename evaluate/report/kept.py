@@ -25,7 +25,7 @@ def vega() -> str:
         script: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
         return script
 
-    return _kept(f"vega-{version('vl-convert-python')}.js", bundle)
+    return _kept(f"vega-{version('vl-convert-python')}.js", bundle, whole=bool)
 
 
 def charts() -> dict[str, dict[str, Any]]:
@@ -38,14 +38,17 @@ def charts() -> dict[str, dict[str, Any]]:
 
     source = (resources.files("clipq.evaluate.report") / "charts.py").read_bytes()
     name = f"charts-{version('altair')}-{sha256_bytes(source)[:16]}.json"
-    found: dict[str, dict[str, Any]] = json.loads(_kept(name, specify))
+    found: dict[str, dict[str, Any]] = json.loads(_kept(name, specify, whole=lambda text: text.endswith("}")))
     return found
 
 
-def _kept(name: str, make: Callable[[], str]) -> str:
+def _kept(name: str, make: Callable[[], str], whole: Callable[[str], bool]) -> str:
     path = FOLDER.expanduser() / name
-    with contextlib.suppress(OSError):
-        return path.read_text("utf-8")
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        text = path.read_text("utf-8")
+        # A power cut can leave an empty file behind.
+        if whole(text):
+            return text
     text = make()
     with contextlib.suppress(OSError):
         write_atomic(path, text)
