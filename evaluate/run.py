@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from clipq.bundle import TOWERS
 from clipq.data.pixels import PixelCache
@@ -51,6 +52,9 @@ from clipq.record import (
     write_csv,
     write_record,
 )
+
+# Of linear algebra, whatever the machine has: on another number of threads sums end in other digits.
+METRIC_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,8 @@ def evaluate_plan(
         progress.start("latency, memory, kernels", len(TOWERS) + len(working))
         benches = bench(working, settings, where.results / "bench", lambda what: progress.advance(1))
     pictures = where.results if where.thumbnails else None
-    found = _Measuring(plan, working, reference, embeddings, squares, pictures).measure(progress)
+    with threadpool_limits(METRIC_THREADS, user_api="blas"):
+        found = _Measuring(plan, working, reference, embeddings, squares, pictures).measure(progress)
     records = [_record(subject, reference, found, benches, embeddings, plan, where, given) for subject in subjects]
     for subject, record in zip(subjects, records, strict=True):
         write_record(where.results, record)

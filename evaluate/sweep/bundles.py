@@ -91,6 +91,8 @@ def _export(command: Sequence[str], step: str, found: MadeBundles) -> list[str] 
         [sys.executable, "-m", "clipq.exporters.cli", *command], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        found.failed[step] = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}, no message"]
+        said = [line for line in lines if line.startswith("error: ")] or [f"exit code {done.returncode}: {lines[-1]}"]
+        found.failed[step] = said[-1].removeprefix("error: ")
         return None
     return [line for line in done.stdout.splitlines() if (Path(line) / MANIFEST).is_file()]

@@ -20,7 +20,7 @@ from clipq.evaluate.embeddings import Embeddings
 from clipq.evaluate.plan import Plan
 from clipq.evaluate.storage import Storage
 from clipq.evaluate.sweep.groups import Group, Measured, measure_group
-from clipq.evaluate.sweep.jobs import Job, Outcome, Target, Workplace, do_job
+from clipq.evaluate.sweep.jobs import OTHER_NUMBERS, Job, Outcome, Target, Workplace, do_job
 from clipq.evaluate.sweep.shipping import fetched
 from clipq.progress import Progress
 
@@ -99,7 +99,7 @@ class Cluster:
         remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(measure_on_worker)
         shared = ray.put((plan, workplace, given))
         pending = {
-            remote.options(name=f"metrics of {group.name}").remote(group, failed, shared): group
+            remote.options(name=f"metrics of {group.name}").remote(group, group.identities(), failed, shared): group
             for group, failed in groups
         }
         while pending:
@@ -182,23 +182,27 @@ def do_on_worker(job: Job, shared: list[Any], after: Outcome | None) -> Outcome:
 
 
 def measure_on_worker(
-    group: Group, failed: dict[str, str], shared: tuple[Plan, Workplace, dict[str, Any]]
+    group: Group,
+    identities: list[dict[str, Any]],
+    failed: dict[str, str],
+    shared: tuple[Plan, Workplace, dict[str, Any]],
 ) -> tuple[str, dict[str, bytes]]:
     """Measure one group in a Ray worker: why that failed, or nothing, and what it wrote."""
-    from threadpoolctl import threadpool_limits
-
     plan, workplace, given = shared
     storage = Storage(workplace.cells)
-    # Ray holds a worker's linear algebra to its task's CPUs; on another number of threads sums end in other digits.
-    with TemporaryDirectory() as folder, threadpool_limits(os.cpu_count()):
+    with TemporaryDirectory() as folder:
         results = Path(folder)
         try:
+            if group.identities() != identities:
+                return OTHER_NUMBERS, {}
             subjects = {subject.label: fetched(subject, storage) for subject in group.subjects}
+            reference = None if group.reference is None else subjects[group.reference.label]
+            local = replace(group, subjects=tuple(subjects.values()), reference=reference)
+            reason = measure_group(local, failed, plan, results, _at_this_node(workplace), given, Progress())
         except ClipqError as error:
             return str(error), {}
-        reference = None if group.reference is None else subjects[group.reference.label]
-        local = replace(group, subjects=tuple(subjects.values()), reference=reference)
-        reason = measure_group(local, failed, plan, results, _at_this_node(workplace), given, Progress())
+        except Exception as error:  # one group's surprise must not end the others
+            return f"{type(error).__name__}: {error}", {}
         files = [path for path in results.rglob("*") if path.is_file()]
         return reason, {path.relative_to(results).as_posix(): path.read_bytes() for path in files}
 

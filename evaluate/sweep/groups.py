@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from clipq.bundle import TOWERS
 from clipq.errors import ClipqError
 from clipq.evaluate.plan import Plan
 from clipq.evaluate.run import Where, evaluate_plan
@@ -26,6 +27,10 @@ class Group:
     subjects: tuple[Subject, ...]
     reference: Subject | None
     simulated: bool
+
+    def identities(self) -> list[dict[str, Any]]:
+        """What determines the numbers of this group's engines on this machine."""
+        return [subject.identity(tower) for subject in self.subjects for tower in TOWERS]
 
 
 @dataclass(frozen=True)

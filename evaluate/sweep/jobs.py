@@ -17,6 +17,8 @@ from clipq.evaluate.plan import Plan, PlannedSquare
 from clipq.evaluate.storage import Storage
 from clipq.evaluate.subjects import Subject
 
+OTHER_NUMBERS = "this machine would give other numbers than planned: its runtime, its version or its GPU differs"
+
 Kind = Literal["classes", "captions", "images", "attack"]
 # A view, or an attack on one at a strength in 255ths.
 Target = View | tuple[PlannedSquare, int]
@@ -133,7 +135,7 @@ def do_job(job: Job, targets: Sequence[Target], embeddings: Embeddings) -> str:
     try:
         cell = cell_of(job.kind, target, job.subject, embeddings)
         if cell.name != job.cell:
-            return "this machine would give other numbers than planned: its runtime, its version or its GPU differs"
+            return OTHER_NUMBERS
         if isinstance(target, tuple):
             fill_attack(target[0], target[1], job.subject, embeddings)
         else:

@@ -57,6 +57,11 @@ class SweepPlan:
     slots: int = 1
 
     @property
+    def unfilled(self) -> set[str]:
+        """The cells that were not whole when the sweep was planned."""
+        return {job.cell for job in self.jobs} - self.done
+
+    @property
     def to_do(self) -> list[Job]:
         """The jobs whose cells are neither whole nor known to fail."""
         return [job for job in self.jobs if job.cell not in self.done and job.cell not in self.failed]
@@ -89,8 +94,6 @@ def plan_sweep(
     made = make_bundles(grid, folder.path, progress, makes=makes)
     not_made = []
     for name, bundles in made.items():
-        for step in bundles.made:
-            folder.forget_failure(name, step)
         for step, reason in bundles.failed.items():
             folder.record_failure(Failure(group=name, engine=step, what="making the engine", reason=reason))
         steps = ["fp32", *grid.recipes]
@@ -113,6 +116,8 @@ def plan_sweep(
         done = {job.cell for job in jobs if whole(names, job.cell, job.rows, job.chunk)}
         failed = {failure.cell for failure in folder.failures() if failure.cell}
         planned = SweepPlan(grid, suite, plan, groups, jobs, targets, done, failed, not_made)
+        if makes:
+            folder.keep_failures(planned.unfilled, {name: set(bundles.failed) for name, bundles in made.items()})
         planned.slots = 1 if cluster is None else cluster.slots()
         planned.cost = probe(planned.to_do, targets, embeddings, progress)
     return planned
@@ -156,8 +161,10 @@ def fill(
     if cluster is None:
         outcomes = run_here(jobs, planned.targets, place)
     else:
-        for subject in {job.subject.bundle.digest: job.subject for job in planned.jobs}.values():
-            ship(subject.bundle, storage)
+        # Not by jobs alone: an engine whose cells are all another's has none, and is measured all the same.
+        subjects = [subject for group in planned.groups for subject in group.subjects]
+        for bundle in {subject.bundle.digest: subject.bundle for subject in subjects}.values():
+            ship(bundle, storage)
         outcomes = cluster.run(jobs, planned.targets, place)
     filled = 0
     for outcome in outcomes:
@@ -182,7 +189,7 @@ def measure(
 
     def failed(group: Group) -> dict[str, str]:
         """Engines of a group that are not tried."""
-        own = [failure for failure in failures if failure.group == group.name and failure.cell]
+        own = [failure for failure in failures if failure.group == group.name and failure.cell in planned.unfilled]
         return {failure.engine: f"{failure.what}: {failure.reason}" for failure in own}
 
     def here() -> Iterator[Measured]:
@@ -207,7 +214,6 @@ def measure(
         if measured.failure:
             folder.record_failure(Failure(group=name, engine="", what="measuring the group", reason=measured.failure))
         else:
-            folder.forget_failure(name)
             results.add(name)
     return [folder.results(group.name) for group in planned.groups if group.name in results]
 

@@ -42,5 +42,9 @@ def fetched(subject: Subject, storage: Storage) -> Subject:
         with directory_in_making(target) as making:
             for name in [*(entry.file for entry in bundle.manifest.files()), MANIFEST]:
                 (making / name).parent.mkdir(parents=True, exist_ok=True)
-                (making / name).write_bytes(storage.read(f"bundles/{bundle.digest}/{name}"))
+                stored = f"bundles/{bundle.digest}/{name}"
+                try:
+                    (making / name).write_bytes(storage.read(stored))
+                except FileNotFoundError as error:
+                    raise BundleError(f"{storage.url(stored)} is not in the store") from error
     return replace(subject, bundle=open_bundle(target))

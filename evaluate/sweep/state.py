@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,12 +108,17 @@ class SweepFolder:
 
     def record_failure(self, failure: Failure) -> None:
         """Remember a failure."""
-        path = self._failure(failure.cell or f"{failure.group}--{failure.engine}")
-        write_atomic(path, failure.model_dump_json(indent=1))
+        write_atomic(self._failure(failure), failure.model_dump_json(indent=1))
 
-    def forget_failure(self, group: str, engine: str = "") -> None:
-        """An engine could be made after all, or a group (no engine) be measured."""
-        self._failure(f"{group}--{engine}").unlink(missing_ok=True)
+    def keep_failures(self, unfilled: set[str], not_made: Mapping[str, set[str]]) -> None:
+        """Forget failures of what is there now, is not asked for any more, or is about to be tried again.
+
+        What stays: cells among ``unfilled``, and engines that could not be made, by their checkpoint's folder.
+        """
+        for failure in self.failures():
+            stays = failure.cell in unfilled if failure.cell else failure.engine in not_made.get(failure.group, ())
+            if not stays:
+                self._failure(failure).unlink(missing_ok=True)
 
     def forget_failures(self) -> int:
         """Forget all failures, so that they are tried again; how many there were."""
@@ -122,7 +127,8 @@ class SweepFolder:
             path.unlink()
         return len(paths)
 
-    def _failure(self, name: str) -> Path:
+    def _failure(self, failure: Failure) -> Path:
+        name = failure.cell or f"{failure.group}--{failure.engine}"
         safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
         return self.path / FAILURES / f"{safe}.json"
 

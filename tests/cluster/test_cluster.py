@@ -189,7 +189,7 @@ def test_cells_in_an_object_store(bundles, cluster, bucket, tmp_path):
     }
     expected = {str(path): content for path, content in cells(tmp_path / "alone" / "cells").items()}
     assert {name: content for name, content in stored.items() if name.endswith(".safetensors")} == expected
-    assert len([name for name in stored if name.startswith("bundles/") and name.endswith("clipq.json")]) == 2
+    assert len([name for name in stored if name.startswith("bundles/") and name.endswith("clipq.json")]) == 4
     assert figures(tmp_path / "results") == figures(tmp_path / "alone") and len(figures(tmp_path / "alone")) == 2
     again = evaluate("sweep", folder / "s3.toml", "-o", tmp_path / "results")
     assert "0 cells filled" in again.stdout and again.returncode == 0, again.stdout + again.stderr
@@ -229,3 +229,29 @@ def test_a_node_without_the_bundles_fetches_them(bundles, bucket, tmp_path, monk
 def test_nobody_answers(grid, tmp_path):
     done = evaluate("sweep", grid, "-o", tmp_path / "results", "--ray", "127.0.0.1:1", "--dry-run")
     assert done.returncode == 2 and "error: --ray 127.0.0.1:1: nobody answers there" in done.stderr, done.stderr
+
+
+def test_a_node_that_differs_measures_nothing(bundles, tmp_path, monkeypatch):
+    """What a worker does with a group whose engines would give other numbers on it, or whose data it does not have."""
+    from clipq.evaluate.plan import open_plan
+    from clipq.evaluate.subjects import gather_subjects
+    from clipq.evaluate.suite import read_suite
+    from clipq.evaluate.sweep.cluster import measure_on_worker
+    from clipq.evaluate.sweep.groups import Group
+    from clipq.evaluate.sweep.jobs import Workplace
+
+    (tmp_path / "suite.toml").write_text('[[view]]\nname = "test"\nsource = "demo:test"\nsamples = 60\n')
+    plan = open_plan(read_suite(tmp_path / "suite.toml"), None)
+    subjects, reference = gather_subjects(
+        [bundles / "fp32"], runtime="ort-cpu", threads=1, simulated=False, reference=None
+    )
+    group = Group("demo", "ort-cpu", 1, tuple(subjects), reference, False)
+    place = Workplace(str(tmp_path / "cells"), None, "error", 0, 32, tmp_path / "pixels", 0)
+    reason, files = measure_on_worker(group, [{"runtime": "another"}], {}, (plan, place, {}))
+    assert "other numbers than planned" in reason and files == {} and not (tmp_path / "cells").exists()
+    reason, files = measure_on_worker(group, group.identities(), {}, (plan, place, {}))
+    assert reason == "" and "results.csv" in files
+    monkeypatch.setattr("clipq.evaluate.sweep.cluster.measure_group", lambda *arguments: 1 / 0)
+    assert measure_on_worker(group, group.identities(), {}, (plan, place, {})) == (
+        "ZeroDivisionError: division by zero", {},
+    )  # fmt: skip

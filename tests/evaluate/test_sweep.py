@@ -151,8 +151,15 @@ def test_a_recipe_that_fails_is_named_and_the_rest_goes_on(tmp_path):
     SweepFolder(results).record_failure(
         Failure(group="demo", engine="int8-dynamic", what="making it", reason="no disk")
     )
+    # Nor is a cell that nobody asks for now.
+    old = Failure(group="demo", engine="fp32", what="images of test", reason="old runtime", cell="0" * 16)
+    SweepFolder(results).record_failure(old)
+    dry = evaluate("sweep", grid, "-o", results, "--dry-run")
+    assert dry.returncode == 0 and len(SweepFolder(results).failures()) == 3
     again = evaluate("sweep", grid, "-o", results)
-    assert again.returncode == 3 and "0 cells filled" in again.stdout and "no disk" not in again.stdout
+    assert again.returncode == 3 and "0 cells filled" in again.stdout, again.stdout + again.stderr
+    assert "no disk" not in again.stdout and "old runtime" not in again.stdout
+    assert len(list((results / "results" / "demo" / "records").glob("*.json"))) == 2
     assert {path: path.stat().st_mtime_ns for path in (results / "bundles").rglob("image.onnx")} == made
     (results / "bundles" / "demo" / "made.json").write_text("{")
     assert_refused(evaluate("sweep", grid, "-o", results), "made.json is damaged", "delete it")
