@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipq.ahead import ahead
 from clipq.bundle import Preprocess
 from clipq.data.pixels import PixelCache, PixelReader
 from clipq.data.sources import open_view
@@ -125,6 +126,7 @@ def test_a_cache_that_cannot_be_written_is_only_slower(photos, tmp_path):
 READ_IN_PROCESS = """
 import sys
 from pathlib import Path
+from clipq.ahead import ahead
 from clipq.bundle import Preprocess
 from clipq.data.pixels import PixelCache, PixelReader
 from clipq.data.sources import open_view
@@ -173,3 +175,7 @@ def test_normalizing_a_stack_is_normalizing_each(photos):
         scaled = batch.pixels[row].astype(np.float32) / np.float32(255)
         expected = (scaled - np.array(CONFIG.mean, np.float32)) / np.array(CONFIG.std, np.float32)
         assert (one == np.moveaxis(expected, -1, 0)).all()
+
+
+def test_ahead_ends_at_the_end_and_not_at_nothing():
+    assert list(ahead([1, None, 2])) == [1, None, 2] and list(ahead([])) == []

@@ -16,6 +16,8 @@ from support import assert_refused, evaluate, export
 from synthetic import exact, many, predictions, record, worse, write_results
 
 from clipq.demo import world
+from clipq.evaluate.report import kept
+from clipq.evaluate.report.charts import templates
 from clipq.evaluate.report.data import PageData
 from clipq.evaluate.report.page import render, write_report
 from clipq.evaluate.report.results import gather, read_results
@@ -428,3 +430,13 @@ def test_real_photos(shared, tmp_path):
         assert report.count("[data-chart=reliability] svg.marks") == 2 * 3
         assert report.count("[data-chart=histogram] svg.marks") == 3
         assert report.page.locator("#gallery img").first.evaluate("one => one.naturalWidth") > 8
+
+
+def test_a_kept_file_that_is_not_whole_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "FOLDER", tmp_path)
+    first = kept.charts()
+    (file,) = tmp_path.glob("charts-*.json")
+    for damaged in (b"", b"\xff", file.read_bytes()[:-5]):
+        file.write_bytes(damaged)
+        assert kept.charts() == first
+    assert kept.charts() == templates()
