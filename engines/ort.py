@@ -74,10 +74,10 @@ class OrtEngine(Engine):
 
     def _stage(self, feed: Mapping[str, Array], slot: int) -> dict[str, Any]:
         """On a device, its memory is allocated once per shape and slot."""
-        import onnxruntime
-
         if self._device is None:
             return dict(feed)
+        import onnxruntime
+
         staged = {}
         with self._named_errors():
             for name, array in feed.items():
