@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from clipq.engines.kernel_names import demangle
+
 
 @dataclass(frozen=True)
 class _Tracer:
@@ -63,5 +65,5 @@ def trace_gpu_kernels(run: Callable[[], object], *, runs: int) -> dict[str, floa
         cupti.activity_disable(cupti.ActivityKind.CONCURRENT_KERNEL)
     times: dict[str, float] = defaultdict(float)
     for name, milliseconds in tracer.seen:
-        times[name] += milliseconds / runs
+        times[demangle(name)] += milliseconds / runs
     return dict(times)

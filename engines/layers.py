@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipq.engines import kernel_names
 from clipq.engines.base import Array
 from clipq.engines.census import Arithmetic, Census, KernelGroup
 from clipq.engines.kernel_trace import trace_gpu_kernels
@@ -20,16 +21,6 @@ from clipq.engines.ort import OrtEngine
 from clipq.engines.ort_providers import OrtRuntime
 from clipq.engines.trt import TensorRtEngine
 
-# What kernel names say, most telling first: i8i8_i8i32_f32 multiplies int8 though it names float accumulators too.
-KERNEL_PRECISION = (
-    ("int8", re.compile(r"i8i8|i8i32|i8816|i16832|i161616|igmma|imma|igemm|gemm_s8|int8|s8s8|s8_s8|_i8_")),
-    ("fp8", re.compile(r"e4m3|e5m2|fp8|qmma")),
-    ("int4 weights", re.compile(r"int4|_i4|_s4|u4b|fpa_intb|matmul4bits")),
-    ("bf16", re.compile(r"bf16")),
-    ("tf32", re.compile(r"tf32")),
-    ("fp16", re.compile(r"f16|h884|h1688|h16816|hmma|half|hgemm|nvjet_h")),
-    ("fp32", re.compile(r"f32|sgemm|ffma|scudnn|simt|fp32")),
-)
 TENSOR_PRECISION = (
     ("int8", re.compile(r"int8|i8\b", re.I)),
     ("fp8", re.compile(r"fp8|e4m3", re.I)),
@@ -38,7 +29,8 @@ TENSOR_PRECISION = (
     ("fp16", re.compile(r"half|fp16|float16|f16", re.I)),
     ("fp32", re.compile(r"float|fp32|f32", re.I)),
 )
-PRODUCT = re.compile(r"gemm|fprop|conv|mma|matmul|matrix.?mul|fmha|mha|flash|nvjet|_fc|myl_fc|foreignnode", re.I)
+# What a layer's type or name says where no kernel is named.
+PRODUCT = re.compile(r"gemm|conv|matmul|matrix.?mul|mha|foreignnode|_fc|myl_fc", re.I)
 REFORMAT = re.compile(r"^reformat", re.I)
 
 
@@ -55,7 +47,10 @@ class Layer:
     @property
     def multiplies(self) -> bool:
         """Whether it is a matrix multiplication, a convolution or attention, by its type, kernel or name."""
-        return not self.reformats and any(PRODUCT.search(text) for text in (self.type, self.tactic, self.name))
+        if self.reformats or kernel_names.multiplies(self.tactic):
+            return not self.reformats
+        # A traced kernel has no other name than its own.
+        return self.name != self.tactic and any(PRODUCT.search(text) for text in (self.type, self.name))
 
     @property
     def reformats(self) -> bool:
@@ -65,8 +60,7 @@ class Layer:
     @property
     def precision(self) -> str:
         """What its kernel's name says it computes in; empty where the name is silent."""
-        kernel = self.tactic.lower()
-        return next((name for name, pattern in KERNEL_PRECISION if pattern.search(kernel)), "")
+        return kernel_names.precision(self.tactic)
 
     @property
     def tensor_precision(self) -> str:
@@ -164,7 +158,10 @@ def take_kernel_census(
         times = trace_gpu_kernels(lambda: engine.run(feed), runs=runs)
     if times is None:
         return None
-    kernels = tuple(Layer(name, "kernel", name, (), ()) for name in times)
+    kernels = tuple(
+        Layer(name, "kernel" if kernel_names.multiplies(name) else kernel_names.own_name(name), name, (), ())
+        for name in times
+    )
     return layers_census(tower, kernels, times, "kernels that ran on the GPU, names and times by CUPTI", True)
 
 
