@@ -33,7 +33,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from clipq.record import environment
+from clipq.environment import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "ViT-B-32"

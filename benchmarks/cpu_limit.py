@@ -36,8 +36,8 @@ from clipq.bundle import open_bundle
 from clipq.engines.base import Array
 from clipq.engines.census import CONVOLUTIONS, INTEGER_KERNELS
 from clipq.engines.ort import OrtEngine, trace_kernels
+from clipq.environment import environment
 from clipq.evaluate.bench import plausible_feed
-from clipq.record import environment
 
 Shape = tuple[int, int, int]
 GOAL = 0.7

@@ -29,11 +29,11 @@ from clipq.bundle import open_bundle
 from clipq.data.pixels import PixelCache
 from clipq.data.sources import open_view
 from clipq.data.views import View
+from clipq.environment import environment
 from clipq.evaluate.bench import plausible_feed
 from clipq.evaluate.embeddings import Embeddings
 from clipq.evaluate.storage import Storage
 from clipq.evaluate.subjects import Subject, gather_subjects
-from clipq.record import environment
 
 BATCH = 32
 # Stand-in classes: their prompts are few, so that the images are what is measured.

@@ -33,10 +33,10 @@ from clipq.engines.latency import Latency, measure_latency
 from clipq.engines.memory import gpu_memory
 from clipq.engines.ort import OrtEngine
 from clipq.engines.tensorrt_library import PACKAGES
+from clipq.environment import environment
 from clipq.errors import ClipqError
 from clipq.evaluate.bench import plausible_feed, subject_census
 from clipq.evaluate.subjects import Subject, runtime_of
-from clipq.record import environment
 
 MODELS = ("ViT-B-32", "ViT-B-16", "ViT-L-14", "RN50")
 # By the name of the runtime's family: the forms that its kernels take.

@@ -373,7 +373,7 @@ def is_listed(path: Path, names: frozenset[str]) -> bool:
 
 
 def measure(options: argparse.Namespace) -> None:
-    from clipq.record import environment
+    from clipq.environment import environment
 
     print(f"load average before: {os.getloadavg()[0]:.1f}; it should be near 0", flush=True)
     rows: list[dict[str, Any]] = []

@@ -36,13 +36,13 @@ from clipq.bundle import Bundle, open_bundle
 from clipq.data.sources import IMAGE_SUFFIXES
 from clipq.engines.base import Array
 from clipq.engines.ort import OrtEngine
+from clipq.environment import environment
 from clipq.exporters.calibration_set import BATCH, DEMO_SET, CalibrationSet
 from clipq.exporters.placement import place
 from clipq.exporters.qdq import QdqInserter
 from clipq.exporters.quantize import prepared
 from clipq.exporters.ranges import collect_ranges
 from clipq.exporters.recipes import Int8Static
-from clipq.record import environment
 
 THEIRS = {
     "minmax": calibrate.MinMaxCalibrater,

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from clipq.data.pixels import PixelCache
+from clipq.environment import environment
 from clipq.evaluate.sweep.cluster import connect, disconnect
 from clipq.evaluate.sweep.grid import read_grid
 from clipq.evaluate.sweep.run import Means, fill, plan_sweep
 from clipq.evaluate.sweep.state import SweepFolder
 from clipq.progress import Progress
-from clipq.record import environment
 
 
 def main() -> None:

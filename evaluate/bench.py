@@ -21,10 +21,11 @@ from clipq.engines.layers import take_kernel_census, take_layers_census
 from clipq.engines.memory import gpu_memory, peak_memory
 from clipq.engines.ort_providers import OrtRuntime
 from clipq.engines.trt import TensorRtEngine
+from clipq.environment import environment
 from clipq.evaluate.statistics import percentile_draws
 from clipq.evaluate.subjects import Subject
 from clipq.files import sha256_bytes, write_atomic
-from clipq.record import CensusRecord, GpuRecord, KernelRecord, LatencyRecord, Measurement, environment
+from clipq.record import CensusRecord, GpuRecord, KernelRecord, LatencyRecord, Measurement
 from clipq.tokenizer import TextTokenizer
 
 PERCENTILES = (50, 90, 99)

@@ -16,6 +16,7 @@ from clipq.bundle import TOWERS
 from clipq.data.pixels import PixelCache
 from clipq.data.views import View
 from clipq.engines.cuda import current_gpu
+from clipq.environment import environment
 from clipq.errors import EngineError
 from clipq.evaluate.attacked import SquareResults, attack_all
 from clipq.evaluate.axes import adversarial, classification, corruption, fairness, ood, retrieval, shift
@@ -48,7 +49,6 @@ from clipq.record import (
     FlipRecord,
     Record,
     ViewRecord,
-    environment,
     write_csv,
     write_record,
 )

@@ -5,10 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import platform
 from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -228,36 +225,6 @@ def labels(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def environment() -> dict[str, Any]:
-    """The machine and the versions that a result depends on."""
-    packages = {}
-    for package in (
-        "clip-quant",
-        "numpy",
-        "pillow",
-        "onnxruntime-gpu",
-        "onnxruntime",
-        "tokenizers",
-        "scipy",
-        "imagecorruptions-imaug",
-        "tensorrt",
-        "tensorrt-rtx",
-        "cuda-bindings",
-    ):
-        try:
-            packages[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "packages": packages,
-    }
-
-
 def write_record(folder: Path, record: Record) -> Path:
     """Store a record under its bundle, runtime and kind; returns the path."""
     path = folder / "records" / f"{record_stem(record)}.json"
@@ -322,13 +289,3 @@ def _cell(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value) if isinstance(value, float) else value
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
