@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
 from clipq.bundle import Bundle, TowerName
 from clipq.engines.base import Engine
@@ -14,6 +13,7 @@ from clipq.engines.ort import OrtEngine
 from clipq.engines.ort_providers import PROVIDERS, OrtRuntime, find_provider
 from clipq.engines.tensorrt_library import TensorRtRuntime, open_library
 from clipq.engines.trt import TensorRtEngine
+from clipq.environment import onnxruntime_package
 from clipq.errors import BundleError, RuntimeUnavailable
 
 
@@ -43,13 +43,9 @@ class Runtime:
 
 
 def onnxruntime_version() -> str | None:
-    """Version of the installed ONNX Runtime, under either of its package names, or None."""
-    for package in ("onnxruntime-gpu", "onnxruntime"):
-        try:
-            return f"{package} {version(package)}"
-        except PackageNotFoundError:
-            continue
-    return None
+    """Package and version of the ONNX Runtime that is here, or None."""
+    found = onnxruntime_package()
+    return None if found is None else " ".join(found)
 
 
 def runtime_identity(runtime: str) -> dict[str, str | None]:

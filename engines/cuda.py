@@ -63,9 +63,8 @@ def current_gpu() -> Gpu:
         raise RuntimeUnavailable(f"no GPU: {hints.get(reason, reason)}")
     properties = call(cuda.cudaGetDeviceProperties, 0)
     driver = call(cuda.cudaDriverGetVersion)
-    name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
     return Gpu(
-        name=name.strip("\0"),
+        name=_text(properties.name),
         capability=f"sm_{properties.major}{properties.minor}",
         memory=int(properties.totalGlobalMem),
         driver_cuda=f"{driver // 1000}.{driver % 1000 // 10}",
@@ -74,8 +73,12 @@ def current_gpu() -> Gpu:
 
 def pci_bus_id() -> str:
     """Where the first visible GPU sits: NVML counts GPUs in another order than CUDA."""
-    found = call(cudart().cudaDeviceGetPCIBusId, 32, 0)
-    return (found.decode() if isinstance(found, bytes) else str(found)).strip("\0")
+    return _text(call(cudart().cudaDeviceGetPCIBusId, 32, 0))
+
+
+def _text(found: bytes | str) -> str:
+    """A string of C's: it ends at its NUL, and what fills the rest of its memory is no part of it."""
+    return (found.decode(errors="replace") if isinstance(found, bytes) else found).split("\0")[0].strip()
 
 
 def free_memory() -> int:
@@ -147,11 +150,14 @@ class Graph:
 
 
 class Stream:
-    """A CUDA stream, its timing by events, and graphs captured from it."""
+    """A CUDA stream, its timing by events, and graphs captured from it.
+
+    It does not wait for the default stream, through which ONNX Runtime copies the next batch meanwhile.
+    """
 
     def __init__(self) -> None:
         self._cuda = cudart()
-        self.handle = call(self._cuda.cudaStreamCreate)
+        self.handle = call(self._cuda.cudaStreamCreateWithFlags, self._cuda.cudaStreamNonBlocking)
         self._start = call(self._cuda.cudaEventCreate)
         self._end = call(self._cuda.cudaEventCreate)
 

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from clipq.engines.kernel_names import demangle
+from clipq.errors import RuntimeUnavailable
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,11 @@ class _Tracer:
 
 
 @cache
-def _tracer() -> _Tracer | None:
+def _tracer() -> _Tracer:
     try:
         from cupti import cupti
-    except Exception:  # not installed, or it finds no driver it knows
-        return None
+    except Exception as error:  # not installed, or its libraries are not
+        raise RuntimeUnavailable(f"CUPTI: {error}; pip install cupti-python (of the driver's CUDA version)") from error
     seen: list[tuple[str, float]] = []
 
     def requested() -> tuple[int, int]:
@@ -37,25 +38,23 @@ def _tracer() -> _Tracer | None:
 
     try:
         cupti.activity_register_callbacks(requested, completed)
-    except Exception:
-        return None
+    except Exception as error:
+        raise RuntimeUnavailable(f"CUPTI refused its callbacks: {error}") from error
     return _Tracer(cupti, seen)
 
 
-def trace_gpu_kernels(run: Callable[[], object], *, runs: int) -> dict[str, float] | None:
+def trace_gpu_kernels(run: Callable[[], object], *, runs: int) -> dict[str, float]:
     """Milliseconds per run of every kernel by name, over ``runs`` runs after one warm-up.
 
-    None where CUPTI is missing or denied.
+    Raises RuntimeUnavailable, with the reason, where CUPTI is missing or denied.
     """
     tracer = _tracer()
-    if tracer is None:
-        return None
     cupti = tracer.cupti
     run()
     try:
         cupti.activity_enable(cupti.ActivityKind.CONCURRENT_KERNEL)
-    except Exception:  # no privilege, or another profiler holds it
-        return None
+    except Exception as error:  # no privilege, or another profiler holds it
+        raise RuntimeUnavailable(f"CUPTI refused to trace kernels: {error}") from error
     try:
         tracer.seen.clear()
         for _ in range(runs):
@@ -66,4 +65,6 @@ def trace_gpu_kernels(run: Callable[[], object], *, runs: int) -> dict[str, floa
     times: dict[str, float] = defaultdict(float)
     for name, milliseconds in tracer.seen:
         times[demangle(name)] += milliseconds / runs
+    if not times:
+        raise RuntimeUnavailable("CUPTI saw no kernel")
     return dict(times)

@@ -152,12 +152,13 @@ def take_layers_census(engine: TensorRtEngine, tower: str, feed: Mapping[str, Ar
 
 def take_kernel_census(
     path: Path, tower: str, feed: Mapping[str, Array], *, runtime: OrtRuntime, runs: int = 10
-) -> Census | None:
-    """Which kernels ONNX Runtime ran on the GPU, by the driver's own trace; None where CUPTI is not installed."""
+) -> Census:
+    """Which kernels ONNX Runtime ran on the GPU, by the driver's own trace.
+
+    Raises RuntimeUnavailable, with the reason, where CUPTI is missing or denied.
+    """
     with OrtEngine(path, runtime) as engine:
         times = trace_gpu_kernels(lambda: engine.run(feed), runs=runs)
-    if times is None:
-        return None
     kernels = tuple(
         Layer(name, "kernel" if kernel_names.multiplies(name) else kernel_names.own_name(name), name, (), ())
         for name in times

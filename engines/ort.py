@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +14,16 @@ from typing import Any
 import numpy as np
 
 from clipq.engines.base import Array, Engine, TensorSpec
-from clipq.engines.ort_providers import OrtRuntime, make_session
+from clipq.engines.cuda import Stream
+from clipq.engines.ort_providers import OrtRuntime, find_provider, make_session
 from clipq.errors import ClipqError, EngineError, OutOfMemory
 
 logger = logging.getLogger(__name__)
 
 RUNTIME: OrtRuntime = "ort-cpu"
+
+# The arena's words, CUDA's, and those of cuBLAS and cuDNN.
+_OUT_OF_MEMORY = re.compile(r"failed to allocate memory|out of memory|STATUS_ALLOC_FAILED", re.I)
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -61,14 +66,21 @@ class OrtEngine(Engine):
             options.enable_profiling = True
             options.profile_file_prefix = str(trace / "profile")
             options.optimized_model_filepath = str(trace / "optimized.onnx")
+        find_provider(runtime)
+        # Ours, so that events can be put around what the provider queues.
+        self._stream = Stream() if runtime == "ort-cuda" else None
+        own = {"user_compute_stream": str(int(self._stream.handle))} if self._stream else {}
+        self._session: Any = None
+        self._on_device: dict[tuple[str, tuple[int, ...], int], Any] = {}
         try:
-            self._session: Any = make_session(str(path), runtime, options)
+            self._session = make_session(str(path), runtime, options, own)
         except ClipqError:
+            self.close()
             raise
         except Exception as error:  # the runtime's exceptions share no public base
+            self.close()
             raise EngineError(f"{runtime}: cannot load {path}: {_first_line(error)}") from error
         self._device = None if runtime == "ort-cpu" else "cuda"
-        self._on_device: dict[tuple[str, tuple[int, ...], int], Any] = {}
         self.inputs = tuple(_spec(runtime, value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(runtime, value) for value in self._session.get_outputs())
 
@@ -98,20 +110,37 @@ class OrtEngine(Engine):
         return {spec.name: array for spec, array in zip(self.outputs, arrays, strict=True)}
 
     def _run_on_device(self, staged: dict[str, Any]) -> list[Array]:
+        binding = self._bind(staged)
+        self._session.run_with_iobinding(binding)
+        return list(binding.copy_outputs_to_cpu())
+
+    def _bind(self, staged: dict[str, Any]) -> Any:
         binding = self._session.io_binding()
         for name, value in staged.items():
             binding.bind_ortvalue_input(name, value)
         for spec in self.outputs:
             binding.bind_output(spec.name, self._device)
-        self._session.run_with_iobinding(binding)
-        return list(binding.copy_outputs_to_cpu())
+        return binding
+
+    def device_milliseconds(self, feed: Mapping[str, Array]) -> float | None:
+        """Milliseconds between CUDA events around the engine alone, without copies; None but for ``ort-cuda``."""
+        if self._stream is None:
+            return None
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        # Else the run waits for the device itself, and the time of waking up is measured too.
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        binding = self._bind(self._stage(feed, 0))
+        with self._named_errors():
+            return self._stream.timed(lambda: self._session.run_with_iobinding(binding, options))
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # the runtime's exceptions share no public base
-            kind = OutOfMemory if "Failed to allocate memory" in str(error) else EngineError
+            kind = OutOfMemory if _OUT_OF_MEMORY.search(str(error)) else EngineError
             raise kind(f"{self.runtime}: {_first_line(error)}") from error
 
     def end_trace(self) -> Path:
@@ -122,6 +151,9 @@ class OrtEngine(Engine):
         """Free the session and what it keeps on the device."""
         self._free_batches()
         self._session = None
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
     def _free_batches(self) -> None:
         self._on_device.clear()

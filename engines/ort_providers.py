@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Literal
 
 from clipq.engines.cuda import current_gpu
@@ -68,39 +77,113 @@ def find_provider(runtime: OrtRuntime) -> Provider:
             current_gpu()
         except RuntimeUnavailable as error:
             raise RuntimeUnavailable(f"runtime {runtime!r}: {error}") from error
+        if reason := why_not_loaded(runtime):
+            raise RuntimeUnavailable(f"runtime {runtime!r}: {provider.name} does not load: {reason}")
     return provider
 
 
-def make_session(path: str, runtime: OrtRuntime, options: Any) -> Any:
-    """An inference session on the runtime's provider alone; raises EngineError where work would fall to the CPU.
+@cache
+def why_not_loaded(runtime: OrtRuntime) -> str:
+    """Why a GPU provider's libraries do not load; empty where they do.
 
-    Raises whatever the runtime raises where it cannot load the file.
+    The list of providers was fixed when ONNX Runtime was built, so a session is opened, on a graph that computes
+    nothing.
+    """
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    values = [helper.make_tensor_value_info(name, TensorProto.STRING, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "nothing", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    provider = PROVIDERS[runtime]
+    with _heard() as said:
+        try:
+            session = _open(model.SerializeToString(), runtime, onnxruntime.SessionOptions(), provider.options)
+        except RuntimeUnavailable:
+            raise
+        except Exception as error:  # the runtime's exceptions share no public base
+            reason = " ".join(str(error).split())
+        else:
+            reason = "" if provider.name in session.get_providers() else "no reason given"
+    # The reason proper is in what the runtime wrote itself: "… with error: libnvinfer.so.10: cannot open …".
+    told = [line.split("with error: ")[-1] for line in said if "with error: " in line]
+    return (told or [reason])[0][:300] if reason else ""
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """Lines that libraries write to the process's standard error, which they do past Python's."""
+    lines: list[str] = []
+    with TemporaryFile() as file:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            lines += file.read().decode(errors="replace").splitlines()
+
+
+def load_cuda_libraries() -> None:
+    """Load CUDA's libraries from NVIDIA's packages, wherever these are installed, so that providers find them.
+
+    ``onnxruntime.preload_dlls`` looks beside its own package alone, and prints what it misses where ``--json`` goes.
     """
     import onnxruntime
 
-    provider = find_provider(runtime)
-    if runtime == "ort-cpu":
-        return onnxruntime.InferenceSession(path, options, providers=[provider.name])
+    major = str(getattr(onnxruntime, "cuda_version", "")).partition(".")[0]
+    found = find_spec("nvidia")
+    places = [Path(place) for place in (found.submodule_search_locations or ())] if found else []
+    # cublas wants cublasLt, so that one first; the others' versions are their own.
+    ours = [f"{name}.so.{major}" for name in ("cublasLt", "cublas", "cudart", "nvrtc")]
+    for pattern in (*ours, "curand.so.*", "cufft.so.*", "cudnn.so.*"):
+        for path in (path for place in places for path in sorted(place.glob(f"*/lib/lib{pattern}"))):
+            with suppress(OSError):
+                ctypes.CDLL(str(path))
+                break
     if hasattr(onnxruntime, "preload_dlls"):
-        # cuBLAS and cuDNN come as wheels of their own; this finds them.
-        onnxruntime.preload_dlls()
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if provider.package is not None:
-        plugin = import_module(provider.package)
-        # A library can be registered once in a process.
-        if not any(device.ep_name == provider.name for device in onnxruntime.get_ep_devices()):
-            onnxruntime.register_execution_provider_library(provider.name, plugin.get_library_path())
-        devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider.name]
-        if not devices:
-            raise RuntimeUnavailable(f"runtime {runtime!r}: {provider.package} finds no GPU it supports")
-        options.add_provider_for_devices(devices[:1], provider.options)
-        session = onnxruntime.InferenceSession(path, options)
-    else:
-        chosen = [(provider.name, provider.options), CPU]
-        # Its own fallback prints on stdout, tries other providers, and loses the reason.
-        session = onnxruntime.InferenceSession(path, options, providers=chosen, enable_fallback=0)
-    refuse_fallback(session, runtime, provider)
+        with redirect_stdout(sys.stderr):
+            onnxruntime.preload_dlls()
+
+
+def make_session(path: str, runtime: OrtRuntime, options: Any, provider_options: Mapping[str, str]) -> Any:
+    """An inference session on the runtime's provider alone; raises EngineError where work would fall to the CPU.
+
+    ``provider_options`` are added to the provider's own; ``find_provider`` said before that it works. Raises whatever
+    the runtime raises where it cannot load the file.
+    """
+    provider = PROVIDERS[runtime]
+    if runtime != "ort-cpu":
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = _open(path, runtime, options, {**provider.options, **provider_options})
+    if runtime != "ort-cpu":
+        refuse_fallback(session, runtime, provider)
     return session
+
+
+def _open(model: str | bytes, runtime: OrtRuntime, options: Any, provider_options: Mapping[str, str]) -> Any:
+    import onnxruntime
+
+    provider = PROVIDERS[runtime]
+    if runtime == "ort-cpu":
+        return onnxruntime.InferenceSession(model, options, providers=[provider.name])
+    load_cuda_libraries()
+    if provider.package is None:
+        chosen = [(provider.name, dict(provider_options)), CPU]
+        # Its own fallback prints on stdout, tries other providers, and loses the reason.
+        return onnxruntime.InferenceSession(model, options, providers=chosen, enable_fallback=0)
+    plugin = import_module(provider.package)
+    # A library can be registered once in a process.
+    if not any(device.ep_name == provider.name for device in onnxruntime.get_ep_devices()):
+        onnxruntime.register_execution_provider_library(provider.name, plugin.get_library_path())
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider.name]
+    if not devices:
+        raise RuntimeUnavailable(f"runtime {runtime!r}: {provider.package} finds no GPU it supports")
+    options.add_provider_for_devices(devices[:1], dict(provider_options))
+    return onnxruntime.InferenceSession(model, options)
 
 
 def refuse_fallback(session: Any, runtime: OrtRuntime, provider: Provider) -> None:

@@ -22,6 +22,7 @@ from clipq.engines.memory import gpu_memory, peak_memory
 from clipq.engines.ort_providers import OrtRuntime
 from clipq.engines.trt import TensorRtEngine
 from clipq.environment import environment
+from clipq.errors import RuntimeUnavailable
 from clipq.evaluate.statistics import percentile_draws
 from clipq.evaluate.subjects import Subject
 from clipq.files import sha256_bytes, write_atomic
@@ -167,14 +168,14 @@ def subject_census(subject: Subject, tower: TowerName, feed: dict[str, Array]) -
             assert isinstance(engine, TensorRtEngine)
             return census_record(take_layers_census(engine, tower, feed), recipe)
     runtime, path = cast("OrtRuntime", subject.runtime), subject.bundle.tower_path(tower)
+    untraced = ""
     if runtime != "ort-cpu":
-        traced = take_kernel_census(path, tower, feed, runtime=runtime)
-        if traced is not None:
-            return census_record(traced, recipe)
+        try:
+            return census_record(take_kernel_census(path, tower, feed, runtime=runtime), recipe)
+        except RuntimeUnavailable as error:
+            untraced = f"; no kernel names: {error}"
         if runtime != "ort-cuda":
-            return census_record(
-                unknown_census(tower, f"{runtime} runs the tower as one node, and CUPTI says nothing"), recipe
-            )
+            return census_record(unknown_census(tower, f"{runtime} runs the tower as one node{untraced}"), recipe)
     taken = take_census(
         path,
         tower,
@@ -183,7 +184,7 @@ def subject_census(subject: Subject, tower: TowerName, feed: dict[str, Array]) -
         threads=subject.threads,
         simulated=subject.simulated,
     )
-    return census_record(taken, recipe)
+    return census_record(replace(taken, evidence=taken.evidence + untraced), recipe)
 
 
 def census_record(census: Census, recipe: str) -> CensusRecord:

@@ -604,11 +604,12 @@ def _evaluate(bundles: Sequence[Path], suite: Suite, where: Where, as_json: bool
     given = {"command": context.info_name, "bundles": [str(path) for path in bundles], **_jsonable(context.params)}
     with progress_bars() as progress:
         records = evaluate(bundles, suite, where, given=given, progress=progress)
-    page = write_report(gather([(where.results, records)]), where.results / "report.html", images=where.thumbnails)
+    # The numbers first: the page may want a package that is not there.
     if as_json:
         click.echo(strict_json.dumps([row.model_dump() for record in records for row in record.measurements]))
     else:
         print_summary(records)
+    page = write_report(gather([(where.results, records)]), where.results / "report.html", images=where.thumbnails)
     click.echo(f"report: {page}", err=True)
 
 

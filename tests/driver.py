@@ -84,7 +84,9 @@ class Cuda:
         """Put work into a stream, or into the graph that is being captured."""
         (self.streams[stream] if self.queue is None else self.queue).append(work)
 
-    def cudaStreamCreate(self):
+    cudaStreamNonBlocking = 1
+
+    def cudaStreamCreateWithFlags(self, flags):
         handle = next(self.handles)
         self.streams[handle] = []
         return Status(0), handle

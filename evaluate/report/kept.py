@@ -6,17 +6,21 @@ import contextlib
 import json
 from collections.abc import Callable
 from importlib import resources
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from clipq.errors import ResultsError
 from clipq.files import sha256_bytes, write_atomic
 
 FOLDER = Path("~/.cache/clipq")
 
 
 def vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script; bundling them takes seconds."""
+    """Vega, Vega-Lite and Vega-Embed as one script; bundling them takes seconds.
+
+    Raises ResultsError where the package that bundles them is missing.
+    """
 
     def bundle() -> str:
         import vl_convert
@@ -25,7 +29,7 @@ def vega() -> str:
         script: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
         return script
 
-    return _kept(f"vega-{version('vl-convert-python')}.js", bundle, whole=bool)
+    return _kept(f"vega-{_version('vl-convert-python')}.js", bundle, whole=bool)
 
 
 def charts() -> dict[str, dict[str, Any]]:
@@ -37,9 +41,19 @@ def charts() -> dict[str, dict[str, Any]]:
         return json.dumps(templates())
 
     source = (resources.files("clipq.evaluate.report") / "charts.py").read_bytes()
-    name = f"charts-{version('altair')}-{sha256_bytes(source)[:16]}.json"
+    name = f"charts-{_version('altair')}-{sha256_bytes(source)[:16]}.json"
     found: dict[str, dict[str, Any]] = json.loads(_kept(name, specify, whole=lambda text: text.endswith("}")))
     return found
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError as error:
+        raise ResultsError(
+            f"the page's charts need the package {package}: pip install {package}; then clipq-eval report RESULTS "
+            "writes the page of results that are there"
+        ) from error
 
 
 def _kept(name: str, make: Callable[[], str], whole: Callable[[str], bool]) -> str:

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+import re
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distributions, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+PACKAGES = (
+    "clip-quant", "numpy", "pillow", "tokenizers", "scipy", "imagecorruptions-imaug", "tensorrt", "tensorrt-rtx",
+    "cuda-bindings", "cupti-python",
+)  # fmt: skip
+# NVIDIA's libraries come as packages of their own, named with CUDA's version up to 12: nvidia-cublas-cu12.
+_NVIDIA = re.compile(r"nvidia-(cublas|cudnn|cuda-cupti|cuda-runtime)(-cu\d+)?")
+
 
 def environment() -> dict[str, Any]:
-    """The machine and the versions that a result depends on."""
+    """CPU, cores, system, Python, and the versions of the packages that compute; names as pip knows them."""
     packages = {}
-    for package in (
-        "clip-quant",
-        "numpy",
-        "pillow",
-        "onnxruntime-gpu",
-        "onnxruntime",
-        "tokenizers",
-        "scipy",
-        "imagecorruptions-imaug",
-        "tensorrt",
-        "tensorrt-rtx",
-        "cuda-bindings",
-    ):
-        try:
+    for package in (*PACKAGES, *_nvidia_packages()):
+        with suppress(PackageNotFoundError):
             packages[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    if found := onnxruntime_package():
+        packages[found[0]] = found[1]
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
@@ -37,6 +36,28 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": packages,
     }
+
+
+def onnxruntime_package() -> tuple[str, str] | None:
+    """Package and version of the ONNX Runtime that is imported, or None.
+
+    ``onnxruntime`` and ``onnxruntime-gpu`` install into one folder: where both are listed, only that folder's own file
+    says which it is; it is read, not imported.
+    """
+    found = find_spec("onnxruntime")
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        with suppress(OSError):
+            text = (Path(folder) / "capi" / "build_and_package_info.py").read_text()
+            said = dict(re.findall(r"^(package_name|__version__) = ['\"](.+)['\"]", text, re.M))
+            if len(said) == 2:
+                return said["package_name"], said["__version__"]
+    return None
+
+
+@cache
+def _nvidia_packages() -> list[str]:
+    names = {found.metadata["Name"] or "" for found in distributions()}
+    return sorted(name for name in names if _NVIDIA.fullmatch(name))
 
 
 def _cpu_name() -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,11 +15,21 @@ from support import CALIBRATION, DEMO_BUNDLE, assert_refused, evaluate, export
 
 from clipq.bundle import open_bundle
 from clipq.engines import cuda as cuda_module
+from clipq.engines import kernel_trace, ort_providers
 from clipq.engines.catalog import RUNTIMES
+from clipq.engines.census import take_census
 from clipq.engines.ort import OrtEngine
-from clipq.engines.ort_providers import PROVIDERS, find_provider, refuse_fallback
-from clipq.errors import EngineError, RuntimeUnavailable
+from clipq.engines.ort_providers import (
+    PROVIDERS,
+    find_provider,
+    load_cuda_libraries,
+    refuse_fallback,
+    why_not_loaded,
+)
+from clipq.errors import EngineError, OutOfMemory, RuntimeUnavailable
+from clipq.evaluate import bench
 from clipq.evaluate.cells import BatchSize, run_in_batches
+from clipq.evaluate.subjects import Subject
 
 
 def session(providers, **nodes):
@@ -117,3 +130,110 @@ def test_integer_products_are_the_same_numbers(tmp_path, floats):
     cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     # Sums in another order round some activations to the neighbouring integer further on.
     assert cosine.min() > 0.999
+
+
+@pytest.fixture
+def pretended_gpu(monkeypatch):
+    """A GPU in name: what needs its driver fails where it fails on a machine that lacks a library."""
+    cuda = Cuda()
+    monkeypatch.setattr(cuda_module, "cudart", lambda: cuda)
+    why_not_loaded.cache_clear()
+    yield cuda
+    why_not_loaded.cache_clear()
+
+
+@pytest.mark.skipif(ctypes.util.find_library("cuda") is not None, reason="there is a driver")
+def test_a_provider_that_does_not_load_says_why(pretended_gpu, capfd):
+    """ONNX Runtime lists what it was built with, whether its libraries are here or not."""
+    import onnxruntime
+
+    for runtime, library in (("ort-cuda", r"lib(cuda|cublasLt)\.so"), ("ort-tensorrt", r"lib(nvinfer|cublas)\.so")):
+        if PROVIDERS[runtime].name not in onnxruntime.get_available_providers():
+            pytest.skip("this ONNX Runtime is for CPUs alone")
+        with pytest.raises(RuntimeUnavailable, match=f"does not load: {library}"):
+            find_provider(runtime)
+        assert RUNTIMES[runtime].status().state == "no"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_cuda_libraries_are_found_wherever_nvidias_packages_lie(tmp_path, monkeypatch):
+    """Two places, neither beside onnxruntime: CUDA 13's layout in one, a folder per library in the other."""
+    import onnxruntime
+
+    files = ("a/nvidia/cu13/lib/libcublas.so.13", "a/nvidia/cu13/lib/libcublasLt.so.13", "a/nvidia/cu12/lib/libcudart.so.12",
+             "b/nvidia/cu13/lib/libcudart.so.13", "b/nvidia/cudnn/lib/libcudnn.so.9")  # fmt: skip
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(b"")
+    places = SimpleNamespace(submodule_search_locations=[str(tmp_path / "a/nvidia"), str(tmp_path / "b/nvidia")])
+    loaded = []
+    monkeypatch.setattr(ort_providers, "find_spec", lambda name: places)
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: loaded.append(path.removeprefix(f"{tmp_path}/")))
+    monkeypatch.setattr(onnxruntime, "cuda_version", "13.0", raising=False)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load x"), raising=False)
+    load_cuda_libraries()
+    assert loaded == [files[1], files[0], files[3], files[4]]
+
+
+def test_nothing_of_preloading_reaches_stdout(monkeypatch, capsys):
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load x"), raising=False)
+    load_cuda_libraries()
+    assert capsys.readouterr() == ("", "Failed to load x\n")
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("[ONNXRuntimeError] : 6 : ... BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 9", OutOfMemory),
+        ("CUDA failure 2: out of memory ; GPU=0 ; hostname=x ; file=cuda_allocator.cc ; expr=cudaMalloc", OutOfMemory),
+        ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0", OutOfMemory),
+        ("CUDNN failure 4000: CUDNN_STATUS_ALLOC_FAILED ; GPU=0", OutOfMemory),
+        ("CUDA failure 700: an illegal memory access was encountered", EngineError),
+    ],
+)  # fmt: skip
+def test_what_running_out_of_memory_is_called(said, kind):
+    with OrtEngine(DEMO_BUNDLE / "image.onnx") as engine, pytest.raises(EngineError) as found, engine._named_errors():
+        raise RuntimeError(said)
+    assert type(found.value) is kind
+
+
+def test_device_time_is_between_events_on_the_providers_stream(pretended_gpu):
+    """Over the way with IO bindings, on the one device that is here."""
+    shape = open_bundle(DEMO_BUNDLE).manifest.image.input_shape[1:]
+    feed = {"image": np.zeros((2, *shape), np.float32)}
+    with OrtEngine(DEMO_BUNDLE / "image.onnx") as engine:
+        assert engine.device_milliseconds(feed) is None
+        engine._device, engine._stream = "cpu", cuda_module.Stream()
+        assert engine.device_milliseconds(feed) == 1.5
+        assert len(pretended_gpu.marks) == 2
+
+
+def test_names_end_where_c_says(monkeypatch):
+    cuda = Cuda(name="NVIDIA H100\0garbage")
+    monkeypatch.setattr(cuda, "cudaDeviceGetPCIBusId", lambda length, device: (Status(0), b"0000:00:05.0\0\0x\0"))
+    monkeypatch.setattr(cuda_module, "cudart", lambda: cuda)
+    assert cuda_module.current_gpu().name == "NVIDIA H100"
+    assert cuda_module.pci_bus_id() == "0000:00:05.0"
+
+
+def test_without_cupti_the_census_says_why(monkeypatch):
+    """The operators' profile is left, and says that it names no kernel."""
+    monkeypatch.setitem(sys.modules, "cupti", None)
+    kernel_trace._tracer.cache_clear()
+    with pytest.raises(RuntimeUnavailable, match="pip install cupti-python"):
+        kernel_trace.trace_gpu_kernels(lambda: None, runs=1)
+
+    def refused(*arguments, **options):
+        raise RuntimeUnavailable("CUPTI: no privilege")
+
+    monkeypatch.setattr(bench, "take_kernel_census", refused)
+    monkeypatch.setattr(
+        bench, "take_census", lambda path, tower, feed, runtime, **options: take_census(path, tower, feed)
+    )
+    bundle = open_bundle(DEMO_BUNDLE)
+    feed = bench.plausible_feed(bundle, "image", 2)
+    census = bench.subject_census(Subject(bundle, "ort-cuda", 0), "image", feed)
+    assert census.verdict == "float" and census.evidence.endswith("; no kernel names: CUPTI: no privilege")
+    assert bench.subject_census(Subject(bundle, "ort-tensorrt", 0), "image", feed).verdict == "unknown"

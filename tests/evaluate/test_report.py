@@ -6,6 +6,7 @@ import base64
 import csv
 import gzip
 import json
+import os
 import re
 import shutil
 
@@ -440,3 +441,24 @@ def test_a_kept_file_that_is_not_whole_is_made_again(tmp_path, monkeypatch):
         file.write_bytes(damaged)
         assert kept.charts() == first
     assert kept.charts() == templates()
+
+
+def test_results_are_told_where_the_charts_package_is_missing(bundles, tmp_path):
+    """After a long evaluation: the numbers, then one line on what the page wants."""
+    missing = "import importlib.metadata as m; v = m.version\ndef version(name):\n    if name == 'vl-convert-python': raise m.PackageNotFoundError(name)\n    return v(name)\nm.version = version\n"
+    (tmp_path / "sitecustomize.py").write_text(missing)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = evaluate(
+        "run",
+        str(bundles / "fp32"),
+        "--data",
+        "demo:test",
+        "--no-bench",
+        "--json",
+        "-o",
+        str(tmp_path / "r"),
+        env=environment,
+    )
+    assert_refused(done, "pip install vl-convert-python", "clipq-eval report")
+    assert any(row["metric"] == "acc1" for row in json.loads(done.stdout))
+    assert (tmp_path / "r" / "results.csv").is_file() and not (tmp_path / "r" / "report.html").exists()
