@@ -56,6 +56,11 @@ class Features:
         return hasattr(self.trt.DataType, "INT64")
 
     @property
+    def recent_opsets(self) -> bool:
+        """The parser reads what came after ONNX opset 17, Gelu for one (10 and later, as 64-bit tensors)."""
+        return self.int64
+
+    @property
     def progress_monitor(self) -> bool:
         """Builds can report their progress (10 and later)."""
         return hasattr(self.trt, "IProgressMonitor")

@@ -35,6 +35,7 @@ from clipq.engines.tensorrt_library import TensorRtLibrary, TensorRtRuntime, ope
 from clipq.errors import BuildError, RuntimeUnavailable
 from clipq.exporters.calibration_set import BATCH, CalibrationSet
 from clipq.exporters.int8_calibrator import Calibrator, check_cache, make_calibrator
+from clipq.exporters.opset import readable
 from clipq.files import directory_in_making, write_atomic
 from clipq.progress import Progress
 
@@ -237,8 +238,9 @@ def build_plan(
     builder = library.make(trt.Builder)
     network, strongly_typed = create_network(library, builder, weakly=settings.calibrator is not None)
     parser = trt.OnnxParser(network, library.logger)
-    if not parser.parse_from_file(str(path)):
-        raise BuildError(f"{library.name} cannot parse {path.name}: {first_parser_error(library, parser)}")
+    with readable(path, library) as file:
+        if not parser.parse_from_file(str(file)):
+            raise BuildError(f"{library.name} cannot parse {path.name}: {first_parser_error(library, parser)}")
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     flags = _set_flags(trt, config, path, settings, strongly_typed)

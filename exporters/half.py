@@ -21,9 +21,13 @@ def as_half(model: onnx.ModelProto) -> onnx.ModelProto:
     and their integers stay; ``storable_in_half`` made those scales exact beforehand.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     with quiet_logging():
-        return convert_float_to_float16(model, keep_io_types=True)
+        half = convert_float_to_float16(model, keep_io_types=True)
+        # It puts the casts of inputs last, and ONNX wants nodes after what they read.
+        OnnxModel.graph_topological_sort(half.graph)
+    return half
 
 
 def storable_in_half(scale: NDArray[Any]) -> NDArray[np.float32]:

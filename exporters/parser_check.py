@@ -12,6 +12,7 @@ from clipq.bundle import TOWERS, Bundle, TowerName
 from clipq.engines.tensorrt_library import TensorRtLibrary, TensorRtRuntime, open_library
 from clipq.errors import BuildError, RuntimeUnavailable
 from clipq.exporters.build import count_layers, create_network
+from clipq.exporters.opset import readable
 
 
 class RefusedNodes(BaseModel):
@@ -79,7 +80,9 @@ def _check_tower(bundle: Bundle, name: TowerName, library: TensorRtLibrary) -> T
     parser = library.trt.OnnxParser(network, library.logger)
     refused: tuple[RefusedNodes, ...] = ()
     layers: dict[str, int] = {}
-    if parser.parse_from_file(str(path)):
+    with readable(path, library) as file:
+        read = parser.parse_from_file(str(file))
+    if read:
         layers = count_layers(network)
     else:
         refused = _refused(library, parser, graph)

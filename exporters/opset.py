@@ -1,0 +1,88 @@
+"""Graphs in the operators of ONNX opset 17, the last that TensorRT 8.6 reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from clipq.engines.tensorrt_library import TensorRtLibrary
+from clipq.errors import BuildError
+
+OPSET, IR_VERSION = 17, 8
+_CONSTANTS = {"half": 0.5, "one": 1.0, "root_half": 0.5**0.5}
+
+
+@contextmanager
+def readable(path: Path, library: TensorRtLibrary) -> Iterator[Path]:
+    """An ONNX file in operators that the library reads: the file itself, or the same function written for 8.6.
+
+    Raises BuildError where there is no such form.
+    """
+    if library.features.recent_opsets:
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        written = Path(folder) / path.name
+        try:
+            onnx.save(as_opset_17(onnx.load(str(path))), str(written))
+        except BuildError as error:
+            raise BuildError(f"{library.name}, {path.name}: {error}") from error
+        yield written
+
+
+def as_opset_17(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same function in opset 17, in place: ``Gelu`` written out as it is defined, by ``Erf``; returns the model.
+
+    Raises BuildError where another operator, or a type it is given, came later.
+    """
+    graph = model.graph
+    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    types = {value.name: value.type.tensor_type.elem_type for value in inferred}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type == "Gelu" and node.domain in ("", "ai.onnx"):
+            nodes += _written_out(node, types.get(node.input[0], onnx.TensorProto.FLOAT), graph)
+        else:
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx"):
+            opset.version = OPSET
+    model.ir_version = IR_VERSION
+    try:
+        onnx.checker.check_model(onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True))
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        first = " ".join(str(error).split())[:300]
+        raise BuildError(
+            f"not a graph of ONNX opset {OPSET}, which is what TensorRT 8.6 reads ({first}); export it with --opset "
+            f"{OPSET}, and give int8-static floats=fp32"
+        ) from error
+    return model
+
+
+def _written_out(node: onnx.NodeProto, kind: int, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """x · ½ · (1 + erf(x · √½))."""
+    if any(attribute.name == "approximate" and attribute.s == b"tanh" for attribute in node.attribute):
+        raise BuildError(f"{node.name}: Gelu by tanh is not written out; export the checkpoint with --opset {OPSET}")
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    known = {value.name for value in graph.initializer}
+    names = {}
+    for name, number in _CONSTANTS.items():
+        names[name] = f"gelu_{name}_{np.dtype(dtype).name}"
+        if names[name] not in known:
+            graph.initializer.append(numpy_helper.from_array(np.array(number, dtype), names[name]))
+    (x,), (y,) = node.input, node.output
+    return [
+        helper.make_node("Mul", [x, names["root_half"]], [f"{y}_scaled"], name=f"{node.name}_scaled"),
+        helper.make_node("Erf", [f"{y}_scaled"], [f"{y}_erf"], name=f"{node.name}_erf"),
+        helper.make_node("Add", [f"{y}_erf", names["one"]], [f"{y}_shifted"], name=f"{node.name}_shifted"),
+        helper.make_node("Mul", [x, names["half"]], [f"{y}_halved"], name=f"{node.name}_halved"),
+        helper.make_node("Mul", [f"{y}_halved", f"{y}_shifted"], [y], name=f"{node.name}_product"),
+    ]

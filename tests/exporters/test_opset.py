@@ -1,0 +1,74 @@
+"""Files written for TensorRT 8.6: the same function in older operators, or a refusal."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from driver import make_trt
+from onnx import TensorProto, helper
+from support import DEMO_BUNDLE
+
+from clipq.bundle import open_bundle
+from clipq.engines.ort import OrtEngine
+from clipq.engines.tensorrt_library import Log, TensorRtLibrary
+from clipq.errors import BuildError
+from clipq.evaluate.bench import plausible_feed
+from clipq.exporters.opset import as_opset_17, readable
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "fp16", "int8-static-minmax"])
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_the_function_is_the_same(bundles, recipe, tower, tmp_path):
+    path = bundles / recipe / f"{tower}.onnx"
+    model = as_opset_17(onnx.load(path))
+    assert {opset.domain: opset.version for opset in model.opset_import}[""] == 17
+    assert not any(node.op_type == "Gelu" for node in model.graph.node)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, tmp_path / "written.onnx")
+    feed = plausible_feed(open_bundle(bundles / recipe), tower, 4)
+    # Without optimizations: fused kernels of quantized graphs round some activations to the neighbouring integer.
+    with OrtEngine(path, simulated=True) as before, OrtEngine(tmp_path / "written.onnx", simulated=True) as after:
+        (expected,), (found,) = before.run(feed).values(), after.run(feed).values()
+    assert np.abs(expected - found).max() < (5e-3 if recipe == "fp16" else 1e-4)
+
+
+def test_only_an_old_parser_gets_another_file(tmp_path):
+    for narrow in (False, True):
+        library = TensorRtLibrary("tensorrt", make_trt(None, version="8.6.0", narrow=narrow), Log())
+        with readable(DEMO_BUNDLE / "image.onnx", library) as path:
+            assert (path == DEMO_BUNDLE / "image.onnx") is not narrow
+            assert onnx.load(path).opset_import[0].version == (17 if narrow else 21)
+
+
+def test_what_came_later_is_refused(tmp_path):
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT16, ["n"])
+    scale = helper.make_tensor("s", TensorProto.FLOAT16, [], [1.0])
+    zero = helper.make_tensor("z", TensorProto.INT8, [], [0])
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT16, ["n"])
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [value], [output], [scale, zero]), opset_imports=[helper.make_opsetid("", 20)]
+    )
+    with pytest.raises(BuildError, match=r"opset 17, which is what TensorRT 8.6 reads .*floats=fp32"):
+        as_opset_17(model)
+    onnx.save(model, tmp_path / "m.onnx")
+    library = SimpleNamespace(name="tensorrt 8.6.0", features=SimpleNamespace(recent_opsets=False))
+    with (
+        pytest.raises(BuildError, match=r"^tensorrt 8\.6\.0, m\.onnx: not a graph"),
+        readable(tmp_path / "m.onnx", library),
+    ):
+        pass
+
+
+def test_gelu_by_tanh_is_refused():
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in "xy")
+    node = helper.make_node("Gelu", ["x"], ["y"], name="g", approximate="tanh")
+    model = helper.make_model(helper.make_graph([node], "g", [x], [y]), opset_imports=[helper.make_opsetid("", 20)])
+    with pytest.raises(BuildError, match="by tanh"):
+        as_opset_17(model)
