@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.skeleton import fill, strip
+from benchmarks.gpu.skeleton import fill, strip
 from clipq.bundle import Bundle, open_bundle
 from clipq.engines.base import Array, Engine
 from clipq.engines.catalog import RUNTIMES, open_engine
@@ -46,7 +46,7 @@ RECIPES = {
     "tensorrt": ("fp16", "int8-static", "int4-weight-only"),
 }
 MIXED_GEMM = {"ep.cuda.fpa_intb_gemm": "1"}
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def family(runtime: str) -> str:
