@@ -10,7 +10,6 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from clipq.engines import kernel_names
@@ -18,7 +17,6 @@ from clipq.engines.base import Array
 from clipq.engines.census import Arithmetic, Census, KernelGroup
 from clipq.engines.kernel_trace import trace_gpu_kernels
 from clipq.engines.ort import OrtEngine
-from clipq.engines.ort_providers import OrtRuntime
 from clipq.engines.trt import TensorRtEngine
 
 TENSOR_PRECISION = (
@@ -150,15 +148,12 @@ def take_layers_census(engine: TensorRtEngine, tower: str, feed: Mapping[str, Ar
     return layers_census(tower, parse_layers(text), times, evidence, quantized)
 
 
-def take_kernel_census(
-    path: Path, tower: str, feed: Mapping[str, Array], *, runtime: OrtRuntime, runs: int = 10
-) -> Census:
-    """Which kernels ONNX Runtime ran on the GPU, by the driver's own trace.
+def take_kernel_census(engine: OrtEngine, tower: str, feed: Mapping[str, Array], *, runs: int = 10) -> Census:
+    """Which kernels ONNX Runtime runs on the GPU for a batch, by the driver's own trace.
 
     Raises RuntimeUnavailable, with the reason, where CUPTI is missing or denied.
     """
-    with OrtEngine(path, runtime) as engine:
-        times = trace_gpu_kernels(lambda: engine.run(feed), runs=runs)
+    times = trace_gpu_kernels(lambda: engine.run(feed), runs=runs)
     kernels = tuple(
         Layer(name, "kernel" if kernel_names.multiplies(name) else kernel_names.own_name(name), name, (), ())
         for name in times

@@ -19,6 +19,7 @@ from clipq.engines.gpu_state import joules_per_run, read_gpu_state
 from clipq.engines.latency import measure_latency
 from clipq.engines.layers import take_kernel_census, take_layers_census
 from clipq.engines.memory import gpu_memory, peak_memory
+from clipq.engines.ort import OrtEngine
 from clipq.engines.ort_providers import OrtRuntime
 from clipq.engines.trt import TensorRtEngine
 from clipq.environment import environment
@@ -171,7 +172,9 @@ def subject_census(subject: Subject, tower: TowerName, feed: dict[str, Array]) -
     untraced = ""
     if runtime != "ort-cpu":
         try:
-            return census_record(take_kernel_census(path, tower, feed, runtime=runtime), recipe)
+            with subject.open(tower) as engine:
+                assert isinstance(engine, OrtEngine)
+                return census_record(take_kernel_census(engine, tower, feed), recipe)
         except RuntimeUnavailable as error:
             untraced = f"; no kernel names: {error}"
         if runtime != "ort-cuda":

@@ -7,32 +7,81 @@ import subprocess
 import sys
 
 import pytest
-from support import ROOT
+from support import DEMO_BUNDLE, ROOT, assert_refused, evaluate
+
+from clipq.engines.catalog import RUNTIMES
+from clipq.environment import environment
+
+sys.path.insert(0, str(ROOT))
+from benchmarks.gpu.record import Record, read_lines
+
+
+def gpu(*arguments):
+    command = [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
 def test_gpu_record(tmp_path):
     pytest.importorskip("open_clip", reason="needs the export extra")
-
-    def benchmark(*arguments):
-        command = [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    benchmark("prepare", tmp_path / "work", "--model", "demo")
+    done = gpu("prepare", tmp_path / "work", "--model", "demo", "--family", "ort-cpu")
+    assert done.returncode == 0, done.stderr
     stripped = tmp_path / "work" / "stripped" / "demo"
     assert (stripped / "fp32" / "image.onnx").stat().st_size < 500_000
     options = ("--runtime", "ort-cpu", "--batch", "1", "--repeats", "5")
-    benchmark("measure", tmp_path / "work", "-o", tmp_path / "out", *options)
+    done = gpu("measure", tmp_path / "work", "-o", tmp_path / "out", *options)
+    assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "out").glob("*.json")
     record = json.loads(path.read_text())
     assert record["failures"] == []
-    rows = {row["recipe"]: row for row in record["rows"]}
+    rows = {row["recipe"]: row for row in record["speed"]}
     assert set(rows) == {"fp32", "fp16", "int8-static-minmax", "int4-weight-only-rtn"}
-    assert rows["int8-static-minmax"]["census"]["verdict"] == "integer"
     assert rows["fp16"]["milliseconds_to_fp16"] == [1, 1, 1]
-    assert {row["metric"] for row in record["reliability"]} == {"acc1", "ece", "nll", "agreement"}
-    assert "| demo | ort-cpu | int8-static-minmax | 1 |" in path.with_suffix(".md").read_text()
+    proofs = {one["recipe"]: one for one in record["engines"]}
+    assert proofs["int8-static-minmax"]["census"]["verdict"] == "integer"
+    assert proofs["fp32"]["bytes"] == (DEMO_BUNDLE / "image.onnx").stat().st_size
+    found = {(row["recipe"], row["metric"]): row for row in record["reliability"]}
+    assert {metric for _, metric in found} == {"acc1", "ece", "nll", "brier", "confidence_gap", "agreement", "cosine"}
+    # The command's own figures on the same images.
+    paths = [str(tmp_path / "work" / "reliability" / "ort-cpu" / name) for name in ("fp32", "int8-static-minmax")]
+    done = evaluate("run", *paths, "--data", "demo:test", "--no-bench", "--json", "-o", str(tmp_path / "results"))
+    assert done.returncode == 0, done.stderr
+    for row in json.loads(done.stdout):
+        if row["bundle"] == "int8-static-minmax" and not row["group"] and (row["bundle"], row["metric"]) in found:
+            mine = found["int8-static-minmax", row["metric"]]
+            assert mine["value"] == pytest.approx(row["value"], abs=1e-9) and mine["n"] == row["n"]
+            assert mine["low"] == pytest.approx(row["low"], abs=1e-9) or row["metric"] == "agreement"
+            if row["delta"] is not None:
+                delta = mine["differences"]["fp32 on ort-cpu"]
+                assert delta == pytest.approx([row["delta"], row["delta_low"], row["delta_high"]], abs=1e-9)
+    page = path.with_suffix(".md").read_text()
+    assert "| demo | ort-cpu | int8-static-minmax | 1 |" in page and "## Failures\n\nNone." in page
+
+
+def test_a_record_that_is_cut_off_keeps_its_lines(tmp_path):
+    record = Record(tmp_path / "speed.jsonl")
+    record.add("machine", gpu=None, created="2026-01-01T00:00:00", environment=environment(), runtimes={})
+
+    def fails():
+        raise MemoryError("no room")
+
+    assert record.attempt("batch 128", fails) is None
+    with record.path.open("a") as stream:
+        stream.write('{"kind": "speed", "mod')
+    lines = read_lines([record.path])
+    assert [line["kind"] for line in lines] == ["machine", "failure"]
+    done = gpu("page", tmp_path, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "- batch 128: `MemoryError: no room`" in (tmp_path / "out" / "no-gpu-2026-01-01.md").read_text()
+
+
+def test_without_a_gpu_the_record_is_refused(tmp_path):
+    if RUNTIMES["ort-cuda"].status().works:
+        pytest.skip("there is a GPU")
+    for step in ("smoke", "speed"):
+        assert_refused(gpu(step, tmp_path, "--runtime", "ort-cuda", "--model", "demo"), "no GPU")
+    assert not list(tmp_path.iterdir())
+    assert_refused(gpu("measure", tmp_path), "no GPU runtime works here")
+    assert_refused(gpu("page", tmp_path), "no lines")
 
 
 def test_ranges_and_overheads(tmp_path):

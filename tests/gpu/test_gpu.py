@@ -11,7 +11,9 @@ from support import CALIBRATION, DEMO_BUNDLE, evaluate, export
 from clipq.bundle import open_bundle
 from clipq.engines.catalog import RUNTIMES, open_engine
 from clipq.engines.cuda import free_memory
+from clipq.engines.latency import measure_latency
 from clipq.engines.ort import OrtEngine
+from clipq.engines.tensorrt_library import PACKAGES, open_library
 from clipq.engines.trt import TensorRtEngine
 from clipq.errors import EngineError
 from clipq.evaluate.bench import plausible_feed, subject_census
@@ -20,7 +22,9 @@ from clipq.evaluate.subjects import Subject
 pytestmark = pytest.mark.gpu
 
 GPU_RUNTIMES = [name for name in RUNTIMES if name != "ort-cpu"]
-RECIPES = ("fp16", "int8-static", "int4-weight-only")
+RECIPES = {"fp16": "fp16", "int8-static": "int8-static", "int4-weight-only": "int4-weight-only"}
+# TensorRT 8.6 has no 4 bits, and reads half-precision scales no more than any of that opset.
+OLD_RECIPES = {"fp16": "fp16", "int8-static": "int8-static:floats=fp32"}
 # Smallest cosine to the FP32 embedding on ONNX Runtime's CPU provider, over a batch.
 CLOSE = {"fp32": 0.99999, "fp16": 0.999, "int8-static": 0.98, "int4-weight-only": 0.95}
 
@@ -37,11 +41,13 @@ def engines(request, tmp_path_factory):
     runtime = request.param
     require(runtime)
     folder = tmp_path_factory.mktemp(runtime)
-    flags = [flag for text in RECIPES for flag in ("--recipe", text)]
+    old = runtime in PACKAGES and not open_library(runtime).features.int4
+    recipes = OLD_RECIPES if old else RECIPES
+    flags = [flag for text in recipes.values() for flag in ("--recipe", text)]
     arguments = ("--runtime", runtime, "--calibration-set", str(CALIBRATION), "-o", str(folder))
     done = export("quantize", str(DEMO_BUNDLE), *flags, *arguments)
     assert done.returncode == 0, done.stderr
-    made = {"fp32": DEMO_BUNDLE} | dict(zip(RECIPES, done.stdout.split(), strict=True))
+    made = {"fp32": DEMO_BUNDLE} | dict(zip(recipes, done.stdout.split(), strict=True))
     if runtime in ("tensorrt", "tensorrt-rtx"):
         for name, bundle in made.items():
             done = export("build", str(bundle), "--runtime", runtime, "-o", str(folder))
@@ -54,6 +60,8 @@ def engines(request, tmp_path_factory):
 @pytest.mark.parametrize("tower", ["image", "text"])
 def test_embeddings_are_those_of_the_cpu(engines, recipe, tower):
     runtime, bundles = engines
+    if recipe not in bundles:
+        pytest.skip(f"{runtime} here has no {recipe}")
     feed = plausible_feed(bundles[recipe], tower, 8)
     with open_engine(bundles[recipe], tower, runtime) as engine, OrtEngine(DEMO_BUNDLE / f"{tower}.onnx") as cpu:
         (actual,), (expected,) = engine.run(feed).values(), cpu.run(feed).values()
@@ -110,6 +118,16 @@ def test_memory_is_given_back(engines):
     assert before - free_memory() < 64 * 2**20
 
 
+def test_device_time_is_no_longer_than_the_walls(engines):
+    runtime, bundles = engines
+    feed = plausible_feed(bundles["fp16"], "image", 32)
+    with open_engine(bundles["fp16"], "image", runtime) as engine:
+        timed = measure_latency({"one": engine}, [feed], repeats=9)["one"][0]
+    if not timed.device_milliseconds:
+        pytest.skip(f"{runtime} has no events of its own")
+    assert 0 < np.median(timed.device_milliseconds) <= np.median(timed.milliseconds)
+
+
 def test_graphs_device_time_and_profile_limits(engines):
     _, bundles = engines
     if bundles["fp16"].built_for is None:
@@ -122,7 +140,7 @@ def test_graphs_device_time_and_profile_limits(engines):
             np.testing.assert_allclose(next(iter(graphed.run(feed).values())), expected, atol=1e-3)
         for result in graphed.run_ahead([feed] * 4):
             np.testing.assert_allclose(next(iter(result.values())), expected, atol=1e-3)
-        assert 0 < graphed.device_milliseconds(feed) < 1000
+        assert graphed.device_milliseconds(feed) > 0
         with pytest.raises(EngineError, match="takes batches from 1 to 32"):
             plain.run(plausible_feed(bundles["fp16"], "image", 33))
 
