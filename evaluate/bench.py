@@ -69,7 +69,7 @@ def bench(
         "settings": vars(settings),
         "environment": environment(),
         # Raised when a figure is measured in another way, so that none of the old way is kept.
-        "method": 2,
+        "method": 3,
     }
     path = folder / f"{sha256_bytes(json.dumps(described, sort_keys=True).encode())[:32]}.json"
     if path.is_file():
