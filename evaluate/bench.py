@@ -171,12 +171,12 @@ def subject_census(subject: Subject, tower: TowerName, feed: dict[str, Array]) -
     runtime, path = cast("OrtRuntime", subject.runtime), subject.bundle.tower_path(tower)
     untraced = ""
     if runtime != "ort-cpu":
-        try:
-            with subject.open(tower) as engine:
-                assert isinstance(engine, OrtEngine)
+        with subject.open(tower) as engine:
+            assert isinstance(engine, OrtEngine)
+            try:
                 return census_record(take_kernel_census(engine, tower, feed), recipe)
-        except RuntimeUnavailable as error:
-            untraced = f"; no kernel names: {error}"
+            except RuntimeUnavailable as error:
+                untraced = f"; no kernel names: {error}"
         if runtime != "ort-cuda":
             return census_record(unknown_census(tower, f"{runtime} runs the tower as one node{untraced}"), recipe)
     taken = take_census(

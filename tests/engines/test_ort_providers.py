@@ -232,6 +232,7 @@ def test_without_cupti_the_census_says_why(monkeypatch):
     monkeypatch.setattr(
         bench, "take_census", lambda path, tower, feed, runtime, **options: take_census(path, tower, feed)
     )
+    monkeypatch.setattr(Subject, "open", lambda self, tower: OrtEngine(DEMO_BUNDLE / f"{tower}.onnx"))
     bundle = open_bundle(DEMO_BUNDLE)
     feed = bench.plausible_feed(bundle, "image", 2)
     census = bench.subject_census(Subject(bundle, "ort-cuda", 0), "image", feed)
