@@ -9,7 +9,8 @@ import numpy as np
 
 from clipq.bundle import Plan
 from clipq.engines.base import Array, Engine, TensorSpec
-from clipq.engines.cuda import Buffer, Event, Graph, Stream, current_gpu
+from clipq.engines.cuda import Stream, current_gpu
+from clipq.engines.device_batch import DeviceBatch
 from clipq.engines.tensorrt_library import TensorRtLibrary, open_library
 from clipq.errors import EngineError, OutOfMemory, RuntimeUnavailable
 
@@ -31,7 +32,7 @@ class TensorRtEngine(Engine):
         trt = self.library.trt
         self._graphs = graphs
         self._stream: Stream | None = None
-        self._batches: dict[tuple[int, int], _Batch] = {}
+        self._batches: dict[tuple[int, int], DeviceBatch] = {}
         self._captured: int | None = None
         self._loader = self.library.make(trt.Runtime)
         self.engine = self._loader.deserialize_cuda_engine(path.read_bytes())
@@ -62,7 +63,7 @@ class TensorRtEngine(Engine):
             raise EngineError(f"{self.runtime}: {name!r} is {shape} in the plan; only the batch may be dynamic")
         return TensorSpec(name, wide, shape)
 
-    def _stage(self, feed: Mapping[str, Array], slot: int) -> _Batch:
+    def _stage(self, feed: Mapping[str, Array], slot: int) -> DeviceBatch:
         """The buffers of this batch size and slot, their upload queued."""
         self._open_stream()
         size = len(next(iter(feed.values())))
@@ -74,11 +75,11 @@ class TensorRtEngine(Engine):
             )
         batch = self._batches.get((size, slot))
         if batch is None:
-            batch = self._batches[size, slot] = _Batch(size, self)
+            batch = self._batches[size, slot] = DeviceBatch(size, self.inputs, self.outputs, self.dtypes)
         batch.upload(feed, self._uploads)
         return batch
 
-    def _run(self, staged: _Batch) -> dict[str, Array]:
+    def _run(self, staged: DeviceBatch) -> dict[str, Array]:
         stream = self._open_stream()
         self._launch(staged)()
         staged.download(stream)
@@ -94,7 +95,7 @@ class TensorRtEngine(Engine):
             raise EngineError(f"{self.runtime}: the engine is closed")
         return self._stream
 
-    def _launch(self, batch: _Batch) -> Callable[[], None]:
+    def _launch(self, batch: DeviceBatch) -> Callable[[], None]:
         """What queues the engine on a batch whose upload the stream waits for."""
         stream = self._open_stream()
         stream.follow(batch.uploaded)
@@ -140,47 +141,6 @@ class TensorRtEngine(Engine):
         for batch in self._batches.values():
             batch.close()
         self._batches.clear()
-
-
-class _Batch:
-    """The buffers of one batch size and slot; raises OutOfMemory where the device has no room for them."""
-
-    def __init__(self, size: int, engine: TensorRtEngine):
-        self.size = size
-        self.graph: Graph | None = None
-        self.buffers: dict[str, Buffer] = {}
-        self._outputs = [spec.name for spec in engine.outputs]
-        try:
-            for spec in (*engine.inputs, *engine.outputs):
-                shape = tuple(size if length is None else length for length in spec.shape)
-                self.buffers[spec.name] = Buffer(shape, engine.dtypes[spec.name])
-            self.uploaded = Event()
-        except EngineError:
-            self._free()
-            raise
-
-    def upload(self, feed: Mapping[str, Array], stream: Stream) -> None:
-        """Fill the inputs; ``uploaded`` says when they are on the device."""
-        for name, array in feed.items():
-            np.copyto(self.buffers[name].host, array, casting="same_kind")
-            self.buffers[name].upload(stream)
-        stream.mark(self.uploaded)
-
-    def download(self, stream: Stream) -> None:
-        for name in self._outputs:
-            self.buffers[name].download(stream)
-
-    def results(self) -> dict[str, Array]:
-        """Copies of the outputs, once they are downloaded."""
-        return {name: self.buffers[name].host.copy() for name in self._outputs}
-
-    def close(self) -> None:
-        self.uploaded.close()
-        self._free()
-
-    def _free(self) -> None:
-        for buffer in self.buffers.values():
-            buffer.free()
 
 
 def check_origin(plan: Plan, library: TensorRtLibrary) -> None:
