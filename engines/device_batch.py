@@ -12,6 +12,13 @@ from clipq.engines.cuda import Buffer, Event, Graph, Stream
 from clipq.errors import EngineError
 
 
+def refuse_dynamic(runtime: str, specs: Sequence[TensorSpec]) -> None:
+    """Raise EngineError where another dimension than the batch is not fixed: buffers are made for their shape."""
+    for spec in specs:
+        if None in spec.shape[1:]:
+            raise EngineError(f"{runtime}: {spec.name!r} is {spec.shape}; only the batch may be dynamic")
+
+
 class DeviceBatch:
     """The buffers of one batch size and slot; raises OutOfMemory where the device has no room for them.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 
 from clipq.engines.base import Array, Engine, TensorSpec
 from clipq.engines.cuda import Stream
+from clipq.engines.device_batch import DeviceBatch, refuse_dynamic
 from clipq.engines.ort_providers import OrtRuntime, find_provider, make_session
 from clipq.errors import ClipqError, EngineError, OutOfMemory
 
@@ -67,11 +69,13 @@ class OrtEngine(Engine):
             options.profile_file_prefix = str(trace / "profile")
             options.optimized_model_filepath = str(trace / "optimized.onnx")
         find_provider(runtime)
-        # Ours, so that events can be put around what the provider queues.
+        self._session: Any = None
+        self._batches: dict[tuple[int, int], DeviceBatch] = {}
+        self._device = None if runtime == "ort-cpu" else "cuda"
+        self._uploads = None if self._device is None else Stream()
+        # Ours, so that it can follow uploads, and events can be put around what the provider queues.
         self._stream = Stream() if runtime == "ort-cuda" else None
         own = {"user_compute_stream": str(int(self._stream.handle))} if self._stream else {}
-        self._session: Any = None
-        self._on_device: dict[tuple[str, tuple[int, ...], int], Any] = {}
         try:
             self._session = make_session(str(path), runtime, options, own)
         except ClipqError:
@@ -80,47 +84,50 @@ class OrtEngine(Engine):
         except Exception as error:  # the runtime's exceptions share no public base
             self.close()
             raise EngineError(f"{runtime}: cannot load {path}: {_first_line(error)}") from error
-        self._device = None if runtime == "ort-cpu" else "cuda"
         self.inputs = tuple(_spec(runtime, value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(runtime, value) for value in self._session.get_outputs())
+        self._dtypes = {spec.name: spec.dtype for spec in (*self.inputs, *self.outputs)}
+        if self._device is not None:
+            refuse_dynamic(runtime, (*self.inputs, *self.outputs))
 
-    def _stage(self, feed: Mapping[str, Array], slot: int) -> dict[str, Any]:
-        """On a device, its memory is allocated once per shape and slot."""
+    def _stage(self, feed: Mapping[str, Array], slot: int) -> Any:
+        """On a GPU: the buffers of this batch size and slot, their upload queued."""
         if self._device is None:
             return dict(feed)
-        import onnxruntime
+        self._open_session()
+        assert self._uploads is not None
+        key = len(next(iter(feed.values()))), slot
+        if key not in self._batches:
+            self._batches[key] = DeviceBatch(key[0], self.inputs, self.outputs, self._dtypes)
+        self._batches[key].upload(feed, self._uploads)
+        return self._batches[key]
 
-        staged = {}
+    def _run(self, staged: Any) -> dict[str, Array]:
+        session = self._open_session()
         with self._named_errors():
-            for name, array in feed.items():
-                key = name, array.shape, slot
-                contiguous = np.ascontiguousarray(array)
-                if key in self._on_device:
-                    self._on_device[key].update_inplace(contiguous)
-                else:
-                    self._on_device[key] = onnxruntime.OrtValue.ortvalue_from_numpy(contiguous, self._device, 0)
-                staged[name] = self._on_device[key]
-        return staged
+            if self._device is None:
+                arrays = session.run(None, staged)
+                return {spec.name: array for spec, array in zip(self.outputs, arrays, strict=True)}
+            self._launch(staged)()
+        stream = self._stream or self._uploads
+        assert stream is not None
+        staged.download(stream)
+        stream.wait()
+        return staged.results()
 
-    def _run(self, staged: dict[str, Any]) -> dict[str, Array]:
-        if self._session is None:
-            raise EngineError(f"{self.runtime}: the engine is closed")
-        with self._named_errors():
-            arrays = self._session.run(None, staged) if self._device is None else self._run_on_device(staged)
-        return {spec.name: array for spec, array in zip(self.outputs, arrays, strict=True)}
-
-    def _run_on_device(self, staged: dict[str, Any]) -> list[Array]:
-        binding = self._bind(staged)
-        self._session.run_with_iobinding(binding)
-        return list(binding.copy_outputs_to_cpu())
-
-    def _bind(self, staged: dict[str, Any]) -> Any:
+    def _launch(self, batch: DeviceBatch, options: Any = None) -> Callable[[], None]:
+        """What runs the session on a batch, once its upload is done."""
+        if self._stream is not None:
+            self._stream.follow(batch.uploaded)
+        elif self._uploads is not None:
+            # The provider's stream is its own, and knows nothing of our events.
+            self._uploads.wait()
         binding = self._session.io_binding()
-        for name, value in staged.items():
-            binding.bind_ortvalue_input(name, value)
-        for spec in self.outputs:
-            binding.bind_output(spec.name, self._device)
-        return binding
+        for specs, bind in ((self.inputs, binding.bind_input), (self.outputs, binding.bind_output)):
+            for spec in specs:
+                buffer = batch.buffers[spec.name]
+                bind(spec.name, self._device, 0, spec.dtype.type, buffer.host.shape, buffer.device)
+        return partial(self._session.run_with_iobinding, binding, options)
 
     def device_milliseconds(self, feed: Mapping[str, Array]) -> float | None:
         """Milliseconds between CUDA events around the engine alone, without copies; None but for ``ort-cuda``."""
@@ -131,9 +138,13 @@ class OrtEngine(Engine):
         options = onnxruntime.RunOptions()
         # Else the run waits for the device itself, and the time of waking up is measured too.
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        binding = self._bind(self._stage(feed, 0))
         with self._named_errors():
-            return self._stream.timed(lambda: self._session.run_with_iobinding(binding, options))
+            return self._stream.timed(self._launch(self._stage(feed, 0), options))
+
+    def _open_session(self) -> Any:
+        if self._session is None:
+            raise EngineError(f"{self.runtime}: the engine is closed")
+        return self._session
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
@@ -151,12 +162,15 @@ class OrtEngine(Engine):
         """Free the session and what it keeps on the device."""
         self._free_batches()
         self._session = None
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        for stream in (self._stream, self._uploads):
+            if stream is not None:
+                stream.close()
+        self._stream = self._uploads = None
 
     def _free_batches(self) -> None:
-        self._on_device.clear()
+        for batch in self._batches.values():
+            batch.close()
+        self._batches.clear()
 
 
 def trace_kernels(

@@ -10,7 +10,7 @@ import numpy as np
 from clipq.bundle import Plan
 from clipq.engines.base import Array, Engine, TensorSpec
 from clipq.engines.cuda import Stream, current_gpu
-from clipq.engines.device_batch import DeviceBatch
+from clipq.engines.device_batch import DeviceBatch, refuse_dynamic
 from clipq.engines.tensorrt_library import TensorRtLibrary, open_library
 from clipq.errors import EngineError, OutOfMemory, RuntimeUnavailable
 
@@ -53,14 +53,13 @@ class TensorRtEngine(Engine):
         inputs = [name for name in names if self.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         self.inputs = tuple(self._spec(name) for name in inputs)
         self.outputs = tuple(self._spec(name) for name in names if name not in inputs)
+        refuse_dynamic(self.runtime, (*self.inputs, *self.outputs))
 
     def _spec(self, name: str) -> TensorSpec:
         dtype = self.dtypes[name]
         # 8.6 has no 64-bit inputs: the caller's token ids are narrowed on the way into pinned memory.
         wide = np.dtype(np.int64) if dtype == np.int32 else dtype
         shape = tuple(None if size == -1 else int(size) for size in self.engine.get_tensor_shape(name))
-        if None in shape[1:]:
-            raise EngineError(f"{self.runtime}: {name!r} is {shape} in the plan; only the batch may be dynamic")
         return TensorSpec(name, wide, shape)
 
     def _stage(self, feed: Mapping[str, Array], slot: int) -> DeviceBatch:

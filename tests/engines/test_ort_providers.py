@@ -70,22 +70,6 @@ def test_assignment_is_what_onnxruntime_reports():
         refuse_fallback(real, "ort-cuda", SimpleNamespace(name=CPU))
 
 
-def test_batches_in_device_memory_give_the_same_numbers():
-    """The way over IO bindings, on the one device that is here: the CPU's memory."""
-    shape = open_bundle(DEMO_BUNDLE).manifest.image.input_shape[1:]
-    pixels = np.random.default_rng(0).standard_normal((11, *shape)).astype(np.float32)
-    with OrtEngine(DEMO_BUNDLE / "image.onnx") as engine, OrtEngine(DEMO_BUNDLE / "image.onnx") as plain:
-        engine._device = "cpu"
-        for _ in range(2):
-            feeds = ({"image": pixels[start : start + 4].copy()} for start in range(0, 11, 4))
-            found = np.concatenate([result["image_features"] for result in engine.run_ahead(feeds)])
-            np.testing.assert_array_equal(found, run_in_batches(plain, pixels, BatchSize(4)))
-        assert len(engine._on_device) == 3
-        engine.close()
-        with pytest.raises(EngineError, match="closed"):
-            engine.run({"image": pixels})
-
-
 def test_no_gpu(monkeypatch):
     cuda = Cuda()
     cuda.status = Status.cudaErrorInsufficientDriver
@@ -199,15 +183,55 @@ def test_what_running_out_of_memory_is_called(said, kind):
     assert type(found.value) is kind
 
 
-def test_device_time_is_between_events_on_the_providers_stream(pretended_gpu):
-    """Over the way with IO bindings, on the one device that is here."""
+@pytest.fixture
+def on_a_device(pretended_gpu):
+    """Makes an engine take the way over a GPU's streams and buffers, on the one device that is here: the CPU."""
+
+    def moved(engine, own_stream):
+        engine._device, engine._uploads = "cpu", cuda_module.Stream()
+        engine._stream = cuda_module.Stream() if own_stream else None
+        if own_stream:
+            # A provider that runs on our stream runs when the stream gets there.
+            session, handle = engine._session, engine._stream.handle
+            queue = lambda binding, options: pretended_gpu.enqueue(handle, lambda: session.run_with_iobinding(binding))  # noqa: E731
+            engine._session = SimpleNamespace(io_binding=session.io_binding, run_with_iobinding=queue)
+        return engine
+
+    return moved
+
+
+@pytest.mark.parametrize("own_stream", [True, False])
+def test_batches_in_device_memory_give_the_same_numbers(pretended_gpu, on_a_device, own_stream):
+    shape = open_bundle(DEMO_BUNDLE).manifest.image.input_shape[1:]
+    pixels = np.random.default_rng(0).standard_normal((11, *shape)).astype(np.float32)
+    with OrtEngine(DEMO_BUNDLE / "image.onnx") as engine, OrtEngine(DEMO_BUNDLE / "image.onnx") as plain:
+        on_a_device(engine, own_stream)
+        for _ in range(2):
+            feeds = ({"image": pixels[start : start + 4].copy()} for start in range(0, 11, 4))
+            found = np.concatenate([result["image_features"] for result in engine.run_ahead(feeds)])
+            np.testing.assert_array_equal(found, run_in_batches(plain, pixels, BatchSize(4)))
+        np.testing.assert_array_equal(engine.run({"image": pixels[:4]})["image_features"], found[:4])
+        # Three sizes and slots, each with its input and output on both sides.
+        assert len(engine._batches) == 3 and pretended_gpu.allocations == 12
+        engine.close()
+        assert not pretended_gpu.memory
+        with pytest.raises(EngineError, match="closed"):
+            engine.run({"image": pixels})
+
+
+def test_a_full_gpu_is_out_of_memory(pretended_gpu, on_a_device):
+    pretended_gpu.properties.totalGlobalMem = 1000
+    shape = open_bundle(DEMO_BUNDLE).manifest.image.input_shape[1:]
+    with OrtEngine(DEMO_BUNDLE / "image.onnx") as engine, pytest.raises(OutOfMemory):
+        on_a_device(engine, True).run({"image": np.zeros((2, *shape), np.float32)})
+
+
+def test_device_time_is_between_events_on_the_providers_stream(pretended_gpu, on_a_device):
     shape = open_bundle(DEMO_BUNDLE).manifest.image.input_shape[1:]
     feed = {"image": np.zeros((2, *shape), np.float32)}
     with OrtEngine(DEMO_BUNDLE / "image.onnx") as engine:
         assert engine.device_milliseconds(feed) is None
-        engine._device, engine._stream = "cpu", cuda_module.Stream()
-        assert engine.device_milliseconds(feed) == 1.5
-        assert len(pretended_gpu.marks) == 2
+        assert on_a_device(engine, True).device_milliseconds(feed) == 1.5
 
 
 def test_names_end_where_c_says(monkeypatch):
