@@ -49,6 +49,8 @@ def as_opset_17(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.node:
         if node.op_type == "Gelu" and node.domain in ("", "ai.onnx"):
             nodes += _written_out(node, types.get(node.input[0], onnx.TensorProto.FLOAT), graph)
+        elif node.op_type == "Shape" and node.attribute:
+            nodes += _sliced_shape(node, graph)
         else:
             nodes.append(node)
     del graph.node[:]
@@ -70,6 +72,19 @@ def as_opset_17(model: onnx.ModelProto) -> onnx.ModelProto:
             f"{OPSET}, and give int8-static floats=fp32"
         ) from error
     return converted
+
+
+def _sliced_shape(node: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Part of a shape, which TensorRT 8.6 takes for the whole: it does not read where the part begins and ends."""
+    bounds = {attribute.name: attribute.i for attribute in node.attribute}
+    (y,) = node.output
+    names = {name: f"{y}_{name}" for name in ("start", "end")}
+    for name, default in (("start", 0), ("end", 2**31 - 1)):
+        graph.initializer.append(numpy_helper.from_array(np.array([bounds.get(name, default)], np.int64), names[name]))
+    return [
+        helper.make_node("Shape", [node.input[0]], [f"{y}_whole"], name=f"{node.name}_whole"),
+        helper.make_node("Slice", [f"{y}_whole", names["start"], names["end"]], [y], name=node.name),
+    ]
 
 
 def _written_out(node: onnx.NodeProto, kind: int, graph: onnx.GraphProto) -> list[onnx.NodeProto]:

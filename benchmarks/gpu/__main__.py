@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--family", action="append", choices=FAMILIES, help="repeatable, of prepare and inputs")
     parser.add_argument("--runtime", action="append", help="repeatable; default: every GPU runtime that works")
     parser.add_argument("--batch", action="append", type=int, help="repeatable; default: 1, 8, 32, 128")
+    parser.add_argument("--recipe", action="append", help="repeatable: what names of engines begin with; default: all")
     parser.add_argument("--repeats", type=int, default=30)
     options = parser.parse_args()
     if options.step == "prepare":
@@ -88,7 +89,8 @@ def _speed(record: Record, options: argparse.Namespace) -> None:
 
     for runtime in options.runtime:
         for model in options.model:
-            measure_speed(record, options.work, model, runtime, options.batch or [1, 8, 32, 128], options.repeats)
+            batches = options.batch or [1, 8, 32, 128]
+            measure_speed(record, options.work, model, runtime, batches, options.repeats, options.recipe)
 
 
 def _reliability(record: Record, options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ and its drawn world; it says nothing about CLIP.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def embed(record: Record, folder: Path, runtime: str) -> None:
             np.savez(target / f"{label}.npz", **found)
 
 
-def _bundles(record: Record, folder: Path, runtime: str) -> list[tuple[str, Bundle]]:
+def _bundles(record: Record, folder: Path, runtime: str) -> Iterator[tuple[str, Bundle]]:
+    """Bundles by label, each built when it is its turn."""
     # The CPU runs every file: it is what the others are compared with.
     mine = FAMILIES if runtime == "ort-cpu" else (family(runtime),)
     found = {
@@ -73,23 +75,21 @@ def _bundles(record: Record, folder: Path, runtime: str) -> list[tuple[str, Bund
         for path in sorted((folder / name).glob("*"))
         if (path / "clipq.json").is_file()
     }
-    paths = list(found.values())
+    jobs: list[tuple[str, Path, tuple[object, ...]]] = [(path.name, path, ()) for path in found.values()]
     if runtime not in PACKAGES:
-        return [(path.name, open_bundle(path)) for path in paths]
-    jobs: list[tuple[str, Path, tuple[object, ...]]] = [(path.name, path, ()) for path in paths]
-    fp32 = folder / family(runtime) / "fp32"
-    jobs.append(("tf32", fp32, ("--tf32",)))
+        yield from ((label, open_bundle(path)) for label, path, _ in jobs)
+        return
     if runtime == "tensorrt":
         jobs += [
-            (f"int8-{kind}", fp32, ("--calibrator", kind, "--calibration-set", CALIBRATION)) for kind in CALIBRATORS
+            (f"int8-{kind}", found["fp32"], ("--calibrator", kind, "--calibration-set", CALIBRATION))
+            for kind in CALIBRATORS
         ]
-    built = []
+    jobs.append(("tf32", found["fp32"], ("--tf32",)))
     for label, path, options in jobs:
         arguments = ("build", path, "--runtime", runtime, *options, "-o", folder / "built")
         output = record.attempt(f"build {label}", lambda a=arguments: command("clipq.exporters.cli", *a))
         if output is not None:
-            built.append((label, open_bundle(Path(output.split()[-1]))))
-    return built
+            yield label, open_bundle(Path(output.split()[-1]))
 
 
 def _run(bundle: Bundle, tower: str, runtime: str, rows: Array) -> NDArray[np.float32]:

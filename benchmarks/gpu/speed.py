@@ -32,11 +32,19 @@ MIXED_GEMM = {"ep.cuda.fpa_intb_gemm": "1"}
 ENERGY_BATCH = 32
 
 
-def measure_speed(record: Record, work: Path, model: str, runtime: str, batches: list[int], repeats: int) -> None:
-    """Lines of one model in one runtime: every recipe, every batch size."""
+def measure_speed(
+    record: Record,
+    work: Path,
+    model: str,
+    runtime: str,
+    batches: list[int],
+    repeats: int,
+    only: list[str] | None = None,
+) -> None:
+    """Lines of one model in one runtime: every recipe (or those whose names begin with one of ``only``), every batch."""
     what = f"{model}, {runtime}"
     bundles = record.attempt(f"{what}: weights", lambda: filled(work, model, family(runtime))) or {}
-    with _opened(record, model, bundles, runtime, max(batches)) as engines:
+    with _opened(record, model, bundles, runtime, max(batches), only or [""]) as engines:
         if not engines:
             return
         for batch in batches:
@@ -72,7 +80,7 @@ def measure_speed(record: Record, work: Path, model: str, runtime: str, batches:
 
 @contextmanager
 def _opened(
-    record: Record, model: str, bundles: Mapping[str, Bundle], runtime: str, batch: int
+    record: Record, model: str, bundles: Mapping[str, Bundle], runtime: str, batch: int, only: list[str]
 ) -> Iterator[dict[str, Engine]]:
     """Engines by label, each with a line on its size and the memory it takes with a batch; closed at the end."""
     engines: dict[str, Engine] = {}
@@ -80,6 +88,8 @@ def _opened(
     try:
         for name, bundle in bundles.items():
             for label, options in _variants(name, runtime):
+                if not label.startswith(tuple(only)):
+                    continue
                 before, started = _free(runtime), time.perf_counter()
                 found = record.attempt(
                     f"{what}, {label}: load", lambda b=bundle, o=options: _open(b, runtime, o, batch)
