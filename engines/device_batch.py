@@ -36,20 +36,23 @@ class DeviceBatch:
         self.graph: Graph | None = None
         self.buffers: dict[str, Buffer] = {}
         self._outputs = [spec.name for spec in outputs]
+        self._held: list[Array] = []
         try:
-            for spec in (*inputs, *outputs):
-                shape = tuple(size if length is None else length for length in spec.shape)
-                self.buffers[spec.name] = Buffer(shape, dtypes[spec.name])
+            for specs, pinned in ((inputs, False), (outputs, True)):
+                for spec in specs:
+                    shape = tuple(size if length is None else length for length in spec.shape)
+                    self.buffers[spec.name] = Buffer(shape, dtypes[spec.name], pinned=pinned)
             self.uploaded = Event()
         except EngineError:
             self._free()
             raise
 
     def upload(self, feed: Mapping[str, Array], stream: Stream) -> None:
-        """Fill the inputs; ``uploaded`` says when they are on the device."""
-        for name, array in feed.items():
-            np.copyto(self.buffers[name].host, array, casting="same_kind")
-            self.buffers[name].upload(stream)
+        """Queue the inputs' copies to the device; ``uploaded`` says when they are there.
+
+        The feed's arrays are held until the next upload, and must not change before that of this one is done.
+        """
+        self._held = [self.buffers[name].upload(array, stream) for name, array in feed.items()]
         stream.mark(self.uploaded)
 
     def download(self, stream: Stream) -> None:

@@ -126,7 +126,7 @@ class OrtEngine(Engine):
         for specs, bind in ((self.inputs, binding.bind_input), (self.outputs, binding.bind_output)):
             for spec in specs:
                 buffer = batch.buffers[spec.name]
-                bind(spec.name, self._device, 0, spec.dtype.type, buffer.host.shape, buffer.device)
+                bind(spec.name, self._device, 0, spec.dtype.type, buffer.shape, buffer.device)
         return partial(self._session.run_with_iobinding, binding, options)
 
     def device_milliseconds(self, feed: Mapping[str, Array]) -> float | None:

@@ -18,10 +18,11 @@ from clipq.errors import EngineError, OutOfMemory, RuntimeUnavailable
 class TensorRtEngine(Engine):
     """A tower's plan on the GPU it was built for.
 
-    Device and pinned host memory are allocated once per batch size and slot; uploads have a stream of their own, so
-    that the next batch is copied while one runs; with ``graphs`` a batch of the size before is launched as a CUDA
-    graph. Raises RuntimeUnavailable where library, version or GPU are not those of the plan, EngineError where the
-    plan does not load.
+    Memory is allocated once per batch size and slot; uploads have a stream of their own, so that the next batch is
+    copied while one runs; with ``graphs`` a batch of the size before is launched as a CUDA graph.
+
+    Raises RuntimeUnavailable where library, version or GPU are not those of the plan, EngineError where the plan does
+    not load.
     """
 
     def __init__(self, path: Path, plan: Plan, *, graphs: bool = False):
@@ -57,7 +58,7 @@ class TensorRtEngine(Engine):
 
     def _spec(self, name: str) -> TensorSpec:
         dtype = self.dtypes[name]
-        # 8.6 has no 64-bit inputs: the caller's token ids are narrowed on the way into pinned memory.
+        # 8.6 has no 64-bit inputs: the caller's token ids are narrowed on the way to the device.
         wide = np.dtype(np.int64) if dtype == np.int32 else dtype
         shape = tuple(None if size == -1 else int(size) for size in self.engine.get_tensor_shape(name))
         return TensorSpec(name, wide, shape)
@@ -99,7 +100,7 @@ class TensorRtEngine(Engine):
         stream = self._open_stream()
         stream.follow(batch.uploaded)
         for spec in self.inputs:
-            self.context.set_input_shape(spec.name, batch.buffers[spec.name].host.shape)
+            self.context.set_input_shape(spec.name, batch.buffers[spec.name].shape)
         for name, buffer in batch.buffers.items():
             self.context.set_tensor_address(name, buffer.device)
 

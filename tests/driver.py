@@ -77,6 +77,7 @@ class Cuda:
     cudaFree = cudaFreeHost = _free
 
     def cudaMemcpyAsync(self, target, source, size, kind, stream):
+        # From pageable memory CUDA may copy now or later: later is what shows who changes it too early.
         self.enqueue(stream, lambda: ctypes.memmove(target, source, size))
         return (Status(0),)
 

@@ -64,13 +64,11 @@ def _buffers() -> str:
     from clipq.engines.cuda import Buffer, Event, Stream, free_memory
 
     before = free_memory()
-    one, stream, other, event = Buffer((1024, 1024), np.dtype(np.float32)), Stream(), Stream(), Event()
     numbers = np.random.default_rng(0).standard_normal((1024, 1024), np.float32)
-    one.host[:] = numbers
-    milliseconds = stream.timed(lambda: one.upload(stream))
+    one, event = Buffer(numbers.shape, numbers.dtype, pinned=True), Event()
+    stream, other = Stream(), Stream()
+    milliseconds = stream.timed(lambda: one.upload(numbers, stream))
     stream.mark(event)
-    stream.wait()
-    one.host[:] = 0
     other.follow(event)
     one.download(other)
     other.wait()

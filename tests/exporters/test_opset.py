@@ -26,6 +26,8 @@ def test_the_function_is_the_same(bundles, recipe, tower, tmp_path):
     model = as_opset_17(onnx.load(path))
     assert {opset.domain: opset.version for opset in model.opset_import}[""] == 17
     assert not any(node.op_type == "Gelu" for node in model.graph.node)
+    # The parser takes a part of a shape for the whole of it (seen on an H200 with 8.6.0).
+    assert not any(node.op_type == "Shape" and node.attribute for node in model.graph.node)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, tmp_path / "written.onnx")
     feed = plausible_feed(open_bundle(bundles / recipe), tower, 4)
