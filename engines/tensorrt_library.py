@@ -134,9 +134,9 @@ class Log:
         self.errors: list[str] = []
 
     def take_errors(self) -> str:
-        """The errors since the last call, the first ones, in a line."""
-        said, self.errors[:] = list(self.errors), []
-        return "; ".join(" ".join(line.split()) for line in said[:2])[:600]
+        """The errors since the last call, in a line: the first, where it began, and the last two, what ended it."""
+        said, self.errors[:] = list(dict.fromkeys(" ".join(line.split())[:300] for line in self.errors)), []
+        return "; ".join(said if len(said) <= 3 else [said[0], "…", *said[-2:]])
 
 
 @cache

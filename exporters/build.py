@@ -256,8 +256,14 @@ def build_plan(
         config.int8_calibrator = calibrator
     if library.features.progress_monitor:
         config.progress_monitor = _progress_monitor(trt, progress)
-    timing = _load_timing_cache(config, library, toolchain.capability)
+    timing, loaded = _load_timing_cache(config, library, toolchain.capability)
     plan = builder.build_serialized_network(network, config)
+    if plan is None and loaded and (calibrator is None or calibrator.error is None):
+        # A cache that one build wrote can end the next (8.6.0: "Myelin error from unknown graph").
+        logger.warning("building again without earlier builds' timings: %s", library.log.take_errors() or "no reason")
+        timing.unlink()
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+        plan = builder.build_serialized_network(network, config)
     if calibrator is not None and calibrator.error is not None:
         raise calibrator.error
     if plan is None:
@@ -367,12 +373,17 @@ def _progress_monitor(trt: Any, progress: Progress) -> Any:
     return Monitor()
 
 
-def _load_timing_cache(config: Any, library: TensorRtLibrary, capability: str) -> Path:
-    """Give the builder the tactic timings of earlier builds with the same library for the same GPU."""
+def _load_timing_cache(config: Any, library: TensorRtLibrary, capability: str) -> tuple[Path, bool]:
+    """Give the builder the tactic timings of earlier builds with the same library for the same GPU; whether it has any.
+
+    One that the library cannot read is left out, and written anew.
+    """
     path = TIMING_CACHES.expanduser() / f"{library.name.replace(' ', '-')}-{capability}.timing"
-    timings = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    config.set_timing_cache(timings, False)
-    return path
+    timings = config.create_timing_cache(path.read_bytes()) if path.is_file() else None
+    loaded = timings is not None and config.set_timing_cache(timings, False)
+    if not loaded:
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+    return path, loaded
 
 
 def _store_timing_cache(config: Any, path: Path) -> None:

@@ -13,9 +13,11 @@ from onnx import numpy_helper
 from support import CALIBRATION, DEMO_BUNDLE, assert_refused, export
 
 from clipq.bundle import open_bundle
-from clipq.engines.tensorrt_library import open_library
+from clipq.engines.tensorrt_library import Log, open_library
 from clipq.errors import BuildError
-from clipq.exporters.build import BuildSettings, open_toolchain
+from clipq.exporters import build
+from clipq.exporters.build import BuildSettings, build_plan, open_toolchain
+from clipq.progress import Progress
 
 pytest.importorskip("tensorrt_rtx", reason="needs the extra tensorrt-rtx (Linux on x86-64)")
 TARGET = ("--runtime", "tensorrt-rtx", "--target", "sm_89")
@@ -255,3 +257,45 @@ def test_opset_17_is_what_tensorrt_8_6_reads(checkpoint, tmp_path):
         assert not {"Gelu", "Attention"} & {node.op_type for node in model.graph.node}
     done = export("check", str(tmp_path / "x"), "--runtime", "tensorrt")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage" * 100])
+def test_a_damaged_timing_cache_is_written_anew(damage, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "TIMING_CACHES", tmp_path)
+    toolchain = open_toolchain(BuildSettings("tensorrt-rtx", target="sm_89"))
+    cache = tmp_path / f"{toolchain.library.name.replace(' ', '-')}-sm_89.timing"
+    cache.write_bytes(damage)
+    built = build_plan(DEMO_BUNDLE / "image.onnx", BuildSettings("tensorrt-rtx"), toolchain, cache=tmp_path / "ranges", progress=Progress())  # fmt: skip
+    assert len(built.plan) > 1_000_000 and cache.read_bytes() not in (b"", damage)
+
+
+def test_a_build_that_fails_on_earlier_timings_goes_without_them(tmp_path, monkeypatch, caplog):
+    """As TensorRT 8.6.0 did on an H200: the cache is a help for speed alone, so the build goes on, and says so."""
+    monkeypatch.setattr(build, "TIMING_CACHES", tmp_path)
+    toolchain = open_toolchain(BuildSettings("tensorrt-rtx", target="sm_89"))
+    trt, given = toolchain.library.trt, []
+
+    class Builder(trt.Builder):
+        def build_serialized_network(self, network, config):
+            given.append(cache.is_file())
+            if given[-1]:
+                toolchain.library.log.errors += ["Myelin error", "The timing cache will not be used!"]
+                return None
+            return super().build_serialized_network(network, config)
+
+    monkeypatch.setattr(trt, "Builder", Builder)
+    cache = tmp_path / f"{toolchain.library.name.replace(' ', '-')}-sm_89.timing"
+    plans = [
+        build_plan(DEMO_BUNDLE / "image.onnx", BuildSettings("tensorrt-rtx"), toolchain, cache=tmp_path / "ranges", progress=Progress()).plan
+        for _ in range(2)
+    ]  # fmt: skip
+    assert given == [False, True, False] and all(len(plan) > 1_000_000 for plan in plans)
+    assert "building again without earlier builds' timings: " in caplog.text
+    assert "Myelin error; The timing cache will not be used!" in caplog.text
+
+
+def test_errors_are_told_by_how_they_began_and_ended():
+    log = Log()
+    log.errors += ["first\n  cause", "second", "second", "third", "the end"]
+    assert log.take_errors() == "first cause; …; third; the end"
+    assert log.take_errors() == "" and not log.errors
