@@ -41,7 +41,7 @@ pretrained_option = click.option(
 
 opset_option = click.option(
     "--opset", type=click.Choice(["17", "21"]), default="21", show_default=True,
-    help="ONNX version of the FP32 bundle; TensorRT 8.6 needs 17.",
+    help="ONNX version of the FP32 bundle; TensorRT 8.6 reads 17, which its build makes of 21 itself.",
 )  # fmt: skip
 runtime_option = click.option(
     "--runtime", "runtimes", multiple=True, default=["ort-cpu"], show_default=True,

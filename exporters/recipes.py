@@ -99,7 +99,7 @@ class Int8Static(Static):
     summary: ClassVar[str] = "8-bit weights and activations, ranges from a calibration set"
     fitted: ClassVar[dict[str, dict[str, str]]] = {
         **{runtime: {"floats": "fp16"} for runtime in TENSORRT},
-        "ort-cuda": {"form": "matmulinteger"},
+        "ort-cuda": {"form": "matmulinteger", "floats": "fp16"},
     }
 
     floats: Literal["fp32", "fp16"] = "fp32"

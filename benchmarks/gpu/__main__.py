@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("step", choices=STEPS)
     parser.add_argument("work", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "docs" / "gpu", help="where the page goes")
+    parser.add_argument("--name", help="of the page; default: the GPU's and the day")
     parser.add_argument("--model", action="append", help=f"repeatable; prepare's default: {', '.join(MODELS)}")
     parser.add_argument("--family", action="append", choices=FAMILIES, help="repeatable, of prepare and inputs")
     parser.add_argument("--runtime", action="append", help="repeatable; default: every GPU runtime that works")
@@ -113,11 +114,12 @@ def write_page(options: argparse.Namespace) -> None:
 
     paths = sorted(options.work.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
     lines = read_lines(paths)
-    machine = next((line for line in lines if line["kind"] == "machine"), None)
-    if machine is None:
+    machines = [line for line in lines if line["kind"] == "machine"]
+    if not machines:
         raise ResultsError(f"{options.work}: no lines of a measurement in it; the other steps write them")
-    name = (machine["gpu"] or {"name": "no-gpu"})["name"].replace("NVIDIA ", "").replace(" ", "-").lower()
-    print(write_pages(lines, options.output / f"{name}-{machine['created'][:10]}"))
+    machine = next((one for one in machines if one["gpu"]), machines[0])
+    gpu = (machine["gpu"] or {"name": "no-gpu"})["name"].replace("NVIDIA ", "").replace(" ", "-").lower()
+    print(write_pages(lines, options.output / (options.name or f"{gpu}-{machine['created'][:10]}")))
 
 
 if __name__ == "__main__":

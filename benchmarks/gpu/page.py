@@ -56,7 +56,8 @@ def page(record: dict[str, Any]) -> str:
 
 
 def _machines(record: dict[str, Any]) -> list[str]:
-    first = record["machines"][0]
+    # Steps that need no GPU do not say which one is there.
+    first = next((machine for machine in record["machines"] if machine["gpu"]), record["machines"][0])
     gpu = first["gpu"]
     lines = [f"# {gpu['name'] if gpu else 'No GPU'}, {first['created'][:10]}", ""]
     if gpu:
@@ -223,4 +224,4 @@ def _mega(size: float | None) -> str:
 
 
 def _difference(found: list[float] | None) -> str:
-    return "" if not found else f"{found[0]:+.4f} [{found[1]:+.4f}, {found[2]:+.4f}]"
+    return "" if not found else f"{found[0]:+.5f} [{found[1]:+.5f}, {found[2]:+.5f}]"

@@ -104,6 +104,7 @@ def test_integer_products_are_the_same_numbers(tmp_path, floats):
     flags = [flag for recipe in recipes for flag in ("--recipe", recipe)]
     done = export("quantize", str(DEMO_BUNDLE), "--calibration-set", str(CALIBRATION), "-o", str(tmp_path), *flags)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("times the time of fp16") == 2, done.stderr
     qdq, integer = (tmp_path / line.rsplit("/", 1)[-1] for line in done.stdout.split())
     operators = [node.op_type for node in onnx.load(integer / "image.onnx").graph.node]
     assert operators.count("MatMulInteger") == 16 and "DequantizeLinear" not in operators
