@@ -164,7 +164,7 @@ class Graph:
 class Stream:
     """A CUDA stream, its timing by events, and graphs captured from it.
 
-    It does not wait for the default stream, through which ONNX Runtime copies the next batch meanwhile.
+    It does not wait for the default stream, which libraries copy through.
     """
 
     def __init__(self) -> None:

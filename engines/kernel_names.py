@@ -17,7 +17,7 @@ _PRECISIONS = (
     ("fp4 weights", re.compile(r"e2m1|fp4")),
     ("int2 weights", re.compile(r"int2detailsw|integer_subbyte(<|ili)2|float2b")),
     ("int4 weights", re.compile(r"int4detailsw|integer_subbyte(<|ili)4|u(int)?4b|floatint4|float4b|4_?bit")),
-    ("int8 weights", re.compile(r"int8detailsw|dqmma|fpa_?intb|mixedinput|float8b|8_?bit")),
+    ("int8 weights", re.compile(r"int8detailsw|dequant_?gemv|dqmma|fpa_?intb|mixedinput|float8b|8_?bit")),
     # Decoders' attention over 8-bit keys and values, in floating point.
     ("int8 cache", re.compile(r"::grp\d+\w*_int8")),
     (
@@ -32,14 +32,15 @@ _PRECISIONS = (
     ("fp32", re.compile(r"f32|sgemm|ffma|scudnn|simt|fp32|float|nvjet_(sm\d+_)?s")),
 )
 _PRODUCT = re.compile(
-    r"gemm(?!a)|gemv|[fd]prop|dgrad|conv(?!ert)|(?<!ge)mma|matmul|fmha|_mha\b|flash_fwd|attention_kernel|nvjet|myl_fc|_fc"
+    r"gemm(?!a)|gemv|[fd]prop|dgrad|conv(?!ert)|(?<!ge)mma|matmul|fmha|_mha\b|flash_fwd|attention_kernel|cudnn_|nvjet|myl_fc|_fc"
 )
 # Named after a product, and something else: what prepares its operands or gathers its parts.
 _BESIDE = re.compile(
-    r"dequant|quantizelinear|convert|pack(?!ed)|transpose|softmax|scales|combine|semaphore|addbias|biasadd|attentionbias|splitkreduce|swiglukernel"
+    r"dequant(?!_gemv)|quantizelinear|convert|pack(?!ed)|transpose|softmax|scales|combine|semaphore|addbias|biasadd"
+    r"|attentionbias|splitkreduce|swiglukernel|(?<!no_)reorder|workspace|metadata|valid_masks|reduce_head"
 )
 _MANGLED = re.compile(r"^_Z")
-_LAUNCHER = re.compile(r"^(void )?cutlass::|^_Z")
+_LAUNCHER = re.compile(r"^(void )?cutlass\w*::|^_Z")
 
 
 def multiplies(kernel: str) -> bool:

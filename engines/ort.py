@@ -73,22 +73,25 @@ class OrtEngine(Engine):
         self._batches: dict[tuple[int, int], DeviceBatch] = {}
         self._device = None if runtime == "ort-cpu" else "cuda"
         self._uploads = None if self._device is None else Stream()
-        # Ours, so that it can follow uploads, and events can be put around what the provider queues.
-        self._stream = Stream() if runtime == "ort-cuda" else None
-        own = {"user_compute_stream": str(int(self._stream.handle))} if self._stream else {}
+        self._stream: Stream | None = None
         try:
+            own = {}
+            if runtime == "ort-cuda":
+                # Ours, so that it can follow uploads, and events can be put around what the provider queues.
+                self._stream = Stream()
+                own = {"user_compute_stream": str(int(self._stream.handle))}
             self._session = make_session(str(path), runtime, options, own)
+            self.inputs = tuple(_spec(runtime, value) for value in self._session.get_inputs())
+            self.outputs = tuple(_spec(runtime, value) for value in self._session.get_outputs())
+            if self._device is not None:
+                refuse_dynamic(runtime, (*self.inputs, *self.outputs))
         except ClipqError:
             self.close()
             raise
         except Exception as error:  # the runtime's exceptions share no public base
             self.close()
             raise EngineError(f"{runtime}: cannot load {path}: {_first_line(error)}") from error
-        self.inputs = tuple(_spec(runtime, value) for value in self._session.get_inputs())
-        self.outputs = tuple(_spec(runtime, value) for value in self._session.get_outputs())
         self._dtypes = {spec.name: spec.dtype for spec in (*self.inputs, *self.outputs)}
-        if self._device is not None:
-            refuse_dynamic(runtime, (*self.inputs, *self.outputs))
 
     def _stage(self, feed: Mapping[str, Array], slot: int) -> Any:
         """On a GPU: the buffers of this batch size and slot, their upload queued."""
@@ -150,6 +153,8 @@ class OrtEngine(Engine):
     def _named_errors(self) -> Iterator[None]:
         try:
             yield
+        except ClipqError:
+            raise
         except Exception as error:  # the runtime's exceptions share no public base
             kind = OutOfMemory if _OUT_OF_MEMORY.search(str(error)) else EngineError
             raise kind(f"{self.runtime}: {_first_line(error)}") from error

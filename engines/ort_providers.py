@@ -73,6 +73,11 @@ def find_provider(runtime: OrtRuntime) -> Provider:
             "(after pip uninstall onnxruntime)"
         )
     if runtime != "ort-cpu":
+        if not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
+            raise RuntimeUnavailable(
+                f"runtime {runtime!r}: ONNX Runtime {onnxruntime.__version__} does not say what it leaves to the CPU; "
+                "install 1.24 or later (Python 3.11 or later)"
+            )
         try:
             current_gpu()
         except RuntimeUnavailable as error:

@@ -48,13 +48,13 @@ class TensorRtEngine(Engine):
                 f"{self.runtime}: no execution context for {path.name} ({needed:.0f} MB of activations): "
                 f"{self.library.log.take_errors()}"
             )
-        self._stream, self._uploads = Stream(), Stream()
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
         self.dtypes = {name: np.dtype(trt.nptype(self.engine.get_tensor_dtype(name))) for name in names}
         inputs = [name for name in names if self.engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         self.inputs = tuple(self._spec(name) for name in inputs)
         self.outputs = tuple(self._spec(name) for name in names if name not in inputs)
         refuse_dynamic(self.runtime, (*self.inputs, *self.outputs))
+        self._stream, self._uploads = Stream(), Stream()
 
     def _spec(self, name: str) -> TensorSpec:
         dtype = self.dtypes[name]

@@ -257,17 +257,20 @@ def build_plan(
     if library.features.progress_monitor:
         config.progress_monitor = _progress_monitor(trt, progress)
     timing, loaded = _load_timing_cache(config, library, toolchain.capability)
+    # What was said of earlier builds, and of what this one got over, is no reason why it fails.
+    library.log.take_errors()
     plan = builder.build_serialized_network(network, config)
-    if plan is None and loaded and (calibrator is None or calibrator.error is None):
-        # A cache that one build wrote can end the next (8.6.0: "Myelin error from unknown graph").
-        logger.warning("building again without earlier builds' timings: %s", library.log.take_errors() or "no reason")
-        timing.unlink()
+    said = library.log.take_errors() if plan is None else ""
+    if loaded and "timing cache" in said.lower():
+        # Timings of one build can end the next: 8.6.0 on an H200, "Myelin error from unknown graph".
+        logger.warning("building again without earlier builds' timings: %s", said)
         config.set_timing_cache(config.create_timing_cache(b""), False)
         plan = builder.build_serialized_network(network, config)
+        said = library.log.take_errors()
     if calibrator is not None and calibrator.error is not None:
         raise calibrator.error
     if plan is None:
-        raise BuildError(f"{library.name} cannot build {path.name}: {library.log.take_errors() or 'no reason given'}")
+        raise BuildError(f"{library.name} cannot build {path.name}: {said or 'no reason given'}")
     _store_timing_cache(config, timing)
     return BuiltPlan(bytes(plan), flags, strongly_typed, count_layers(network))
 

@@ -16,6 +16,15 @@ from clipq.engines.tensorrt_library import TensorRtLibrary
 from clipq.errors import BuildError
 
 OPSET, IR_VERSION = 17, 8
+_REFUSALS = (
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+    onnx.version_converter.ConvertError,
+    RuntimeError,
+)
+_LATER_TYPES = {
+    kind for name, kind in onnx.TensorProto.DataType.items() if name in ("INT4", "UINT4", "FLOAT8E4M3FN", "FLOAT8E5M2")
+}
 _CONSTANTS = {"half": 0.5, "one": 1.0, "root_half": 0.5**0.5}
 
 
@@ -64,14 +73,23 @@ def as_opset_17(model: onnx.ModelProto) -> onnx.ModelProto:
         converted = onnx.version_converter.convert_version(model, OPSET)
         converted.ir_version = IR_VERSION
         onnx.checker.check_model(onnx.shape_inference.infer_shapes(converted, check_type=True, strict_mode=True))
-    # The converter's own errors are RuntimeErrors.
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
+    except _REFUSALS as error:
         first = " ".join(str(error).split())[:300]
         raise BuildError(
-            f"not a graph of ONNX opset {OPSET}, which is what TensorRT 8.6 reads ({first}); export it with --opset "
-            f"{OPSET}, and give int8-static floats=fp32"
+            f"not a graph of ONNX opset {OPSET}, which is what TensorRT 8.6 reads ({first}); {_way_out(model)}"
         ) from error
     return converted
+
+
+def _way_out(model: onnx.ModelProto) -> str:
+    """What to do about a graph that has no form in opset 17."""
+    values = {value.name: value.data_type for value in model.graph.initializer}
+    if set(values.values()) & _LATER_TYPES:
+        return "it has no such weights: take fp16 or int8-static:floats=fp32"
+    scales = {node.input[1] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    if any(values.get(scale) == onnx.TensorProto.FLOAT16 for scale in scales):
+        return "half-precision scales came later: take int8-static:floats=fp32"
+    return f"export the checkpoint with --opset {OPSET}"
 
 
 def _sliced_shape(node: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodeProto]:

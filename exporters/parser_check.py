@@ -74,18 +74,21 @@ def _parser(runtime: TensorRtRuntime) -> tuple[TensorRtLibrary, str]:
 
 def _check_tower(bundle: Bundle, name: TowerName, library: TensorRtLibrary) -> TowerVerdict:
     path = bundle.tower_path(name)
-    graph = onnx.load(str(path), load_external_data=False).graph
     builder = library.trt.Builder(library.logger)
     network, _ = create_network(library, builder)
     parser = library.trt.OnnxParser(network, library.logger)
     refused: tuple[RefusedNodes, ...] = ()
     layers: dict[str, int] = {}
-    with readable(path, library) as file:
-        read = parser.parse_from_file(str(file))
-    if read:
-        layers = count_layers(network)
-    else:
-        refused = _refused(library, parser, graph)
+    try:
+        with readable(path, library) as file:
+            graph = onnx.load(str(file), load_external_data=False).graph
+            if parser.parse_from_file(str(file)):
+                layers = count_layers(network)
+            else:
+                refused = _refused(library, parser, graph)
+    except BuildError as error:
+        graph = onnx.load(str(path), load_external_data=False).graph
+        refused = (RefusedNodes(op="model", nodes=("",), reason=str(error)),)
     library.log.take_errors()
     return TowerVerdict(tower=name, nodes=len(graph.node), refused=refused, layers=layers)
 

@@ -82,6 +82,12 @@ def test_without_a_gpu_the_record_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
     assert_refused(gpu("measure", tmp_path), "no GPU runtime works here")
     assert_refused(gpu("page", tmp_path), "no lines")
+    # These two run no engine, so they need no GPU.
+    assert gpu("inputs", tmp_path, "--family", "tensorrt-8").returncode == 0
+    assert (tmp_path / "reliability" / "tensorrt-8" / "int8-static-minmax" / "clipq.json").is_file()
+    assert gpu("embed", tmp_path, "--runtime", "ort-cpu").returncode == 0
+    assert gpu("score", tmp_path).returncode == 0
+    assert any(line["kind"] == "reliability" for line in read_lines([tmp_path / "score.jsonl"]))
 
 
 def test_ranges_and_overheads(tmp_path):

@@ -54,14 +54,16 @@ def main() -> None:
     if options.step == "page":
         write_page(options)
         return
+    # These two run no engine.
+    idle = options.step == "score" or (options.step == "inputs" and options.family)
     options.runtime = options.runtime or [
         name for name, one in RUNTIMES.items() if name != "ort-cpu" and one.status().works
     ]
-    if not options.runtime:
+    if not options.runtime and not idle:
         details = "; ".join(f"{name}: {one.status().detail}" for name, one in RUNTIMES.items() if name != "ort-cpu")
         raise RuntimeUnavailable(f"no GPU runtime works here ({details})")
     options.model = options.model or [path.name for path in sorted((options.work / "stripped").glob("*"))]
-    record = Record(options.work / f"{options.step}-{'-'.join(options.runtime)}.jsonl")
+    record = Record(options.work / f"{'-'.join([options.step, *options.runtime])}.jsonl")
     if options.step not in ("inputs", "score"):
         _describe(record, options.runtime)
     ready = True

@@ -62,7 +62,7 @@ def _machines(record: dict[str, Any]) -> list[str]:
     lines = [f"# {gpu['name'] if gpu else 'No GPU'}, {first['created'][:10]}", ""]
     if gpu:
         lines += [
-            f"{gpu['capability']}, {gpu['memory'] / 2**30:.0f} GiB, driver for CUDA {gpu['driver_cuda']}. Nothing else ran on the machine.",
+            f"{gpu['capability']}, {gpu['memory'] / 2**30:.0f} GiB, driver for CUDA {gpu['driver_cuda']}.",
             "",
         ]
     told = set()
@@ -81,7 +81,8 @@ def _machines(record: dict[str, Any]) -> list[str]:
     }
     missing = {
         name: state
-        for machine in record["machines"]
+        # Where several Pythons measured, the first one's reason: the others lack more on purpose.
+        for machine in reversed(record["machines"])
         for name, state in machine["runtimes"].items()
         if name not in runtimes
     }

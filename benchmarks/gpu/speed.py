@@ -44,7 +44,7 @@ def measure_speed(
     """Lines of one model in one runtime: every recipe (or those whose names begin with one of ``only``), every batch."""
     what = f"{model}, {runtime}"
     bundles = record.attempt(f"{what}: weights", lambda: filled(work, model, family(runtime))) or {}
-    with _opened(record, model, bundles, runtime, max(batches), only or [""]) as engines:
+    with _opened(record, model, bundles, runtime, max(*batches, ENERGY_BATCH), only or [""]) as engines:
         if not engines:
             return
         for batch in batches:

@@ -84,11 +84,26 @@ def test_precisions_of_cublas(says, kind):
             assert precision(name) == kind, name[:300]
 
 
-def test_every_integer_name_of_cublas_has_integer_factors():
-    for name in names("cublas"):
+@pytest.mark.parametrize("library", ["cublas", "cudnn"])
+def test_every_integer_product_has_integer_factors(library):
+    for name in names(library):
         if multiplies(name) and precision(name) == "int8":
             # cuBLAS multiplies doubles in slices of integers too; no engine of clipq's asks for those.
-            assert re.search(r"i8|s8|Igemm|signed char|imma|Int8", name), name[:300]
+            assert re.search(r"i8|s8|Igemm|signed char|imma|int8", name, re.I), name[:300]
+            assert not re.search(r"f16f16|half|hmma|bf16|[^n]float_?16", name.split("<")[0].split("(")[0]), name[:300]
+
+
+def test_convolutions_of_cudnn():
+    """Forward convolutions, by what cuDNN calls them, its own copy of CUTLASS among them; none that reorders for one."""
+    found = [name for name in names("cudnn") if re.search(r"fprop|convolve_|implicit_gemm|grouped_direct_kernel", name)]
+    beside = re.compile(r"(?<!no_)reorder|workspace|Metadata|valid_masks|convert|^.*fmha")
+    assert sum("cutlass__5x_cudnn::Kernel" in name for name in found) > 5
+    for name in found:
+        if not beside.search(name):
+            assert multiplies(name), name[:300]
+    for name in names("cudnn"):
+        if re.search(r"(?<!no_)reorder|workspace|Metadata|pooling|Tensor_kernel|im2col", own_name(name)):
+            assert not multiplies(name), name[:300]
 
 
 @pytest.mark.parametrize(
@@ -99,10 +114,14 @@ def test_every_integer_name_of_cublas_has_integer_factors():
         ("nvjet_sm90_tst_192x192_64x4_2x1_v_bz_coopA_TNN", "bf16"),
         ("nvjet_qqtst_128x128_128x6_4x2_h_bz_coopA_TNT", "fp8"),
         ("mystery_gemm", ""),
+        # Older GPUs' convolutions, which the lists of sm_90 do not hold.
+        ("ampere_scudnn_128x64_relu_medium_nn_v1", "fp32"),
+        ("turing_h1688cudnn_256x64_sliced1x2_ldg8_relu_exp_small_nhwc_tn_v1", "fp16"),
+        ("turing_i8816cudnn_int8_128x128_ldg16_relu_small", "int8"),
     ],
 )
-def test_generated_kernels(kernel, kind):
-    """cuBLAS writes these as it needs them, so no list has them."""
+def test_kernels_that_no_list_holds(kernel, kind):
+    """cuBLAS writes some as it needs them."""
     assert multiplies(kernel) and precision(kernel) == kind
 
 

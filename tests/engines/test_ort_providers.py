@@ -15,7 +15,7 @@ from support import CALIBRATION, DEMO_BUNDLE, assert_refused, evaluate, export
 
 from clipq.bundle import open_bundle
 from clipq.engines import cuda as cuda_module
-from clipq.engines import kernel_trace, ort_providers
+from clipq.engines import kernel_trace, ort, ort_providers
 from clipq.engines.catalog import RUNTIMES
 from clipq.engines.census import take_census
 from clipq.engines.ort import OrtEngine
@@ -225,6 +225,45 @@ def test_a_full_gpu_is_out_of_memory(pretended_gpu, on_a_device):
     shape = open_bundle(DEMO_BUNDLE).manifest.image.input_shape[1:]
     with OrtEngine(DEMO_BUNDLE / "image.onnx") as engine, pytest.raises(OutOfMemory):
         on_a_device(engine, True).run({"image": np.zeros((2, *shape), np.float32)})
+
+
+def test_a_full_gpu_is_out_of_memory_while_it_is_timed_too(pretended_gpu, on_a_device):
+    pretended_gpu.properties.totalGlobalMem = 1000
+    shape = open_bundle(DEMO_BUNDLE).manifest.image.input_shape[1:]
+    with OrtEngine(DEMO_BUNDLE / "image.onnx") as engine, pytest.raises(OutOfMemory, match=r"^CUDA: "):
+        on_a_device(engine, True).device_milliseconds({"image": np.zeros((2, *shape), np.float32)})
+
+
+def test_what_is_refused_after_loading_leaves_nothing(pretended_gpu, monkeypatch, tmp_path):
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", "m"])
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", "m"])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "g", [value], [output])
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8),
+        tmp_path / "m.onnx",
+    )
+    import onnxruntime
+
+    destroyed = []
+    monkeypatch.setattr(pretended_gpu, "cudaStreamDestroy", lambda stream: destroyed.append(stream) or (Status(0),))
+    monkeypatch.setattr(ort, "find_provider", lambda runtime: None)
+    monkeypatch.setattr(
+        ort,
+        "make_session",
+        lambda path, runtime, options, own: onnxruntime.InferenceSession(path, options, providers=[CPU]),
+    )
+    with pytest.raises(EngineError, match=r"'x' is \(None, None\); only the batch may be dynamic"):
+        OrtEngine(tmp_path / "m.onnx", "ort-cuda")
+    assert len(destroyed) == len(pretended_gpu.streams) == 2
+
+
+def test_an_onnxruntime_that_does_not_say_what_it_leaves_to_the_cpu(monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", object)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    with pytest.raises(RuntimeUnavailable, match=r"install 1\.24 or later"):
+        find_provider("ort-cuda")
 
 
 def test_device_time_is_between_events_on_the_providers_stream(pretended_gpu, on_a_device):

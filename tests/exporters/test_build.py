@@ -278,7 +278,7 @@ def test_a_build_that_fails_on_earlier_timings_goes_without_them(tmp_path, monke
     class Builder(trt.Builder):
         def build_serialized_network(self, network, config):
             given.append(cache.is_file())
-            if given[-1]:
+            if len(given) == 2:
                 toolchain.library.log.errors += ["Myelin error", "The timing cache will not be used!"]
                 return None
             return super().build_serialized_network(network, config)
@@ -289,9 +289,30 @@ def test_a_build_that_fails_on_earlier_timings_goes_without_them(tmp_path, monke
         build_plan(DEMO_BUNDLE / "image.onnx", BuildSettings("tensorrt-rtx"), toolchain, cache=tmp_path / "ranges", progress=Progress()).plan
         for _ in range(2)
     ]  # fmt: skip
-    assert given == [False, True, False] and all(len(plan) > 1_000_000 for plan in plans)
+    assert given == [False, True, True] and cache.is_file() and all(len(plan) > 1_000_000 for plan in plans)
     assert "building again without earlier builds' timings: " in caplog.text
     assert "Myelin error; The timing cache will not be used!" in caplog.text
+
+
+def test_a_build_that_fails_for_another_reason_fails_once(tmp_path, monkeypatch):
+    """And says its own reason, not what an earlier build got over; the timings of the others stay."""
+    monkeypatch.setattr(build, "TIMING_CACHES", tmp_path)
+    toolchain = open_toolchain(BuildSettings("tensorrt-rtx", target="sm_89"))
+    trt, calls = toolchain.library.trt, []
+
+    class Builder(trt.Builder):
+        def build_serialized_network(self, network, config):
+            calls.append(1)
+            toolchain.library.log.errors.append("no tactic")
+
+    cache = tmp_path / f"{toolchain.library.name.replace(' ', '-')}-sm_89.timing"
+    build_plan(DEMO_BUNDLE / "image.onnx", BuildSettings("tensorrt-rtx"), toolchain, cache=tmp_path / "r", progress=Progress())  # fmt: skip
+    kept = cache.read_bytes()
+    toolchain.library.log.errors.append("an error of before")
+    monkeypatch.setattr(trt, "Builder", Builder)
+    with pytest.raises(BuildError, match=r"cannot build image\.onnx: no tactic$"):
+        build_plan(DEMO_BUNDLE / "image.onnx", BuildSettings("tensorrt-rtx"), toolchain, cache=tmp_path / "r", progress=Progress())  # fmt: skip
+    assert calls == [1] and cache.read_bytes() == kept
 
 
 def test_errors_are_told_by_how_they_began_and_ended():

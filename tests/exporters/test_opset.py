@@ -16,6 +16,7 @@ from clipq.engines.ort import OrtEngine
 from clipq.engines.tensorrt_library import Log, TensorRtLibrary
 from clipq.errors import BuildError
 from clipq.evaluate.bench import plausible_feed
+from clipq.exporters import parser_check
 from clipq.exporters.opset import as_opset_17, readable
 
 
@@ -66,6 +67,46 @@ def test_what_came_later_is_refused(tmp_path):
         readable(tmp_path / "m.onnx", library),
     ):
         pass
+
+
+def test_the_way_out_fits_the_reason(tmp_path, bundles):
+    """4 bits have no older form; another export would not give them one."""
+    library = SimpleNamespace(name="tensorrt 8.6.0", features=SimpleNamespace(recent_opsets=False))
+    path = bundles / "int4-weight-only-rtn-qdq-symmetric" / "image.onnx"
+    with (
+        pytest.raises(BuildError, match="no such weights: take fp16 or int8-static:floats=fp32"),
+        readable(path, library),
+    ):
+        pass
+
+
+def test_check_judges_the_file_that_is_read(bundles, monkeypatch):
+    """The parser's node numbers and operators are those of the rewritten file; what cannot be written is a verdict."""
+    seen = []
+
+    class Parser:
+        num_errors = 0
+
+        def __init__(self, network, logger):
+            pass
+
+        def parse_from_file(self, path):
+            seen.append({node.op_type for node in onnx.load(path).graph.node})
+
+        def supports_operator(self, op):
+            return op != "Erf"
+
+    trt = SimpleNamespace(Builder=lambda logger: None, OnnxParser=Parser)
+    library = SimpleNamespace(
+        name="tensorrt 8.6.0", trt=trt, features=SimpleNamespace(recent_opsets=False), logger=None, log=Log()
+    )
+    monkeypatch.setattr(parser_check, "_parser", lambda runtime: (library, library.name))
+    monkeypatch.setattr(parser_check, "create_network", lambda library, builder: (None, False))
+    verdict = parser_check.check_bundle(open_bundle(bundles / "fp32"), "tensorrt")
+    assert "Erf" in seen[0] and "Gelu" not in seen[0]
+    assert {row.op for tower in verdict.towers for row in tower.refused} == {"Erf"}
+    verdict = parser_check.check_bundle(open_bundle(bundles / "int4-weight-only-rtn-qdq-symmetric"), "tensorrt")
+    assert not verdict.accepted and "no such weights" in verdict.towers[0].refused[0].reason
 
 
 def test_gelu_by_tanh_is_refused():
