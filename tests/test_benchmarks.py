@@ -81,6 +81,10 @@ def test_without_a_gpu_the_record_is_refused(tmp_path):
         assert_refused(gpu(step, tmp_path, "--runtime", "ort-cuda", "--model", "demo"), "no GPU")
     assert not list(tmp_path.iterdir())
     assert_refused(gpu("measure", tmp_path), "no GPU runtime works here")
+    assert_refused(gpu("speed", tmp_path, "--runtime", "nope"), "unknown runtime 'nope'")
+    assert_refused(
+        gpu("speed", tmp_path, "--runtime", "ort-cpu", "--model", "x"), "--model x: not prepared", "and demo"
+    )
     assert_refused(gpu("page", tmp_path), "no lines")
     # These two run no engine, so they need no GPU.
     assert gpu("inputs", tmp_path, "--family", "tensorrt-8").returncode == 0

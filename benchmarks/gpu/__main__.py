@@ -22,10 +22,10 @@ from pathlib import Path
 
 from benchmarks.gpu.models import FAMILIES, MODELS, ROOT, prepare
 from benchmarks.gpu.record import Record, read_lines
-from clipq.engines.catalog import RUNTIMES
+from clipq.engines.catalog import RUNTIMES, require_runtime
 from clipq.engines.cuda import current_gpu
 from clipq.environment import environment
-from clipq.errors import ClipqError, ResultsError, RuntimeUnavailable
+from clipq.errors import ClipqError, DataError, ResultsError, RuntimeUnavailable
 
 STEPS = ("prepare", "measure", "smoke", "speed", "inputs", "embed", "score", "page")
 
@@ -62,7 +62,15 @@ def main() -> None:
     if not options.runtime and not idle:
         details = "; ".join(f"{name}: {one.status().detail}" for name, one in RUNTIMES.items() if name != "ort-cpu")
         raise RuntimeUnavailable(f"no GPU runtime works here ({details})")
-    options.model = options.model or [path.name for path in sorted((options.work / "stripped").glob("*"))]
+    for name in () if idle else options.runtime:
+        require_runtime(name)
+    prepared = [path.name for path in sorted((options.work / "stripped").glob("*"))]
+    for model in options.model or ():
+        if model not in (*prepared, "demo"):
+            raise DataError(
+                f"--model {model}: not prepared; {options.work} has {', '.join(prepared) or 'none'}, and demo"
+            )
+    options.model = options.model or prepared
     record = Record(options.work / f"{'-'.join([options.step, *options.runtime])}.jsonl")
     if options.step not in ("inputs", "score"):
         _describe(record, options.runtime)
