@@ -105,16 +105,15 @@ class Buffer:
         memory = (ctypes.c_byte * self.bytes).from_address(self._pinned)
         self.host: Array = np.ndarray(shape, dtype, memoryview(memory))
 
-    def upload(self, array: Array, stream: Stream) -> Array:
-        """Copy an array of this shape to the device, in the stream's order; it must stay as it is until that is done.
+    def upload(self, array: Array, stream: Stream) -> None:
+        """Copy an array of this shape to the device, in the stream's order; it must not change until that is done.
 
-        Returns what is copied: the array, or its twin of the device's type. It comes from pageable memory: on an H200
-        machine, a copy to pinned memory by numpy took longer than the driver's own way there (docs/gpu).
+        The array is held until the next upload. It comes from pageable memory: on an H200 machine, a copy to pinned
+        memory by numpy took longer than the driver's own way there (docs/gpu).
         """
-        given = np.ascontiguousarray(array, self.dtype)
+        self._held = np.ascontiguousarray(array, self.dtype)
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-        call(self._cuda.cudaMemcpyAsync, self.device, given.ctypes.data, self.bytes, kind, stream.handle)
-        return given
+        call(self._cuda.cudaMemcpyAsync, self.device, self._held.ctypes.data, self.bytes, kind, stream.handle)
 
     def download(self, stream: Stream) -> None:
         """Copy device to host, in the stream's order."""

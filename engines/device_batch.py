@@ -36,7 +36,6 @@ class DeviceBatch:
         self.graph: Graph | None = None
         self.buffers: dict[str, Buffer] = {}
         self._outputs = [spec.name for spec in outputs]
-        self._held: list[Array] = []
         try:
             for specs, pinned in ((inputs, False), (outputs, True)):
                 for spec in specs:
@@ -50,9 +49,10 @@ class DeviceBatch:
     def upload(self, feed: Mapping[str, Array], stream: Stream) -> None:
         """Queue the inputs' copies to the device; ``uploaded`` says when they are there.
 
-        The feed's arrays are held until the next upload, and must not change before that of this one is done.
+        The feed's arrays must not change before that.
         """
-        self._held = [self.buffers[name].upload(array, stream) for name, array in feed.items()]
+        for name, array in feed.items():
+            self.buffers[name].upload(array, stream)
         stream.mark(self.uploaded)
 
     def download(self, stream: Stream) -> None:

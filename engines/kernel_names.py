@@ -2,7 +2,7 @@
 
 A kernel's own name says what it does (``MatMulFloat4BatchedKernel``); template arguments say in which types. Names of
 libraries' launchers (``cutlass::Kernel<…>``) say nothing themselves, and their arguments say both. The patterns are
-held against the names in ONNX Runtime's and cuBLAS's libraries by ``tests/engines/test_kernel_names.py``.
+held against the names in ONNX Runtime's, cuBLAS's and cuDNN's libraries by ``tests/engines/test_kernel_names.py``.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ _BESIDE = re.compile(
     r"dequant(?!_gemv)|quantizelinear|convert|pack(?!ed)|transpose|softmax|scales|combine|semaphore|addbias|biasadd"
     r"|attentionbias|splitkreduce|swiglukernel|(?<!no_)reorder|workspace|metadata|valid_masks|reduce_head"
 )
-_MANGLED = re.compile(r"^_Z")
-_LAUNCHER = re.compile(r"^(void )?cutlass\w*::|^_Z")
+_LAUNCHER = re.compile(r"(void )?cutlass\w*::")
 
 
 def multiplies(kernel: str) -> bool:
     """Whether a kernel is a matrix multiplication, a convolution or attention."""
+    unread = kernel.startswith("_Z")
     own = own_name(kernel).lower()
-    says = kernel.lower() if _LAUNCHER.match(kernel) else own
-    return bool(_PRODUCT.search(says)) and (bool(_MANGLED.match(kernel)) or not _BESIDE.search(own))
+    says = kernel.lower() if unread or _LAUNCHER.match(kernel) else own
+    return bool(_PRODUCT.search(says)) and (unread or not _BESIDE.search(own))
 
 
 def precision(kernel: str) -> str:

@@ -132,8 +132,9 @@ def _heard() -> Iterator[list[str]]:
             lines += file.read().decode(errors="replace").splitlines()
 
 
+@cache
 def load_cuda_libraries() -> None:
-    """Load CUDA's libraries from NVIDIA's packages, wherever these are installed, so that providers find them.
+    """Load CUDA's libraries from NVIDIA's packages, wherever these are installed, so that providers find them; once.
 
     ``onnxruntime.preload_dlls`` looks beside its own package alone, and prints what it misses where ``--json`` goes.
     """

@@ -61,10 +61,8 @@ def make_calibrator(
                 for name, array in feed.items():
                     if name not in self._buffers:
                         self._buffers[name] = Buffer(array.shape, input_dtype(trt, array.dtype))
-                # The arrays must be there until the copies are done.
-                held = [self._buffers[name].upload(array, self._stream) for name, array in feed.items()]
+                    self._buffers[name].upload(array, self._stream)
                 self._stream.wait()
-                del held
                 return [self._buffers[name].device for name in names]
             except Exception as error:
                 # The library would take it for the end of the data and calibrate on a part.

@@ -65,7 +65,7 @@ def as_opset_17(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(nodes)
     for node in graph.node:
-        for attribute in node.attribute:
+        for attribute in list(node.attribute):
             # Reductions have it from opset 18 on; the converter leaves it, though it only says the default.
             if attribute.name == "noop_with_empty_axes" and attribute.i == 0:
                 node.attribute.remove(attribute)

@@ -141,6 +141,15 @@ def test_a_provider_that_does_not_load_says_why(pretended_gpu, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.fixture
+def libraries_not_loaded():
+    """They are loaded once a process."""
+    load_cuda_libraries.cache_clear()
+    yield
+    load_cuda_libraries.cache_clear()
+
+
+@pytest.mark.usefixtures("libraries_not_loaded")
 def test_cuda_libraries_are_found_wherever_nvidias_packages_lie(tmp_path, monkeypatch):
     """Two places, neither beside onnxruntime: CUDA 13's layout in one, a folder per library in the other."""
     import onnxruntime
@@ -160,6 +169,7 @@ def test_cuda_libraries_are_found_wherever_nvidias_packages_lie(tmp_path, monkey
     assert loaded == [files[1], files[0], files[3], files[4]]
 
 
+@pytest.mark.usefixtures("libraries_not_loaded")
 def test_nothing_of_preloading_reaches_stdout(monkeypatch, capsys):
     import onnxruntime
 
