@@ -86,6 +86,10 @@ def test_without_a_gpu_the_record_is_refused(tmp_path):
         gpu("speed", tmp_path, "--runtime", "ort-cpu", "--model", "x"), "--model x: not prepared", "and demo"
     )
     assert_refused(gpu("page", tmp_path), "no lines")
+    assert_refused(gpu("embed", tmp_path, "--runtime", "ort-cpu"), "inputs.npz is missing", "benchmarks.gpu inputs")
+    assert_refused(gpu("score", tmp_path), "embedded is missing", "benchmarks.gpu embed")
+    done = gpu("speed", tmp_path, "--runtime", "ort-cpu", "--model", "demo", "--batch", "0")
+    assert done.returncode == 2 and "argument --batch: 0: must be 1 or more" in done.stderr
     # These two run no engine, so they need no GPU.
     assert gpu("inputs", tmp_path, "--family", "tensorrt-8").returncode == 0
     assert (tmp_path / "reliability" / "tensorrt-8" / "int8-static-minmax" / "clipq.json").is_file()

@@ -39,9 +39,9 @@ def main() -> None:
     parser.add_argument("--model", action="append", help=f"repeatable; prepare's default: {', '.join(MODELS)}")
     parser.add_argument("--family", action="append", choices=FAMILIES, help="repeatable, of prepare and inputs")
     parser.add_argument("--runtime", action="append", help="repeatable; default: every GPU runtime that works")
-    parser.add_argument("--batch", action="append", type=int, help="repeatable; default: 1, 8, 32, 128")
+    parser.add_argument("--batch", action="append", type=positive, help="repeatable; default: 1, 8, 32, 128")
     parser.add_argument("--recipe", action="append", help="repeatable: what names of engines begin with; default: all")
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--repeats", type=positive, default=30)
     options = parser.parse_args()
     if options.step == "prepare":
         # One that no GPU runtime takes is for trying the program where there is none.
@@ -71,6 +71,10 @@ def main() -> None:
                 f"--model {model}: not prepared; {options.work} has {', '.join(prepared) or 'none'}, and demo"
             )
     options.model = options.model or prepared
+    given = options.work / "reliability" / ("embedded" if options.step == "score" else "inputs.npz")
+    if options.step in ("embed", "score") and not given.exists():
+        before = "embed" if options.step == "score" else "inputs"
+        raise DataError(f"{given} is missing; python -m benchmarks.gpu {before} {options.work} makes it")
     record = Record(options.work / f"{'-'.join([options.step, *options.runtime])}.jsonl")
     if options.step not in ("inputs", "score"):
         _describe(record, options.runtime)
@@ -86,6 +90,14 @@ def main() -> None:
     if options.step == "measure":
         write_page(options)
     sys.exit(0 if ready else 1)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, for argparse, which names the option where it is none."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
+    return number
 
 
 def _describe(record: Record, runtimes: list[str]) -> None:
@@ -120,14 +132,14 @@ def _reliability(record: Record, options: argparse.Namespace) -> None:
 
 def write_page(options: argparse.Namespace) -> None:
     """Write the page of all lines below WORK; named after the GPU and the day."""
-    from benchmarks.gpu.page import write_pages
+    from benchmarks.gpu.page import measured_on, write_pages
 
     paths = sorted(options.work.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
     lines = read_lines(paths)
     machines = [line for line in lines if line["kind"] == "machine"]
     if not machines:
         raise ResultsError(f"{options.work}: no lines of a measurement in it; the other steps write them")
-    machine = next((one for one in machines if one["gpu"]), machines[0])
+    machine = measured_on(machines)
     gpu = (machine["gpu"] or {"name": "no-gpu"})["name"].replace("NVIDIA ", "").replace(" ", "-").lower()
     print(write_pages(lines, options.output / (options.name or f"{gpu}-{machine['created'][:10]}")))
 

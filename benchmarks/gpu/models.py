@@ -50,7 +50,7 @@ def command(module: str, *arguments: object) -> str:
         [sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise ClipqError((done.stderr.strip().splitlines() or ["no output"])[-1])
+        raise ClipqError((done.stderr.strip().splitlines() or ["no output"])[-1].removeprefix("error: "))
     return done.stdout
 
 

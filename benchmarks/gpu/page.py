@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ def write_pages(lines: list[Line], stem: Path) -> Path:
     stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     stem.with_suffix(".md").write_text(page(record))
     return stem.with_suffix(".md")
+
+
+def measured_on(machines: list[Line]) -> Line:
+    """The first machine that says its GPU: steps that need none do not say which one is there."""
+    return next((machine for machine in machines if machine["gpu"]), machines[0])
 
 
 def gathered(lines: list[Line]) -> dict[str, Any]:
@@ -56,8 +62,7 @@ def page(record: dict[str, Any]) -> str:
 
 
 def _machines(record: dict[str, Any]) -> list[str]:
-    # Steps that need no GPU do not say which one is there.
-    first = next((machine for machine in record["machines"] if machine["gpu"]), record["machines"][0])
+    first = measured_on(record["machines"])
     gpu = first["gpu"]
     lines = [f"# {gpu['name'] if gpu else 'No GPU'}, {first['created'][:10]}", ""]
     if gpu:
@@ -86,23 +91,20 @@ def _machines(record: dict[str, Any]) -> list[str]:
         for name, state in machine["runtimes"].items()
         if name not in runtimes
     }
-    lines += ["## Runtimes", "", "| runtime | state | detail |", "|---|---|---|"]
-    lines += [f"| {name} | {state['state']} | {state['detail']} |" for name, state in (runtimes | missing).items()]
-    return [*lines, ""]
+    states = [(name, state["state"], state["detail"]) for name, state in (runtimes | missing).items()]
+    return [*lines, "## Runtimes", "", *_table("runtime | state | detail", states), ""]
 
 
 def _checks(record: dict[str, Any]) -> list[str]:
     if not record["checks"]:
         return []
-    lines = ["## Checks", "", "| check | passed | s | what it says |", "|---|---|---|---|"]
+    rows = []
     for check in record["checks"]:
         said = check["said"] if isinstance(check["said"], str) else json.dumps(check["said"], ensure_ascii=False)
         told = " ".join(said.split()).replace("|", "\\|")
         told = told if check["passed"] else told[-300:]
-        lines.append(
-            f"| {check['name']} | {'yes' if check['passed'] else '**no**'} | {check['seconds']:.1f} | {told[:400]} |"
-        )
-    return [*lines, ""]
+        rows.append((check["name"], "yes" if check["passed"] else "**no**", f"{check['seconds']:.1f}", told[:400]))
+    return ["## Checks", "", *_table("check | passed | s | what it says", rows), ""]
 
 
 def _speed(record: dict[str, Any]) -> list[str]:
@@ -113,15 +115,16 @@ def _speed(record: dict[str, Any]) -> list[str]:
         "Image towers with random weights (the demo's are real). Times are medians; ratios are to FP16 of the same runtime,",
         "median [5 %, 95 %] of pairs taken in turns (below 1 is faster). *Device* is between events around the engine alone,",
         "*wall* with copies to and from the device.", "",
-        "| model | runtime | recipe | batch | device ms | device ÷ FP16 | wall ms | wall ÷ FP16 |", "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for row in record["speed"]:
-        cells = [
+    rows = [
+        (
             row["model"], row["runtime"], row["recipe"], row["batch"], _median(row["device_ms"]),
             _ratio(row.get("device_milliseconds_to_fp16")), _median(row["wall_ms"]), _ratio(row.get("milliseconds_to_fp16")),
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return [*lines, ""]
+        )
+        for row in record["speed"]
+    ]  # fmt: skip
+    columns = "model | runtime | recipe | batch | device ms | device ÷ FP16 | wall ms | wall ÷ FP16"
+    return [*lines, *_table(columns, rows), ""]
 
 
 def _kernels(record: dict[str, Any]) -> list[str]:
@@ -133,21 +136,20 @@ def _kernels(record: dict[str, Any]) -> list[str]:
         "without the gaps between them, averaged over ten runs. Shares are of the time of kernels that multiply, by precision; *products* is",
         "their part of all kernel time. GPU MB is what loading and one batch of the largest size took; the first engine of a model",
         "took the process's context too. *Ahead* is batches copied while the one before runs, to each by itself.", "",
-        "| model | runtime | recipe | file MB | GPU MB | mJ an image | ahead | kernels ms | verdict | precision | products | reformat |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
+    rows = []
     for one in record["engines"]:
         census = one.get("census") or {}
         shares = ", ".join(f"{kind} {share:.0%}" for kind, share in census.get("precision_time_shares", {}).items())
         joules = one.get("joules_per_image")
-        cells = [
+        rows.append((
             one["model"], one["runtime"], one["recipe"], _mega(one.get("bytes")), _mega(one.get("gpu_bytes")),
             "" if joules is None else f"{joules * 1e3:.2f}", _ratio(one.get("ahead_to_one_by_one")),
             f"{census['milliseconds']:.3f}" if census else "", census.get("verdict", ""), shares,
             f"{census['matmul_time_share']:.0%}" if census else "", f"{census['reformat_share']:.1%}" if census else "",
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    lines += ["", "What took the time at batch 32, in ms a batch:", ""]
+        ))  # fmt: skip
+    columns = "model | runtime | recipe | file MB | GPU MB | mJ an image | ahead | kernels ms | verdict | precision | products | reformat"
+    lines += [*_table(columns, rows), "", "What took the time at batch 32, in ms a batch:", ""]
     for one in record["engines"]:
         if census := one.get("census"):
             lines.append(f"- **{one['model']}, {one['runtime']}, {one['recipe']}**: {_longest(census)}")
@@ -177,39 +179,40 @@ def _reliability(record: dict[str, Any]) -> list[str]:
         "## Reliability of the demo checkpoint", "",
         f"About the demo and its drawn world, {n} images; it says nothing about CLIP. Differences are paired, with 95 % intervals.",
         "*To the CPU* is to the same bundle in ONNX Runtime's CPU provider of this machine.", "",
-        "| runtime | recipe | metric | value | to FP32 of this runtime | to the CPU |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for row in rows:
-        if row["differences"]:
-            own = row["differences"].get(f"fp32 on {row['runtime']}")
-            cpu = row["differences"].get(f"{row['recipe']} on ort-cpu")
-            cells = [
-                row["runtime"],
-                row["recipe"],
-                row["metric"],
-                f"{row['value']:.4f}",
-                _difference(own),
-                _difference(cpu),
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "| runtime | recipe | agrees with | same answers | cosine |", "|---|---|---|---|---|"]
+    metrics = [
+        (
+            row["runtime"], row["recipe"], row["metric"], f"{row['value']:.4f}",
+            _difference(row["differences"].get(f"fp32 on {row['runtime']}")),
+            _difference(row["differences"].get(f"{row['recipe']} on ort-cpu")),
+        )
+        for row in rows if row["differences"]
+    ]  # fmt: skip
     pairs: dict[tuple[str, str, str], Line] = defaultdict(dict)
     for row in rows:
         if "with" in row:
             pairs[row["runtime"], row["recipe"], row["with"]][row["metric"]] = row
-    for (runtime, recipe, other), found in pairs.items():
-        cells = [
-            f"{found[name]['value']:.{digits}f} [{found[name]['low']:.{digits}f}, {found[name]['high']:.{digits}f}]"
-            for name, digits in (("agreement", 4), ("cosine", 6))
-        ]
-        lines.append(f"| {runtime} | {recipe} | {other} | {' | '.join(cells)} |")
-    return [*lines, ""]
+    agreements = [
+        (*pair, _bounded(found["agreement"], 4), _bounded(found["cosine"], 6)) for pair, found in pairs.items()
+    ]
+    lines += [*_table("runtime | recipe | metric | value | to FP32 of this runtime | to the CPU", metrics), ""]
+    return [*lines, *_table("runtime | recipe | agrees with | same answers | cosine", agreements), ""]
 
 
 def _failures(record: dict[str, Any]) -> list[str]:
     lines = ["## Failures", ""]
     lines += [f"- {one['what']}: `{' '.join(one['error'].split())}`" for one in record["failures"]] or ["None."]
     return lines
+
+
+def _table(columns: str, rows: Iterable[Sequence[object]]) -> list[str]:
+    """A table's lines: ``columns`` as they stand between its bars, a cell to each of them."""
+    rule = "|---" * (columns.count(" | ") + 1) + "|"
+    return [f"| {columns} |", rule, *("| " + " | ".join(map(str, row)) + " |" for row in rows)]
+
+
+def _bounded(row: Line, digits: int) -> str:
+    return f"{row['value']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
 
 
 def _median(times: list[float]) -> str:

@@ -20,19 +20,18 @@ Found = TypeVar("Found")
 
 
 class Record:
-    """A file of lines that grows; ``path`` None prints them alone."""
+    """A file of lines that grows."""
 
-    def __init__(self, path: Path | None):
+    def __init__(self, path: Path):
         self.path = path
 
     def add(self, kind: str, **fields: Any) -> None:
         """Append a line; what it says is on the disk when this returns."""
         line = json.dumps({"kind": kind, **fields}, default=_plain)
         print(line[:300], flush=True)
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as stream:
-                stream.write(line + "\n")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as stream:
+            stream.write(line + "\n")
 
     def attempt(self, what: str, function: Callable[[], Found]) -> Found | None:
         """What a function gives; None where it fails, with its words and its place in the record.

@@ -1,6 +1,6 @@
 """ONNX towers without their weights: small enough to carry to a machine with a GPU, filled with random ones there.
 
-Speed and memory do not depend on the values; what a quantized tower computes from them means nothing.
+What a tower computes from them means nothing; its kernels and their memory are those of the real weights.
 """
 
 from __future__ import annotations

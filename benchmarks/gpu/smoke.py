@@ -14,10 +14,9 @@ import numpy as np
 from benchmarks.gpu.models import DEMO, quantize
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.speed import MIXED_GEMM
-from clipq.bundle import Bundle, open_bundle
-from clipq.engines.base import Array
+from clipq.bundle import open_bundle
 from clipq.engines.ort import OrtEngine
-from clipq.tokenizer import TextTokenizer
+from clipq.evaluate.bench import plausible_feed
 
 BATCH = 8
 # Smallest cosine to FP32 on the CPU, by the recipe's name; whatever else is in it, a wrong kernel is far below.
@@ -103,7 +102,7 @@ def _provider() -> dict[str, Any]:
 
 def _parity(path: Path, name: str, tower: str, config: dict[str, str] | None = None) -> str:
     bundle = open_bundle(path)
-    feed = _feed(bundle, tower)
+    feed = plausible_feed(bundle, tower, BATCH)
     with OrtEngine(DEMO / f"{tower}.onnx") as cpu, OrtEngine(path / f"{tower}.onnx", "ort-cuda", config=config) as gpu:
         (expected,), (actual,) = cpu.run(feed).values(), gpu.run(feed).values()
         again = next(iter(gpu.run(feed).values()))
@@ -119,15 +118,7 @@ def _kernels(path: Path) -> dict[str, float]:
     from clipq.engines.kernel_trace import trace_gpu_kernels
 
     with OrtEngine(path / "image.onnx", "ort-cuda") as engine:
-        feed = _feed(open_bundle(path), "image")
+        feed = plausible_feed(open_bundle(path), "image", BATCH)
         times = trace_gpu_kernels(lambda: engine.run(feed), runs=3)
     most = sorted(times, key=times.__getitem__, reverse=True)[:8]
     return {name[:200]: round(times[name], 5) for name in most}
-
-
-def _feed(bundle: Bundle, tower: str) -> dict[str, Array]:
-    manifest = bundle.manifest
-    if tower == "text":
-        return {manifest.text.input_name: TextTokenizer(bundle)([f"a photo of {n} cats" for n in range(BATCH)])}
-    shape = (BATCH, 3, *manifest.preprocess.image_size)
-    return {manifest.image.input_name: np.random.default_rng(0).standard_normal(shape, np.float32)}
