@@ -65,7 +65,7 @@ def _(recipe: Int8Static, source: TowerSource) -> onnx.ModelProto:
         )
     if recipe.form == "matmulinteger":
         logger.warning(
-            "%s: on an H200 this form took 1.4 to 3 times the time of fp16 in ONNX Runtime (docs/gpu); bench both",
+            "%s: on an H200 ViT-B-32 took 1.4 to 3 times the time of fp16 in this form (docs/gpu); bench both",
             source.path.name,
         )
     if recipe.floats == "fp16":
