@@ -31,9 +31,9 @@ from clipq.data.sources import open_view
 from clipq.data.views import View
 from clipq.environment import environment
 from clipq.evaluate.bench import plausible_feed
-from clipq.evaluate.embeddings import Embeddings
-from clipq.evaluate.storage import Storage
-from clipq.evaluate.subjects import Subject, gather_subjects
+from clipq.evaluate.cells.embeddings import Embeddings
+from clipq.evaluate.cells.storage import Storage
+from clipq.evaluate.cells.subjects import Subject, gather_subjects
 
 BATCH = 32
 # Stand-in classes: their prompts are few, so that the images are what is measured.
@@ -44,9 +44,9 @@ import sys
 from pathlib import Path
 from clipq.data.pixels import PixelCache
 from clipq.data.sources import open_view
-from clipq.evaluate.embeddings import Embeddings
-from clipq.evaluate.storage import Storage
-from clipq.evaluate.subjects import gather_subjects
+from clipq.evaluate.cells.embeddings import Embeddings
+from clipq.evaluate.cells.storage import Storage
+from clipq.evaluate.cells.subjects import gather_subjects
 bundle, source, folder = sys.argv[1:]
 subjects, _ = gather_subjects([Path(bundle)], runtime="ort-cpu", threads=0, simulated=False, reference=None)
 cache = PixelCache(Path(folder) / "pixels", 10**10)

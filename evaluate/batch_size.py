@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from clipq.errors import OutOfMemory
 from clipq.evaluate.bench import seconds_per_sample
-from clipq.evaluate.subjects import Subject
+from clipq.evaluate.cells.subjects import Subject
 from clipq.progress import Progress
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

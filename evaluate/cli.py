@@ -236,7 +236,7 @@ def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: in
     from clipq.bundle import TOWERS, open_bundle
     from clipq.engines.catalog import check_fits, require_runtime
     from clipq.evaluate.bench import plausible_feed, subject_census
-    from clipq.evaluate.subjects import Subject, runtime_of
+    from clipq.evaluate.cells.subjects import Subject, runtime_of
     from clipq.evaluate.tables import print_census
 
     opened = open_bundle(bundle)
@@ -278,7 +278,7 @@ def bench(
 ) -> None:
     """Time BUNDLES side by side, in turns, and give latencies as ratios to the FP32 one among them."""
     from clipq.evaluate.bench import BenchSettings, time_subjects
-    from clipq.evaluate.subjects import gather_subjects
+    from clipq.evaluate.cells.subjects import gather_subjects
     from clipq.evaluate.tables import latency_rows, print_latency
 
     subjects, reference = gather_subjects(

@@ -18,13 +18,15 @@ from clipq.data.views import View
 from clipq.engines.cuda import current_gpu
 from clipq.environment import environment
 from clipq.errors import EngineError
-from clipq.evaluate.attacked import SquareResults, attack_all
 from clipq.evaluate.axes import adversarial, classification, corruption, fairness, ood, retrieval, shift
 from clipq.evaluate.axes.classification import Answers
 from clipq.evaluate.batch_size import measured_batch
 from clipq.evaluate.bench import BenchSettings, SubjectBench, bench, bench_measurements
-from clipq.evaluate.cells import BATCH, BatchSize
-from clipq.evaluate.embeddings import Embeddings
+from clipq.evaluate.cells.cells import BATCH, BatchSize
+from clipq.evaluate.cells.embeddings import Embeddings
+from clipq.evaluate.cells.square_cells import SquareResults, attack_all
+from clipq.evaluate.cells.storage import Storage
+from clipq.evaluate.cells.subjects import Subject, gather_subjects
 from clipq.evaluate.estimates import Estimate, measurements
 from clipq.evaluate.flips import find_flips, write_thumbnail
 from clipq.evaluate.metrics.ood import outlier_scores
@@ -39,8 +41,6 @@ from clipq.evaluate.plan import (
     open_plan,
 )
 from clipq.evaluate.predictions import Floats, Outcome
-from clipq.evaluate.storage import Storage
-from clipq.evaluate.subjects import Subject, gather_subjects
 from clipq.evaluate.suite import Suite
 from clipq.progress import Progress
 from clipq.record import (

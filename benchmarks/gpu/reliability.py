@@ -125,7 +125,7 @@ def score(record: Record, folder: Path) -> None:
 
 def _answers(path: Path, inputs: Path) -> Any:
     from clipq.evaluate.axes.classification import Answers
-    from clipq.evaluate.cells import unit
+    from clipq.evaluate.cells.cells import unit
     from clipq.evaluate.zeroshot import Classifier
 
     found, given = np.load(path), np.load(inputs)

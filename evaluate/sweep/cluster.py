@@ -16,9 +16,9 @@ from time import perf_counter
 from typing import Any
 
 from clipq.errors import ClipqError, RuntimeUnavailable
-from clipq.evaluate.embeddings import Embeddings
+from clipq.evaluate.cells.embeddings import Embeddings
+from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.plan import Plan
-from clipq.evaluate.storage import Storage
 from clipq.evaluate.sweep.groups import Group, Measured, measure_group
 from clipq.evaluate.sweep.jobs import OTHER_NUMBERS, Job, Outcome, Target, Workplace, do_job
 from clipq.evaluate.sweep.shipping import fetched

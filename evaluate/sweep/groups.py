@@ -9,10 +9,10 @@ from typing import Any
 
 from clipq.bundle import TOWERS
 from clipq.errors import ClipqError
+from clipq.evaluate.cells.storage import Storage
+from clipq.evaluate.cells.subjects import Subject
 from clipq.evaluate.plan import Plan
 from clipq.evaluate.run import Where, evaluate_plan
-from clipq.evaluate.storage import Storage
-from clipq.evaluate.subjects import Subject
 from clipq.evaluate.sweep.jobs import Workplace
 from clipq.progress import Progress
 

@@ -10,12 +10,12 @@ from typing import Literal
 from clipq.data.pixels import PixelCache
 from clipq.data.views import OnBadImage, View
 from clipq.errors import ClipqError
-from clipq.evaluate.attacked import attack_cell, fill_attack
-from clipq.evaluate.cells import BatchSize, Cell
-from clipq.evaluate.embeddings import Embeddings
+from clipq.evaluate.cells.cells import BatchSize, Cell
+from clipq.evaluate.cells.embeddings import Embeddings
+from clipq.evaluate.cells.square_cells import attack_cell, fill_attack
+from clipq.evaluate.cells.storage import Storage
+from clipq.evaluate.cells.subjects import Subject
 from clipq.evaluate.plan import Plan, PlannedSquare
-from clipq.evaluate.storage import Storage
-from clipq.evaluate.subjects import Subject
 
 OTHER_NUMBERS = "this machine would give other numbers than planned: its runtime, its version or its GPU differs"
 

@@ -13,9 +13,9 @@ from clipq.bundle import TowerName
 from clipq.data.views import View
 from clipq.errors import ClipqError
 from clipq.evaluate.bench import seconds_per_sample
-from clipq.evaluate.embeddings import Embeddings
+from clipq.evaluate.cells.embeddings import Embeddings
+from clipq.evaluate.cells.subjects import Subject
 from clipq.evaluate.plan import PlannedSquare
-from clipq.evaluate.subjects import Subject
 from clipq.evaluate.sweep.jobs import Job, Target
 from clipq.progress import Progress
 

@@ -13,10 +13,10 @@ from clipq.bundle import open_bundle
 from clipq.data.pixels import PixelCache
 from clipq.engines.ort_providers import PROVIDERS
 from clipq.errors import ResultsError
-from clipq.evaluate.cells import BatchSize
-from clipq.evaluate.embeddings import Embeddings
+from clipq.evaluate.cells.cells import BatchSize
+from clipq.evaluate.cells.embeddings import Embeddings
+from clipq.evaluate.cells.subjects import gather_subjects, has_twin
 from clipq.evaluate.plan import Plan, open_plan
-from clipq.evaluate.subjects import gather_subjects, has_twin
 from clipq.evaluate.suite import Suite, read_suite
 from clipq.evaluate.sweep.bundles import make_bundles
 from clipq.evaluate.sweep.cluster import Cluster, connect, disconnect

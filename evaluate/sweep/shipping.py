@@ -7,8 +7,8 @@ from pathlib import Path
 
 from clipq.bundle import MANIFEST, Bundle, open_bundle
 from clipq.errors import BundleError
-from clipq.evaluate.storage import Storage
-from clipq.evaluate.subjects import Subject
+from clipq.evaluate.cells.storage import Storage
+from clipq.evaluate.cells.subjects import Subject
 from clipq.files import directory_in_making
 
 FETCHED = Path("~/.cache/clipq/bundles")

@@ -10,8 +10,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clipq.errors import ResultsError
-from clipq.evaluate.cells import chunk_names
-from clipq.evaluate.storage import Storage
+from clipq.evaluate.cells.cells import chunk_names
+from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.sweep.grid import Grid
 from clipq.evaluate.sweep.jobs import Job, Outcome
 from clipq.files import write_atomic

@@ -201,8 +201,8 @@ def test_cells_in_an_object_store(bundles, cluster, bucket, tmp_path):
 
 def test_a_node_without_the_bundles_fetches_them(bundles, bucket, tmp_path, monkeypatch):
     from clipq.errors import BundleError
-    from clipq.evaluate.storage import Storage
-    from clipq.evaluate.subjects import gather_subjects
+    from clipq.evaluate.cells.storage import Storage
+    from clipq.evaluate.cells.subjects import gather_subjects
     from clipq.evaluate.sweep import shipping
 
     done = export("quantize", "demo", "-o", str(tmp_path / "made"), "--recipe", "int8-dynamic")
@@ -233,8 +233,8 @@ def test_nobody_answers(grid, tmp_path):
 
 def test_a_node_that_differs_measures_nothing(bundles, tmp_path, monkeypatch):
     """What a worker does with a group whose engines would give other numbers on it, or whose data it does not have."""
+    from clipq.evaluate.cells.subjects import gather_subjects
     from clipq.evaluate.plan import open_plan
-    from clipq.evaluate.subjects import gather_subjects
     from clipq.evaluate.suite import read_suite
     from clipq.evaluate.sweep.cluster import measure_on_worker
     from clipq.evaluate.sweep.groups import Group

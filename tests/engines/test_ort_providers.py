@@ -28,8 +28,8 @@ from clipq.engines.ort_providers import (
 )
 from clipq.errors import EngineError, OutOfMemory, RuntimeUnavailable
 from clipq.evaluate import bench
-from clipq.evaluate.cells import BatchSize, run_in_batches
-from clipq.evaluate.subjects import Subject
+from clipq.evaluate.cells.cells import BatchSize, run_in_batches
+from clipq.evaluate.cells.subjects import Subject
 
 
 def session(providers, **nodes):

@@ -152,7 +152,7 @@ def test_second_run_does_no_inference(results, bundles, monkeypatch):
     from clipq.evaluate import run as module
     from clipq.evaluate.suite import LatencyEntry, Suite, ViewEntry
 
-    monkeypatch.setattr("clipq.evaluate.subjects.open_engine", None)
+    monkeypatch.setattr("clipq.evaluate.cells.subjects.open_engine", None)
     before = (results / "results.csv").read_text()
     views = (ViewEntry(source="test=demo:test"), ViewEntry(source="demo:outline:n=240"))
     suite = Suite(views=views, simulated=True, latency=LatencyEntry(repeats=5))
@@ -200,9 +200,9 @@ def test_predictions_are_open_clips(bundles, tmp_path):
     expected = logits.softmax(1).numpy()
 
     from clipq.data.sources import open_view
-    from clipq.evaluate.embeddings import Embeddings
-    from clipq.evaluate.storage import Storage
-    from clipq.evaluate.subjects import gather_subjects
+    from clipq.evaluate.cells.embeddings import Embeddings
+    from clipq.evaluate.cells.storage import Storage
+    from clipq.evaluate.cells.subjects import gather_subjects
 
     subjects, _ = gather_subjects([bundles / "fp32"], runtime="ort-cpu", threads=0, simulated=False, reference=None)
     view = open_view("demo:test:n=240")

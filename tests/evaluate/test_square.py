@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipq.evaluate.square import square_attack
+from clipq.evaluate.cells.square import square_attack
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (24, 32, 32, 3)).astype(np.uint8)

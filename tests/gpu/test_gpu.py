@@ -17,7 +17,7 @@ from clipq.engines.tensorrt_library import PACKAGES, open_library
 from clipq.engines.trt import TensorRtEngine
 from clipq.errors import EngineError
 from clipq.evaluate.bench import plausible_feed, subject_census
-from clipq.evaluate.subjects import Subject
+from clipq.evaluate.cells.subjects import Subject
 
 pytestmark = pytest.mark.gpu
 

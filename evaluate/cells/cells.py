@@ -22,7 +22,7 @@ from clipq.data.pixels import PixelReader
 from clipq.data.views import View
 from clipq.engines.base import Array, Engine
 from clipq.errors import EngineError, OutOfMemory, ResultsError
-from clipq.evaluate.storage import Storage
+from clipq.evaluate.cells.storage import Storage
 from clipq.files import sha256_bytes
 from clipq.preprocess import normalize
 

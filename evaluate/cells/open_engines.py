@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 from clipq.bundle import TowerName
 from clipq.engines.base import Engine
-from clipq.evaluate.subjects import Subject
+from clipq.evaluate.cells.subjects import Subject
 
 
 class OpenEngines:

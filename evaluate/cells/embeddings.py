@@ -17,7 +17,7 @@ from clipq.data.views import OnBadImage, View
 from clipq.engines.base import Engine
 from clipq.errors import DataError, EngineError
 from clipq.evaluate.axes.classification import Answers
-from clipq.evaluate.cells import (
+from clipq.evaluate.cells.cells import (
     CHUNK,
     BatchSize,
     Cell,
@@ -28,9 +28,9 @@ from clipq.evaluate.cells import (
     open_cell,
     unit,
 )
-from clipq.evaluate.open_engines import OpenEngines
-from clipq.evaluate.storage import Storage
-from clipq.evaluate.subjects import Subject
+from clipq.evaluate.cells.open_engines import OpenEngines
+from clipq.evaluate.cells.storage import Storage
+from clipq.evaluate.cells.subjects import Subject
 from clipq.evaluate.zeroshot import Classifier, TemplateSet, choose_templates
 from clipq.files import sha256_bytes
 from clipq.progress import Progress

@@ -12,12 +12,12 @@ import numpy as np
 from clipq.bundle import Preprocess
 from clipq.engines.base import Engine
 from clipq.errors import EngineError
-from clipq.evaluate.cells import BATCH, BatchSize, Cell, open_cell, run_on_pixels, unit
-from clipq.evaluate.embeddings import Embeddings
+from clipq.evaluate.cells.cells import BATCH, BatchSize, Cell, open_cell, run_on_pixels, unit
+from clipq.evaluate.cells.embeddings import Embeddings
+from clipq.evaluate.cells.square import Pixels, square_attack
+from clipq.evaluate.cells.subjects import Subject
 from clipq.evaluate.plan import Plan, PlannedSquare
 from clipq.evaluate.predictions import Booleans, Floats, Integers
-from clipq.evaluate.square import Pixels, square_attack
-from clipq.evaluate.subjects import Subject
 from clipq.evaluate.zeroshot import Classifier
 
 
