@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clipq.bundle import TowerName
     from clipq.data.pixels import PixelCache
     from clipq.evaluate.run import Where
-    from clipq.evaluate.suite import Suite
+    from clipq.evaluate.suites.suite import Suite
     from clipq.evaluate.sweep.grid import Grid
     from clipq.evaluate.sweep.jobs import Outcome
     from clipq.evaluate.sweep.run import Means
@@ -142,7 +142,7 @@ def run(
 ) -> None:
     """Evaluate BUNDLES by a suite or on data, compared with the FP32 one; writes records, results.csv, report.html."""
     from clipq.evaluate.run import Where
-    from clipq.evaluate.suite import LatencyEntry, Suite, ViewEntry, read_suite
+    from clipq.evaluate.suites.suite import LatencyEntry, Suite, ViewEntry, read_suite
 
     if bool(suite) == bool(data):
         raise click.UsageError("give --suite FILE, or --data SOURCE (repeatable)")
@@ -183,7 +183,7 @@ def suite() -> None:
 )
 def suite_init(name: str, output: Path) -> None:
     """Write the built-in suite NAME [template] to a file of your own."""
-    from clipq.evaluate.suite import suite_text
+    from clipq.evaluate.suites.suite import suite_text
     from clipq.files import write_atomic
 
     text = suite_text(name)
@@ -198,8 +198,8 @@ def suite_init(name: str, output: Path) -> None:
 @click.option("--open", "opens", is_flag=True, help="Also open every local data set, as a run would.")
 def suite_check(name: str, opens: bool) -> None:
     """Say what is wrong with a suite, all at once, each with its line."""
-    from clipq.evaluate.plan import open_plan
-    from clipq.evaluate.suite import read_suite
+    from clipq.evaluate.suites.plan import open_plan
+    from clipq.evaluate.suites.suite import read_suite
 
     checked = read_suite(name)
     if opens:
@@ -212,7 +212,7 @@ def suite_check(name: str, opens: bool) -> None:
 @json_option
 def suite_show(name: str, as_json: bool) -> None:
     """Show what a suite asks, defaults resolved."""
-    from clipq.evaluate.suite import read_suite
+    from clipq.evaluate.suites.suite import read_suite
     from clipq.evaluate.tables import print_suite
 
     checked = read_suite(name)

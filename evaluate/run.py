@@ -31,7 +31,8 @@ from clipq.evaluate.estimates import Estimate, measurements
 from clipq.evaluate.flips import find_flips, write_thumbnail
 from clipq.evaluate.metrics.ood import outlier_scores
 from clipq.evaluate.pairing import SampleAnswers, write_pairing
-from clipq.evaluate.plan import (
+from clipq.evaluate.predictions import Floats, Outcome
+from clipq.evaluate.suites.plan import (
     Plan,
     PlannedCorruptions,
     PlannedSquare,
@@ -40,8 +41,7 @@ from clipq.evaluate.plan import (
     groups_of,
     open_plan,
 )
-from clipq.evaluate.predictions import Floats, Outcome
-from clipq.evaluate.suite import Suite
+from clipq.evaluate.suites.suite import Suite
 from clipq.progress import Progress
 from clipq.record import (
     AttackRecord,

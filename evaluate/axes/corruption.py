@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 
-from clipq.evaluate.corruptions import STANDARD
 from clipq.evaluate.estimates import Estimate
 from clipq.evaluate.metrics import calibration
 from clipq.evaluate.metrics.accuracy import weighted_mean
@@ -23,6 +22,7 @@ from clipq.evaluate.metrics.robustness import (
 )
 from clipq.evaluate.predictions import Booleans, Floats, Outcome
 from clipq.evaluate.statistics import Statistic, bootstrap, mean_of
+from clipq.evaluate.suites.corruptions import STANDARD
 
 Condition = tuple[str, int]
 Baseline = tuple[Booleans, Mapping[Condition, Booleans]] | Literal["alexnet"]

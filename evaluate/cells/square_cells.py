@@ -16,8 +16,8 @@ from clipq.evaluate.cells.cells import BATCH, BatchSize, Cell, open_cell, run_on
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.square import Pixels, square_attack
 from clipq.evaluate.cells.subjects import Subject
-from clipq.evaluate.plan import Plan, PlannedSquare
 from clipq.evaluate.predictions import Booleans, Floats, Integers
+from clipq.evaluate.suites.plan import Plan, PlannedSquare
 from clipq.evaluate.zeroshot import Classifier
 
 

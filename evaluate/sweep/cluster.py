@@ -18,7 +18,7 @@ from typing import Any
 from clipq.errors import ClipqError, RuntimeUnavailable
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.storage import Storage
-from clipq.evaluate.plan import Plan
+from clipq.evaluate.suites.plan import Plan
 from clipq.evaluate.sweep.groups import Group, Measured, measure_group
 from clipq.evaluate.sweep.jobs import OTHER_NUMBERS, Job, Outcome, Target, Workplace, do_job
 from clipq.evaluate.sweep.shipping import fetched

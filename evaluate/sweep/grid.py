@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.engines.catalog import known_runtime
 from clipq.errors import ClipqError, DataError
-from clipq.evaluate.suite import BUILT_IN, read_suite
+from clipq.evaluate.suites.suite import BUILT_IN, read_suite
 
 
 class Grid(BaseModel):

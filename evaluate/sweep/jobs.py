@@ -15,7 +15,7 @@ from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.square_cells import attack_cell, fill_attack
 from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.cells.subjects import Subject
-from clipq.evaluate.plan import Plan, PlannedSquare
+from clipq.evaluate.suites.plan import Plan, PlannedSquare
 
 OTHER_NUMBERS = "this machine would give other numbers than planned: its runtime, its version or its GPU differs"
 

@@ -15,7 +15,7 @@ from clipq.errors import ClipqError
 from clipq.evaluate.bench import seconds_per_sample
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.subjects import Subject
-from clipq.evaluate.plan import PlannedSquare
+from clipq.evaluate.suites.plan import PlannedSquare
 from clipq.evaluate.sweep.jobs import Job, Target
 from clipq.progress import Progress
 

@@ -17,7 +17,7 @@ from clipq.data.pixels import PixelCache, PixelReader
 from clipq.data.sources import open_view
 from clipq.data.views import FileView, choose_samples
 from clipq.errors import DataError
-from clipq.evaluate.corruptions import corrupted_views
+from clipq.evaluate.suites.corruptions import corrupted_views
 from clipq.preprocess import normalize, preprocess
 
 CONFIG = Preprocess(

@@ -234,8 +234,8 @@ def test_nobody_answers(grid, tmp_path):
 def test_a_node_that_differs_measures_nothing(bundles, tmp_path, monkeypatch):
     """What a worker does with a group whose engines would give other numbers on it, or whose data it does not have."""
     from clipq.evaluate.cells.subjects import gather_subjects
-    from clipq.evaluate.plan import open_plan
-    from clipq.evaluate.suite import read_suite
+    from clipq.evaluate.suites.plan import open_plan
+    from clipq.evaluate.suites.suite import read_suite
     from clipq.evaluate.sweep.cluster import measure_on_worker
     from clipq.evaluate.sweep.groups import Group
     from clipq.evaluate.sweep.jobs import Workplace

@@ -17,7 +17,7 @@ from support import assert_refused, evaluate
 
 from clipq.bundle import open_bundle, stored_file, write_manifest
 from clipq.evaluate.metrics import orientation
-from clipq.evaluate.suite import suite_text
+from clipq.evaluate.suites.suite import suite_text
 
 NAMES = ("fp32", "int8-static-minmax", "int2-weight-only-rtn")
 

@@ -12,7 +12,7 @@ from clipq.data.sources import open_view
 from clipq.data.views import choose_samples
 from clipq.demo import world
 from clipq.errors import DataError
-from clipq.evaluate.corruptions import NAMED_SETS, SEVERITIES, STANDARD, corrupt, corrupted_views
+from clipq.evaluate.suites.corruptions import NAMED_SETS, SEVERITIES, STANDARD, corrupt, corrupted_views
 
 PIXELS = world.sample("test", 5)[1]
 

@@ -19,7 +19,7 @@ from clipq.evaluate import bench
 from clipq.evaluate.report.page import write_report
 from clipq.evaluate.report.results import gather
 from clipq.evaluate.run import Where, evaluate
-from clipq.evaluate.suite import LatencyEntry, Suite, ViewEntry
+from clipq.evaluate.suites.suite import LatencyEntry, Suite, ViewEntry
 from clipq.progress import Progress
 from clipq.record import read_records
 

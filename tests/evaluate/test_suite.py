@@ -9,8 +9,8 @@ from PIL import Image
 from support import assert_refused, evaluate
 
 from clipq.errors import DataError
-from clipq.evaluate.plan import groups_of, open_plan
-from clipq.evaluate.suite import BUILT_IN, Suite, ViewEntry, read_suite, suite_text
+from clipq.evaluate.suites.plan import groups_of, open_plan
+from clipq.evaluate.suites.suite import BUILT_IN, Suite, ViewEntry, read_suite, suite_text
 
 GOOD = """
 seed = 3

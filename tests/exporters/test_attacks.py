@@ -13,7 +13,7 @@ from support import assert_refused, evaluate, export
 from clipq.bundle import Preprocess, open_bundle
 from clipq.data.attack import open_attack
 from clipq.errors import DataError
-from clipq.evaluate.suite import built_in_attack
+from clipq.evaluate.suites.suite import built_in_attack
 
 pytest.importorskip("torch", reason="needs the export extra")
 

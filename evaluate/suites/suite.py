@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 import clipq.demo
 from clipq.data.sources import parse_source
 from clipq.errors import DataError
-from clipq.evaluate.corruptions import NAMED_SETS, SEVERITIES, STANDARD
 from clipq.evaluate.metrics.calibration import BINS
+from clipq.evaluate.suites.corruptions import NAMED_SETS, SEVERITIES, STANDARD
 
 BUILT_IN = ("demo", "quick", "paper", "template")
 
