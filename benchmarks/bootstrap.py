@@ -14,7 +14,7 @@ import numpy as np
 
 from clipq.evaluate.axes.classification import Answers, classification, tuned
 from clipq.evaluate.metrics.calibration import ece
-from clipq.evaluate.zeroshot import Classifier
+from clipq.evaluate.metrics.zeroshot import Classifier
 
 
 def answers(samples: int, classes: int) -> Answers:

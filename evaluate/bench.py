@@ -25,7 +25,7 @@ from clipq.engines.trt import TensorRtEngine
 from clipq.environment import environment
 from clipq.errors import RuntimeUnavailable
 from clipq.evaluate.cells.subjects import Subject
-from clipq.evaluate.statistics import percentile_draws
+from clipq.evaluate.metrics.statistics import percentile_draws
 from clipq.files import sha256_bytes, write_atomic
 from clipq.record import CensusRecord, GpuRecord, KernelRecord, LatencyRecord, Measurement
 from clipq.tokenizer import TextTokenizer

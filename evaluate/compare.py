@@ -21,9 +21,9 @@ from clipq.evaluate.markdown import plain
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.agreement import mcnemar_p
 from clipq.evaluate.metrics.calibration import BINS, ece
+from clipq.evaluate.metrics.predictions import Outcome
+from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap, holm
 from clipq.evaluate.pairing import Key, Measured, SampleAnswers, unpaired
-from clipq.evaluate.predictions import Outcome
-from clipq.evaluate.statistics import Draws, Statistic, bootstrap, holm
 from clipq.record import Measurement, read_record, read_records
 
 EXIT_CODES = {"same or better": 0, "worse": 1, "undecided": 3}

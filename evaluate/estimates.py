@@ -9,8 +9,8 @@ from functools import partial
 from clipq.evaluate.metrics import SIGNED, orientation
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.agreement import mcnemar_p
-from clipq.evaluate.predictions import Booleans
-from clipq.evaluate.statistics import Draws, Statistic, bootstrap
+from clipq.evaluate.metrics.predictions import Booleans
+from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap
 from clipq.record import Measurement
 
 

@@ -23,8 +23,8 @@ from clipq.errors import PolicyError
 from clipq.evaluate.headline import headline
 from clipq.evaluate.judgement import ENGINE_METRICS, higher, unseen
 from clipq.evaluate.metrics import ORIENTATION
+from clipq.evaluate.metrics.statistics import CONFIDENCE, Draws
 from clipq.evaluate.pairing import Key, Measured, unpaired
-from clipq.evaluate.statistics import CONFIDENCE, Draws
 from clipq.record import labels
 
 BUILT_IN = ("strict", "mlperf-99", "mlperf-99.9", "demo")

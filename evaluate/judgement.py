@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 from clipq.evaluate.metrics import orientation
-from clipq.evaluate.statistics import CONFIDENCE
+from clipq.evaluate.metrics.statistics import CONFIDENCE
 from clipq.record import Measurement
 
 Verdict = Literal["better", "same", "worse", "unknown"]

@@ -19,8 +19,8 @@ from safetensors.numpy import save
 
 from clipq.errors import ResultsError
 from clipq.evaluate.estimates import Estimate
-from clipq.evaluate.predictions import Booleans, Floats, Integers, Predictions
-from clipq.evaluate.statistics import Draws, percentile_draws
+from clipq.evaluate.metrics.predictions import Booleans, Floats, Integers, Predictions
+from clipq.evaluate.metrics.statistics import Draws, percentile_draws
 from clipq.files import write_atomic
 from clipq.record import Record, read_records, record_stem
 

@@ -30,8 +30,8 @@ from clipq.evaluate.cells.subjects import Subject, gather_subjects
 from clipq.evaluate.estimates import Estimate, measurements
 from clipq.evaluate.flips import find_flips, write_thumbnail
 from clipq.evaluate.metrics.ood import outlier_scores
+from clipq.evaluate.metrics.predictions import Floats, Outcome
 from clipq.evaluate.pairing import SampleAnswers, write_pairing
-from clipq.evaluate.predictions import Floats, Outcome
 from clipq.evaluate.suites.plan import (
     Plan,
     PlannedCorruptions,

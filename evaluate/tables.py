@@ -17,7 +17,7 @@ from clipq.evaluate.gate import Finding, outcome
 from clipq.evaluate.gate_output import figures
 from clipq.evaluate.headline import headline, title
 from clipq.evaluate.metrics import orientation
-from clipq.evaluate.statistics import median_ratio
+from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.suites.suite import Suite, view_name
 from clipq.record import CensusRecord, LatencyRecord, Measurement, Record, ViewRecord
 

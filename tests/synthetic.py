@@ -7,9 +7,9 @@ import numpy as np
 from clipq.evaluate.axes.classification import reliability
 from clipq.evaluate.estimates import Engine, Estimate, estimate, measurements
 from clipq.evaluate.metrics import CLASSIFICATION
+from clipq.evaluate.metrics.predictions import Predictions
+from clipq.evaluate.metrics.statistics import Draws
 from clipq.evaluate.pairing import SampleAnswers, write_pairing
-from clipq.evaluate.predictions import Predictions
-from clipq.evaluate.statistics import Draws
 from clipq.files import sha256_bytes
 from clipq.record import (
     BundleRecord,

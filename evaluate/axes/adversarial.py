@@ -6,8 +6,8 @@ from functools import partial
 
 from clipq.evaluate.estimates import Estimate, accuracy_estimate, estimate
 from clipq.evaluate.metrics.accuracy import share, weighted_mean
-from clipq.evaluate.predictions import Booleans, Floats
-from clipq.evaluate.statistics import Statistic
+from clipq.evaluate.metrics.predictions import Booleans, Floats
+from clipq.evaluate.metrics.statistics import Statistic
 
 
 def robustness(

@@ -15,9 +15,9 @@ from clipq.evaluate.estimates import Estimate, estimate
 from clipq.evaluate.metrics import CLASSIFICATION, accuracy, agreement, calibration
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.calibration import BINS, bin_sums, fit_logit_scale
-from clipq.evaluate.predictions import Booleans, Floats, Integers, Predictions
-from clipq.evaluate.statistics import Draws, Statistic, bootstrap, wilson
-from clipq.evaluate.zeroshot import Classifier
+from clipq.evaluate.metrics.predictions import Booleans, Floats, Integers, Predictions
+from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap, wilson
+from clipq.evaluate.metrics.zeroshot import Classifier
 from clipq.record import ReliabilityBin
 
 

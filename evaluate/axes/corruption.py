@@ -13,6 +13,7 @@ from clipq.evaluate.estimates import Estimate
 from clipq.evaluate.metrics import calibration
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.calibration import BINS
+from clipq.evaluate.metrics.predictions import Booleans, Floats, Outcome
 from clipq.evaluate.metrics.robustness import (
     ALEXNET_CLEAN_ERROR,
     ALEXNET_ERRORS,
@@ -20,8 +21,7 @@ from clipq.evaluate.metrics.robustness import (
     mean_corruption_error,
     relative_mean_corruption_error,
 )
-from clipq.evaluate.predictions import Booleans, Floats, Outcome
-from clipq.evaluate.statistics import Statistic, bootstrap, mean_of
+from clipq.evaluate.metrics.statistics import Statistic, bootstrap, mean_of
 from clipq.evaluate.suites.corruptions import STANDARD
 
 Condition = tuple[str, int]

@@ -9,8 +9,8 @@ import numpy as np
 
 from clipq.evaluate.estimates import Estimate, estimate
 from clipq.evaluate.metrics.ood import SCORES, Detection
-from clipq.evaluate.predictions import Floats
-from clipq.evaluate.statistics import Statistic, mean_of
+from clipq.evaluate.metrics.predictions import Floats
+from clipq.evaluate.metrics.statistics import Statistic, mean_of
 from clipq.record import ScoreHistogram
 
 Distance = Literal["near", "far"]

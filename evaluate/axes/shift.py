@@ -6,9 +6,9 @@ from functools import partial
 
 from clipq.evaluate.estimates import Estimate, estimate
 from clipq.evaluate.metrics.accuracy import weighted_mean
+from clipq.evaluate.metrics.predictions import Booleans, Floats
 from clipq.evaluate.metrics.robustness import effective_robustness, relative_drop
-from clipq.evaluate.predictions import Booleans, Floats
-from clipq.evaluate.statistics import Statistic
+from clipq.evaluate.metrics.statistics import Statistic
 
 
 def shift(

@@ -31,7 +31,7 @@ from clipq.evaluate.cells.cells import (
 from clipq.evaluate.cells.open_engines import OpenEngines
 from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.cells.subjects import Subject
-from clipq.evaluate.zeroshot import Classifier, TemplateSet, choose_templates
+from clipq.evaluate.metrics.zeroshot import Classifier, TemplateSet, choose_templates
 from clipq.files import sha256_bytes
 from clipq.progress import Progress
 from clipq.tokenizer import TextTokenizer

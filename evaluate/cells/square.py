@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clipq.evaluate.predictions import Booleans, Floats, Integers
+from clipq.evaluate.metrics.predictions import Booleans, Floats, Integers
 
 Pixels = NDArray[np.uint8]
 Margin = Callable[[Pixels, Integers], Floats]

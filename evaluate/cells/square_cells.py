@@ -16,9 +16,9 @@ from clipq.evaluate.cells.cells import BATCH, BatchSize, Cell, open_cell, run_on
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.square import Pixels, square_attack
 from clipq.evaluate.cells.subjects import Subject
-from clipq.evaluate.predictions import Booleans, Floats, Integers
+from clipq.evaluate.metrics.predictions import Booleans, Floats, Integers
+from clipq.evaluate.metrics.zeroshot import Classifier
 from clipq.evaluate.suites.plan import Plan, PlannedSquare
-from clipq.evaluate.zeroshot import Classifier
 
 
 @dataclass(frozen=True)

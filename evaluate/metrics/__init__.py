@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from clipq.evaluate.metrics import accuracy, calibration
-from clipq.evaluate.predictions import Floats, Predictions
+from clipq.evaluate.metrics.predictions import Floats, Predictions
 
 
 @dataclass(frozen=True)

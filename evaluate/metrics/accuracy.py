@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from clipq.evaluate.predictions import Booleans, Floats, Predictions
+from clipq.evaluate.metrics.predictions import Booleans, Floats, Predictions
 
 
 def weighted_mean(values: Floats | Booleans, weights: Floats) -> Floats:

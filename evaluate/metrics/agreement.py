@@ -9,7 +9,7 @@ from __future__ import annotations
 from scipy.special import bdtr
 
 from clipq.evaluate.metrics.accuracy import weighted_mean
-from clipq.evaluate.predictions import Booleans, Floats, Predictions
+from clipq.evaluate.metrics.predictions import Booleans, Floats, Predictions
 
 
 def agreement(candidate: Predictions, reference: Predictions, weights: Floats) -> Floats:

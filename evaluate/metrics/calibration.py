@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from scipy.special import logsumexp
 
 from clipq.evaluate.metrics.accuracy import weighted_mean
-from clipq.evaluate.predictions import Floats, Graded, Integers, Predictions
+from clipq.evaluate.metrics.predictions import Floats, Graded, Integers, Predictions
 
 BINS = 15
 

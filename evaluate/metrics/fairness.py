@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from clipq.evaluate.metrics.accuracy import share
-from clipq.evaluate.predictions import Booleans, Floats, Predictions
+from clipq.evaluate.metrics.predictions import Booleans, Floats, Predictions
 
 
 def group_accuracies(predictions: Predictions, members: Booleans, weights: Floats) -> Floats:

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from scipy.special import logsumexp
 
-from clipq.evaluate.predictions import Floats
+from clipq.evaluate.metrics.predictions import Floats
 
 SCORES = ("mcm", "msp", "max_logit", "energy", "entropy")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from clipq.evaluate.predictions import Booleans, Floats, Integers
+from clipq.evaluate.metrics.predictions import Booleans, Floats, Integers
 
 KS = (1, 5, 10)
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from clipq.evaluate.metrics.accuracy import weighted_mean
-from clipq.evaluate.predictions import Booleans, Floats
+from clipq.evaluate.metrics.predictions import Booleans, Floats
 
 # AlexNet's error on ImageNet-C, mean over the five severities, and on clean ImageNet (Hendrycks and Dietterich, 2019;
 # the figures of google-research/augmix).

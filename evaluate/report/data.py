@@ -14,10 +14,10 @@ from typing import Any
 
 from clipq.evaluate.judgement import higher, judge_row
 from clipq.evaluate.metrics import CLASSIFICATION
+from clipq.evaluate.metrics.statistics import median_ratio, percentile_draws
 from clipq.evaluate.report.kept import charts
 from clipq.evaluate.report.results import Entry, Key, Results
 from clipq.evaluate.report.scheme import scheme_of
-from clipq.evaluate.statistics import median_ratio, percentile_draws
 from clipq.record import LatencyRecord, Measurement, ReliabilityBin, ViewRecord
 
 # A gallery that is looked at, and a page that opens at once.

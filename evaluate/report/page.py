@@ -17,12 +17,12 @@ from clipq.evaluate.headline import AXES
 from clipq.evaluate.judgement import MARGIN
 from clipq.evaluate.metrics import CLASSIFICATION
 from clipq.evaluate.metrics.ood import SCORES
+from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.report.data import PageData, same_latency
 from clipq.evaluate.report.kept import vega
 from clipq.evaluate.report.regularities import find_regularities
 from clipq.evaluate.report.results import Results
 from clipq.evaluate.report.verdicts import MARKS, AxisVerdict, axis_verdicts, confidence_state, difference, findings
-from clipq.evaluate.statistics import median_ratio
 from clipq.files import write_atomic
 from clipq.record import AttackRecord, Measurement, ViewRecord
 

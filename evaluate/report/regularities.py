@@ -16,10 +16,10 @@ import numpy as np
 
 from clipq.evaluate.headline import AXES, headline
 from clipq.evaluate.judgement import higher, judge_row
+from clipq.evaluate.metrics.statistics import holm
 from clipq.evaluate.report.results import Entry, Results
 from clipq.evaluate.report.scheme import scheme_of
 from clipq.evaluate.report.verdicts import confidence_state
-from clipq.evaluate.statistics import holm
 from clipq.record import Measurement
 
 # Of two cases, half is one: no regularity.

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from clipq.errors import ResultsError
-from clipq.evaluate.statistics import holm
+from clipq.evaluate.metrics.statistics import holm
 from clipq.record import Measurement, Record, ViewRecord, in_order, labels, read_records
 
 Key = tuple[str, str, str]

@@ -9,8 +9,8 @@ import numpy as np
 
 from clipq.evaluate.headline import AXES, headline, title
 from clipq.evaluate.judgement import MARGIN, Verdict, judge_row, reach
+from clipq.evaluate.metrics.statistics import holm, median_ratio
 from clipq.evaluate.report.results import Entry
-from clipq.evaluate.statistics import holm, median_ratio
 from clipq.record import LatencyRecord, Measurement
 
 MARKS = {"better": "▲", "worse": "▼", "same": "=", "unknown": "?"}

@@ -12,7 +12,7 @@ from clipq.data.attack import StoredAttack, open_attack
 from clipq.data.sources import join_columns, open_view, restrict_classes
 from clipq.data.views import View, choose_samples
 from clipq.errors import DataError
-from clipq.evaluate.predictions import Booleans
+from clipq.evaluate.metrics.predictions import Booleans
 from clipq.evaluate.suites.corruptions import corrupted_views
 from clipq.evaluate.suites.suite import (
     LABELLED,

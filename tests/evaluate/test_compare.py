@@ -10,8 +10,8 @@ from support import assert_refused, evaluate
 from synthetic import exact, predictions, record, worse, write_results
 
 from clipq.evaluate.judgement import judge, samples_to_decide
+from clipq.evaluate.metrics.predictions import Predictions
 from clipq.evaluate.pairing import write_pairing
-from clipq.evaluate.predictions import Predictions
 from clipq.record import write_record
 
 BASE = predictions(3000, accuracy=0.8)

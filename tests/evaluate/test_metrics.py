@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss, recall_score, top_k_accuracy_score
 
 from clipq.errors import DataError
 from clipq.evaluate.metrics import CLASSIFICATION, accuracy, agreement, calibration
-from clipq.evaluate.predictions import Predictions
+from clipq.evaluate.metrics.predictions import Predictions
 
 
 def ones(predictions):

@@ -9,10 +9,10 @@ import pytest
 from scipy.stats import norm
 from synthetic import predictions, record
 
+from clipq.evaluate.metrics.statistics import wilson
 from clipq.evaluate.report.regularities import find_regularities
 from clipq.evaluate.report.results import gather
 from clipq.evaluate.report.scheme import Scheme, scheme_of
-from clipq.evaluate.statistics import wilson
 from clipq.record import Measurement
 
 BASE = record("fp32", {"test": predictions(100)}, recipe="fp32")[0]

@@ -14,8 +14,8 @@ from clipq.evaluate.axes.shift import shift
 from clipq.evaluate.metrics import calibration, robustness
 from clipq.evaluate.metrics.fairness import equalized_odds_difference as our_equalized_odds
 from clipq.evaluate.metrics.ood import SCORES, Detection, outlier_scores
+from clipq.evaluate.metrics.predictions import Predictions
 from clipq.evaluate.metrics.retrieval import caption_ranks, image_ranks, recall
-from clipq.evaluate.predictions import Predictions
 
 SEEDS = range(5)
 

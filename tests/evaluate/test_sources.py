@@ -229,7 +229,7 @@ def test_classes_of_another_view_by_key_and_by_map(tmp_path):
 
 
 def test_joined_classes_add_their_probabilities():
-    from clipq.evaluate.zeroshot import Classifier
+    from clipq.evaluate.metrics.zeroshot import Classifier
 
     cosines = np.array([[0.3, 0.2, 0.31]], np.float32)
     joined = Classifier(np.eye(3, dtype=np.float32), np.array([0, 0, 1]), 10.0, None)

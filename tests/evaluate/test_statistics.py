@@ -9,8 +9,8 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from clipq.evaluate.axes.classification import Answers, classification, compared
 from clipq.evaluate.estimates import Engine, measurements
 from clipq.evaluate.metrics.accuracy import weighted_mean
-from clipq.evaluate.statistics import bootstrap, holm, percentile_draws, resample_weights, wilson
-from clipq.evaluate.zeroshot import Classifier
+from clipq.evaluate.metrics.statistics import bootstrap, holm, percentile_draws, resample_weights, wilson
+from clipq.evaluate.metrics.zeroshot import Classifier
 
 
 def test_interval_agrees_with_scipy():
@@ -34,7 +34,7 @@ def test_interval_covers_the_truth_at_its_rate():
 
 def test_resamples_are_the_same_for_a_seed_and_blocks_do_not_matter(monkeypatch):
     whole = np.concatenate(list(resample_weights(50, 40, seed=3)))
-    monkeypatch.setattr("clipq.evaluate.statistics._BLOCK_ENTRIES", 50 * 40)
+    monkeypatch.setattr("clipq.evaluate.metrics.statistics._BLOCK_ENTRIES", 50 * 40)
     assert (np.concatenate(list(resample_weights(50, 40, seed=3))) == whole).all()
     assert (whole.sum(1) == 50).all()
 
@@ -77,7 +77,7 @@ def test_identical_engines_differ_by_nothing():
 
 def test_an_interval_holds_its_value_where_resampling_is_biased():
     from clipq.evaluate.metrics.calibration import ece
-    from clipq.evaluate.predictions import Outcome
+    from clipq.evaluate.metrics.predictions import Outcome
 
     rng = np.random.default_rng(3)
     confidence = rng.uniform(0.3, 1, 150)

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from clipq.evaluate.predictions import Floats
+from clipq.evaluate.metrics.predictions import Floats
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000

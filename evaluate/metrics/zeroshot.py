@@ -11,7 +11,7 @@ from scipy.special import softmax
 from clipq.bundle import Bundle
 from clipq.data.views import View
 from clipq.errors import DataError
-from clipq.evaluate.predictions import Integers, Predictions
+from clipq.evaluate.metrics.predictions import Integers, Predictions
 
 DEFAULT_TEMPLATES = "imagenet-80"
 
