@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipq.errors import ResultsError
-from clipq.evaluate.headline import AXES, headline, title
+from clipq.evaluate.axes.headline import AXES, headline, title
 from clipq.evaluate.judgement import judge_row
 from clipq.evaluate.markdown import plain
 from clipq.evaluate.report.results import Entry, Results

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from clipq.errors import ResultsError
-from clipq.evaluate.headline import AXES, headline, title
+from clipq.evaluate.axes.headline import AXES, headline, title
 from clipq.evaluate.judgement import MARGIN, Verdict, judge, reach, samples_to_decide
 from clipq.evaluate.markdown import plain
 from clipq.evaluate.metrics.accuracy import weighted_mean

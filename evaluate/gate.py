@@ -20,7 +20,7 @@ import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from clipq.errors import PolicyError
-from clipq.evaluate.headline import headline
+from clipq.evaluate.axes.headline import headline
 from clipq.evaluate.judgement import ENGINE_METRICS, higher, unseen
 from clipq.evaluate.metrics import ORIENTATION
 from clipq.evaluate.metrics.statistics import CONFIDENCE, Draws

@@ -20,6 +20,7 @@ from clipq.environment import environment
 from clipq.errors import EngineError
 from clipq.evaluate.axes import adversarial, classification, corruption, fairness, ood, retrieval, shift
 from clipq.evaluate.axes.classification import Answers
+from clipq.evaluate.axes.flips import find_flips, write_thumbnail
 from clipq.evaluate.batch_size import measured_batch
 from clipq.evaluate.bench import BenchSettings, SubjectBench, bench, bench_measurements
 from clipq.evaluate.cells.cells import BATCH, BatchSize
@@ -28,7 +29,6 @@ from clipq.evaluate.cells.square_cells import SquareResults, attack_all
 from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.cells.subjects import Subject, gather_subjects
 from clipq.evaluate.estimates import Estimate, measurements
-from clipq.evaluate.flips import find_flips, write_thumbnail
 from clipq.evaluate.metrics.ood import outlier_scores
 from clipq.evaluate.metrics.predictions import Floats, Outcome
 from clipq.evaluate.pairing import SampleAnswers, write_pairing

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from clipq.evaluate.axes.headline import headline, title
 from clipq.evaluate.bench import breaks_promise
 from clipq.evaluate.compare import Comparison, latency_title, pair_title, shown, verdict_text
 from clipq.evaluate.gate import Finding, outcome
 from clipq.evaluate.gate_output import figures
-from clipq.evaluate.headline import headline, title
 from clipq.evaluate.metrics import orientation
 from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.suites.suite import Suite, view_name

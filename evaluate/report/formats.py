@@ -13,7 +13,7 @@ from typing import Any
 
 from clipq import __version__, strict_json
 from clipq.errors import ClipqError
-from clipq.evaluate.headline import AXES
+from clipq.evaluate.axes.headline import AXES
 from clipq.evaluate.markdown import plain
 from clipq.evaluate.report.page import render, write_report
 from clipq.evaluate.report.regularities import find_regularities

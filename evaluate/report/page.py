@@ -12,8 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from clipq import __version__
+from clipq.evaluate.axes.headline import AXES
 from clipq.evaluate.bench import breaks_promise
-from clipq.evaluate.headline import AXES
 from clipq.evaluate.judgement import MARGIN
 from clipq.evaluate.metrics import CLASSIFICATION
 from clipq.evaluate.metrics.ood import SCORES

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from clipq.evaluate.headline import AXES, headline
+from clipq.evaluate.axes.headline import AXES, headline
 from clipq.evaluate.judgement import higher, judge_row
 from clipq.evaluate.metrics.statistics import holm
 from clipq.evaluate.report.results import Entry, Results

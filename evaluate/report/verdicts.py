@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipq.evaluate.headline import AXES, headline, title
+from clipq.evaluate.axes.headline import AXES, headline, title
 from clipq.evaluate.judgement import MARGIN, Verdict, judge_row, reach
 from clipq.evaluate.metrics.statistics import holm, median_ratio
 from clipq.evaluate.report.results import Entry
