@@ -37,7 +37,7 @@ from clipq.engines.base import Array
 from clipq.engines.census import CONVOLUTIONS, INTEGER_KERNELS
 from clipq.engines.ort import OrtEngine, trace_kernels
 from clipq.environment import environment
-from clipq.evaluate.bench import plausible_feed
+from clipq.evaluate.bench.bench import plausible_feed
 
 Shape = tuple[int, int, int]
 GOAL = 0.7

@@ -30,7 +30,7 @@ from clipq.data.pixels import PixelCache
 from clipq.data.sources import open_view
 from clipq.data.views import View
 from clipq.environment import environment
-from clipq.evaluate.bench import plausible_feed
+from clipq.evaluate.bench.bench import plausible_feed
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.cells.subjects import Subject, gather_subjects

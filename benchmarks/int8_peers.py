@@ -265,7 +265,7 @@ def open_towers(made: Made, threads: int) -> dict[str, Any]:
 def latency(made: Made, towers: Mapping[str, Any], batch: int, rounds: int, repeats: int) -> list[dict[str, Any]]:
     """Milliseconds of every tower: the median of some runs in every round, towers in turns."""
     from clipq.bundle import open_bundle
-    from clipq.evaluate.bench import plausible_feed
+    from clipq.evaluate.bench.bench import plausible_feed
 
     feed = plausible_feed(open_bundle(made.folder / "fp32"), "image", batch)
     times: dict[str, list[float]] = {name: [] for name in towers}

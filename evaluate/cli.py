@@ -235,7 +235,7 @@ def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: in
     """Show which kernels really ran in BUNDLE, and how much of the work they did in integers."""
     from clipq.bundle import TOWERS, open_bundle
     from clipq.engines.catalog import check_fits, require_runtime
-    from clipq.evaluate.bench import plausible_feed, subject_census
+    from clipq.evaluate.bench.bench import plausible_feed, subject_census
     from clipq.evaluate.cells.subjects import Subject, runtime_of
     from clipq.evaluate.tables import print_census
 
@@ -277,7 +277,7 @@ def bench(
     as_json: bool,
 ) -> None:
     """Time BUNDLES side by side, in turns, and give latencies as ratios to the FP32 one among them."""
-    from clipq.evaluate.bench import BenchSettings, time_subjects
+    from clipq.evaluate.bench.bench import BenchSettings, time_subjects
     from clipq.evaluate.cells.subjects import gather_subjects
     from clipq.evaluate.tables import latency_rows, print_latency
 

@@ -21,8 +21,9 @@ from clipq.errors import EngineError
 from clipq.evaluate.axes import adversarial, classification, corruption, fairness, ood, retrieval, shift
 from clipq.evaluate.axes.classification import Answers
 from clipq.evaluate.axes.flips import find_flips, write_thumbnail
-from clipq.evaluate.batch_size import measured_batch
-from clipq.evaluate.bench import BenchSettings, SubjectBench, bench, bench_measurements
+from clipq.evaluate.bench.batch_size import measured_batch
+from clipq.evaluate.bench.bench import BenchSettings, SubjectBench, bench
+from clipq.evaluate.bench.rows import bench_measurements
 from clipq.evaluate.cells.cells import BATCH, BatchSize
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.square_cells import SquareResults, attack_all

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipq.evaluate.axes.headline import headline, title
-from clipq.evaluate.bench import breaks_promise
+from clipq.evaluate.bench.bench import breaks_promise
 from clipq.evaluate.compare import Comparison, latency_title, pair_title, shown, verdict_text
 from clipq.evaluate.gate import Finding, outcome
 from clipq.evaluate.gate_output import figures

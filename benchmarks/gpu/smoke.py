@@ -16,7 +16,7 @@ from benchmarks.gpu.record import Record
 from benchmarks.gpu.speed import MIXED_GEMM
 from clipq.bundle import open_bundle
 from clipq.engines.ort import OrtEngine
-from clipq.evaluate.bench import plausible_feed
+from clipq.evaluate.bench.bench import plausible_feed
 
 BATCH = 8
 # Smallest cosine to FP32 on the CPU, by the recipe's name; whatever else is in it, a wrong kernel is far below.

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from clipq import __version__
 from clipq.evaluate.axes.headline import AXES
-from clipq.evaluate.bench import breaks_promise
+from clipq.evaluate.bench.bench import breaks_promise
 from clipq.evaluate.judgement import MARGIN
 from clipq.evaluate.metrics import CLASSIFICATION
 from clipq.evaluate.metrics.ood import SCORES

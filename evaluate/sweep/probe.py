@@ -12,7 +12,7 @@ from time import perf_counter
 from clipq.bundle import TowerName
 from clipq.data.views import View
 from clipq.errors import ClipqError
-from clipq.evaluate.bench import seconds_per_sample
+from clipq.evaluate.bench.bench import seconds_per_sample
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.subjects import Subject
 from clipq.evaluate.suites.plan import PlannedSquare

@@ -27,7 +27,7 @@ from clipq.engines.ort_providers import (
     why_not_loaded,
 )
 from clipq.errors import EngineError, OutOfMemory, RuntimeUnavailable
-from clipq.evaluate import bench
+from clipq.evaluate.bench import bench
 from clipq.evaluate.cells.cells import BatchSize, run_in_batches
 from clipq.evaluate.cells.subjects import Subject
 

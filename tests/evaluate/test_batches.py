@@ -10,7 +10,7 @@ from support import evaluate
 
 from clipq.engines.base import Engine, TensorSpec
 from clipq.errors import OutOfMemory
-from clipq.evaluate.batch_size import SIZES
+from clipq.evaluate.bench.batch_size import SIZES
 from clipq.evaluate.cells.cells import BatchSize, run_in_batches
 from clipq.evaluate.cells.open_engines import OpenEngines
 

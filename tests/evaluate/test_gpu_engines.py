@@ -15,7 +15,7 @@ from clipq.engines import cuda as cuda_module
 from clipq.engines.memory import GpuMemory
 from clipq.engines.tensorrt_library import Log, TensorRtLibrary
 from clipq.errors import BundleError
-from clipq.evaluate import bench
+from clipq.evaluate.bench import bench
 from clipq.evaluate.report.page import write_report
 from clipq.evaluate.report.results import gather
 from clipq.evaluate.run import Where, evaluate

@@ -8,7 +8,7 @@ from support import CALIBRATION, export
 
 from clipq.bundle import open_bundle
 from clipq.engines.census import take_census
-from clipq.evaluate.bench import plausible_feed
+from clipq.evaluate.bench.bench import plausible_feed
 
 open_clip = pytest.importorskip("open_clip", reason="needs the export extra")
 

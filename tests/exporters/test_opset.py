@@ -15,7 +15,7 @@ from clipq.bundle import open_bundle
 from clipq.engines.ort import OrtEngine
 from clipq.engines.tensorrt_library import Log, TensorRtLibrary
 from clipq.errors import BuildError
-from clipq.evaluate.bench import plausible_feed
+from clipq.evaluate.bench.bench import plausible_feed
 from clipq.exporters import parser_check
 from clipq.exporters.opset import as_opset_17, readable
 

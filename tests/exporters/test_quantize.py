@@ -13,7 +13,7 @@ from support import RECIPES
 from clipq.bundle import open_bundle
 from clipq.engines.census import take_census
 from clipq.engines.ort import OrtEngine
-from clipq.evaluate.bench import plausible_feed
+from clipq.evaluate.bench.bench import plausible_feed
 from clipq.exporters.hqq import hqq_blocks
 from clipq.exporters.placement import place
 

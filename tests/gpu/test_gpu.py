@@ -16,7 +16,7 @@ from clipq.engines.ort import OrtEngine
 from clipq.engines.tensorrt_library import PACKAGES, open_library
 from clipq.engines.trt import TensorRtEngine
 from clipq.errors import EngineError
-from clipq.evaluate.bench import plausible_feed, subject_census
+from clipq.evaluate.bench.bench import plausible_feed, subject_census
 from clipq.evaluate.cells.subjects import Subject
 
 pytestmark = pytest.mark.gpu

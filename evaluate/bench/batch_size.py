@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clipq.errors import OutOfMemory
-from clipq.evaluate.bench import seconds_per_sample
+from clipq.evaluate.bench.bench import seconds_per_sample
 from clipq.evaluate.cells.subjects import Subject
 from clipq.progress import Progress
 
