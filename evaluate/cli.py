@@ -18,7 +18,7 @@ from clipq.errors import DataError
 if TYPE_CHECKING:
     from clipq.bundle import TowerName
     from clipq.data.pixels import PixelCache
-    from clipq.evaluate.run import Where
+    from clipq.evaluate.settings import Where
     from clipq.evaluate.suites.suite import Suite
     from clipq.evaluate.sweep.grid import Grid
     from clipq.evaluate.sweep.jobs import Outcome
@@ -141,7 +141,7 @@ def run(
     seed: int | None,
 ) -> None:
     """Evaluate BUNDLES by a suite or on data, compared with the FP32 one; writes records, results.csv, report.html."""
-    from clipq.evaluate.run import Where
+    from clipq.evaluate.settings import Where
     from clipq.evaluate.suites.suite import LatencyEntry, Suite, ViewEntry, read_suite
 
     if bool(suite) == bool(data):
@@ -583,7 +583,7 @@ def _counting(progress: Progress) -> Callable[[Outcome], None]:
 def demo(output: Path, samples: int | None, pixel_cache: Path, pixel_cache_gb: float, as_json: bool) -> None:
     """Quantize and evaluate the built-in checkpoint, offline: every axis of reliability, in minutes."""
     from clipq.evaluate.demo import demo_suite, make_bundles
-    from clipq.evaluate.run import Where
+    from clipq.evaluate.settings import Where
 
     with progress_bars() as progress:
         bundles = make_bundles(output / "bundles", progress)

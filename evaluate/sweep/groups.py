@@ -11,7 +11,8 @@ from clipq.bundle import TOWERS
 from clipq.errors import ClipqError
 from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.cells.subjects import Subject
-from clipq.evaluate.run import Where, evaluate_plan
+from clipq.evaluate.run import evaluate_plan
+from clipq.evaluate.settings import Where
 from clipq.evaluate.suites.plan import Plan
 from clipq.evaluate.sweep.jobs import Workplace
 from clipq.progress import Progress

@@ -18,7 +18,8 @@ from clipq.errors import BundleError
 from clipq.evaluate.bench import bench
 from clipq.evaluate.report.page import write_report
 from clipq.evaluate.report.results import gather
-from clipq.evaluate.run import Where, evaluate
+from clipq.evaluate.run import evaluate
+from clipq.evaluate.settings import Where
 from clipq.evaluate.suites.suite import LatencyEntry, Suite, ViewEntry
 from clipq.progress import Progress
 from clipq.record import read_records
