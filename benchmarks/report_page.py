@@ -16,7 +16,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 from clipq.evaluate.report.page import write_report
-from clipq.evaluate.report.results import gather
+from clipq.evaluate.results.folders import gather
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from browser import FLAGS

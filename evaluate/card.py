@@ -9,10 +9,10 @@ from clipq.errors import ResultsError
 from clipq.evaluate.axes.headline import AXES, headline, title
 from clipq.evaluate.judgement import judge_row
 from clipq.evaluate.markdown import plain
-from clipq.evaluate.report.results import Entry, Results
 from clipq.evaluate.report.verdicts import findings
+from clipq.evaluate.results.folders import Entry, Results
+from clipq.evaluate.results.record import BundleRecord, Measurement, Record
 from clipq.files import write_atomic
-from clipq.record import BundleRecord, Measurement, Record
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from clipq import __version__, strict_json
+from clipq import __version__
 from clipq.console import DefaultGroup, Group, progress_bars
 from clipq.errors import DataError
+from clipq.evaluate.results import strict_json
 
 if TYPE_CHECKING:
     from clipq.bundle import TowerName
@@ -304,7 +305,7 @@ def bench(
 def report(results: Sequence[Path], output: Path | None, form: str, no_images: bool) -> None:
     """Write the report of one or more results folders: verdicts, trade-offs, evidence, provenance."""
     from clipq.evaluate.report.formats import write
-    from clipq.evaluate.report.results import read_results
+    from clipq.evaluate.results.folders import read_results
 
     if output is None and len(results) > 1:
         raise click.UsageError("several results: say where the report goes with -o")
@@ -353,7 +354,7 @@ def compare(a: Path, b: Path, margin: float, markdown: Path | None, as_json: boo
 def card(results: Path, bundle: str | None, output: Path) -> None:
     """Write a Hugging Face model card: evaluation block, differences to FP32, fairness, limitations, provenance."""
     from clipq.evaluate.card import choose_engine, write_card
-    from clipq.evaluate.report.results import read_results
+    from clipq.evaluate.results.folders import read_results
 
     click.echo(str(write_card(choose_engine(read_results([results]), bundle), output)))
 
@@ -388,10 +389,10 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
     """
     from clipq.evaluate import gate as gating
     from clipq.evaluate import gate_output
-    from clipq.evaluate.pairing import Measured
+    from clipq.evaluate.results.pairing import Measured
+    from clipq.evaluate.results.record import read_records
     from clipq.evaluate.tables import print_findings
     from clipq.files import write_atomic
-    from clipq.record import read_records
 
     rules = gating.read_policy(policy)
     findings = gating.judge_policy([Measured(record, results) for record in read_records(results)], rules)
@@ -420,9 +421,9 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
 def gate_init(results: Path, output: Path, bundles: Sequence[str], margin: float) -> None:
     """Write a policy that the engines in RESULTS pass, with a margin: today's figures as tomorrow's limits."""
     from clipq.evaluate.gate import policy_from
-    from clipq.evaluate.pairing import Measured
+    from clipq.evaluate.results.pairing import Measured
+    from clipq.evaluate.results.record import read_records
     from clipq.files import write_atomic
-    from clipq.record import read_records
 
     if output.exists():
         raise DataError(f"{output} exists; choose another name with -o")
@@ -520,10 +521,10 @@ def sweep_retry(results: Path, ray: str | None, cache: str | None, pixel_cache: 
 
 def _sweep(grid: Grid, folder: SweepFolder, means: Means) -> None:
     from clipq.evaluate.report.page import write_report
-    from clipq.evaluate.report.results import gather
+    from clipq.evaluate.results.folders import gather
+    from clipq.evaluate.results.record import read_records
     from clipq.evaluate.sweep.run import Listener, sweep
     from clipq.evaluate.sweep.tables import print_sweep_plan, print_swept
-    from clipq.record import read_records
 
     if folder.path.exists() and not folder.path.is_dir():
         raise DataError(f"-o {folder.path} is a file; give a folder")
@@ -594,7 +595,7 @@ def demo(output: Path, samples: int | None, pixel_cache: Path, pixel_cache_gb: f
 
 def _evaluate(bundles: Sequence[Path], suite: Suite, where: Where, as_json: bool) -> None:
     from clipq.evaluate.report.page import write_report
-    from clipq.evaluate.report.results import gather
+    from clipq.evaluate.results.folders import gather
     from clipq.evaluate.run import evaluate
     from clipq.evaluate.tables import print_summary
 

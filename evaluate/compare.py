@@ -23,8 +23,8 @@ from clipq.evaluate.metrics.agreement import mcnemar_p
 from clipq.evaluate.metrics.calibration import BINS, ece
 from clipq.evaluate.metrics.predictions import Outcome
 from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap, holm
-from clipq.evaluate.pairing import Key, Measured, SampleAnswers, unpaired
-from clipq.record import Measurement, read_record, read_records
+from clipq.evaluate.results.pairing import Key, Measured, SampleAnswers, unpaired
+from clipq.evaluate.results.record import Measurement, read_record, read_records
 
 EXIT_CODES = {"same or better": 0, "worse": 1, "undecided": 3}
 Outcomes = Literal["same or better", "worse", "undecided"]

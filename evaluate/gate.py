@@ -24,8 +24,8 @@ from clipq.evaluate.axes.headline import headline
 from clipq.evaluate.judgement import ENGINE_METRICS, higher, unseen
 from clipq.evaluate.metrics import ORIENTATION
 from clipq.evaluate.metrics.statistics import CONFIDENCE, Draws
-from clipq.evaluate.pairing import Key, Measured, unpaired
-from clipq.record import labels
+from clipq.evaluate.results.pairing import Key, Measured, unpaired
+from clipq.evaluate.results.record import labels
 
 BUILT_IN = ("strict", "mlperf-99", "mlperf-99.9", "demo")
 EXIT_CODES = {"pass": 0, "fail": 1, "investigate": 3}

@@ -7,7 +7,7 @@ from typing import Literal
 
 from clipq.evaluate.metrics import orientation
 from clipq.evaluate.metrics.statistics import CONFIDENCE
-from clipq.record import Measurement
+from clipq.evaluate.results.record import Measurement
 
 Verdict = Literal["better", "same", "worse", "unknown"]
 

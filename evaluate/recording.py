@@ -14,15 +14,15 @@ from clipq.evaluate.bench.bench import SubjectBench
 from clipq.evaluate.bench.rows import bench_measurements
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.subjects import Subject
-from clipq.evaluate.estimates import measurements
-from clipq.evaluate.settings import Where
-from clipq.evaluate.suites.plan import (
-    Plan,
-)
-from clipq.record import (
+from clipq.evaluate.results.estimates import measurements
+from clipq.evaluate.results.record import (
     AttackRecord,
     BundleRecord,
     Record,
+)
+from clipq.evaluate.settings import Where
+from clipq.evaluate.suites.plan import (
+    Plan,
 )
 
 

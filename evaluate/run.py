@@ -18,8 +18,13 @@ from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.square_cells import attack_all
 from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.cells.subjects import Subject, gather_subjects
-from clipq.evaluate.pairing import write_pairing
 from clipq.evaluate.recording import record_of
+from clipq.evaluate.results.pairing import write_pairing
+from clipq.evaluate.results.record import (
+    Record,
+    write_csv,
+    write_record,
+)
 from clipq.evaluate.settings import Where
 from clipq.evaluate.suites.plan import (
     Plan,
@@ -27,11 +32,6 @@ from clipq.evaluate.suites.plan import (
 )
 from clipq.evaluate.suites.suite import Suite
 from clipq.progress import Progress
-from clipq.record import (
-    Record,
-    write_csv,
-    write_record,
-)
 
 # Of linear algebra, whatever the machine has: on another number of threads sums end in other digits.
 METRIC_THREADS = 2

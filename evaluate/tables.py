@@ -18,8 +18,8 @@ from clipq.evaluate.gate import Finding, outcome
 from clipq.evaluate.gate_output import figures
 from clipq.evaluate.metrics import orientation
 from clipq.evaluate.metrics.statistics import median_ratio
+from clipq.evaluate.results.record import CensusRecord, LatencyRecord, Measurement, Record, ViewRecord
 from clipq.evaluate.suites.suite import Suite, view_name
-from clipq.record import CensusRecord, LatencyRecord, Measurement, Record, ViewRecord
 
 
 def print_summary(records: Sequence[Record]) -> None:

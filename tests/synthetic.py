@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from clipq.evaluate.axes.classification import reliability
-from clipq.evaluate.estimates import Engine, Estimate, estimate, measurements
 from clipq.evaluate.metrics import CLASSIFICATION
 from clipq.evaluate.metrics.predictions import Predictions
 from clipq.evaluate.metrics.statistics import Draws
-from clipq.evaluate.pairing import SampleAnswers, write_pairing
-from clipq.files import sha256_bytes
-from clipq.record import (
+from clipq.evaluate.results.estimates import Engine, Estimate, estimate, measurements
+from clipq.evaluate.results.pairing import SampleAnswers, write_pairing
+from clipq.evaluate.results.record import (
     BundleRecord,
     CensusRecord,
     KernelRecord,
@@ -22,6 +21,7 @@ from clipq.record import (
     write_csv,
     write_record,
 )
+from clipq.files import sha256_bytes
 
 CLASSES = 5
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from clipq.evaluate.estimates import Estimate, accuracy_estimate, estimate
 from clipq.evaluate.metrics.accuracy import share, weighted_mean
 from clipq.evaluate.metrics.predictions import Booleans, Floats
 from clipq.evaluate.metrics.statistics import Statistic
+from clipq.evaluate.results.estimates import Estimate, accuracy_estimate, estimate
 
 
 def robustness(

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from clipq.evaluate.estimates import Estimate, estimate
 from clipq.evaluate.metrics import CLASSIFICATION, accuracy, agreement, calibration
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.calibration import BINS, bin_sums, fit_logit_scale
 from clipq.evaluate.metrics.predictions import Booleans, Floats, Integers, Predictions
 from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap, wilson
 from clipq.evaluate.metrics.zeroshot import Classifier
-from clipq.record import ReliabilityBin
+from clipq.evaluate.results.estimates import Estimate, estimate
+from clipq.evaluate.results.record import ReliabilityBin
 
 
 @dataclass(frozen=True)

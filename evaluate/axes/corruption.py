@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 
-from clipq.evaluate.estimates import Estimate
 from clipq.evaluate.metrics import calibration
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.calibration import BINS
@@ -22,6 +21,7 @@ from clipq.evaluate.metrics.robustness import (
     relative_mean_corruption_error,
 )
 from clipq.evaluate.metrics.statistics import Statistic, bootstrap, mean_of
+from clipq.evaluate.results.estimates import Estimate
 from clipq.evaluate.suites.corruptions import STANDARD
 
 Condition = tuple[str, int]

@@ -8,10 +8,10 @@ from functools import partial
 import numpy as np
 
 from clipq.errors import DataError
-from clipq.evaluate.estimates import Estimate, estimate
 from clipq.evaluate.metrics import fairness as metrics
 from clipq.evaluate.metrics.predictions import Booleans, Floats, Predictions
 from clipq.evaluate.metrics.statistics import Statistic
+from clipq.evaluate.results.estimates import Estimate, estimate
 
 
 def fairness(

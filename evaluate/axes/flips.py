@@ -11,8 +11,8 @@ from PIL import Image
 
 from clipq.data.views import Classes, View
 from clipq.evaluate.axes.classification import Answers
+from clipq.evaluate.results.record import FlipRecord
 from clipq.files import write_atomic
-from clipq.record import FlipRecord
 
 # A gallery is looked at, not counted: flips_lost and flips_gained have the counts.
 MOST = 12

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from clipq.record import Measurement, Record
+from clipq.evaluate.results.record import Measurement, Record
 
 AXES = {
     "accuracy": "accuracy",

@@ -16,10 +16,14 @@ from clipq.evaluate.axes.flips import find_flips, write_thumbnail
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.square_cells import SquareResults
 from clipq.evaluate.cells.subjects import Subject
-from clipq.evaluate.estimates import Estimate
 from clipq.evaluate.metrics.ood import outlier_scores
 from clipq.evaluate.metrics.predictions import Floats, Outcome
-from clipq.evaluate.pairing import SampleAnswers
+from clipq.evaluate.results.estimates import Estimate
+from clipq.evaluate.results.pairing import SampleAnswers
+from clipq.evaluate.results.record import (
+    FlipRecord,
+    ViewRecord,
+)
 from clipq.evaluate.suites.plan import (
     Plan,
     PlannedCorruptions,
@@ -29,10 +33,6 @@ from clipq.evaluate.suites.plan import (
     groups_of,
 )
 from clipq.progress import Progress
-from clipq.record import (
-    FlipRecord,
-    ViewRecord,
-)
 
 
 @dataclass

@@ -7,11 +7,11 @@ from typing import Literal
 
 import numpy as np
 
-from clipq.evaluate.estimates import Estimate, estimate
 from clipq.evaluate.metrics.ood import SCORES, Detection
 from clipq.evaluate.metrics.predictions import Floats
 from clipq.evaluate.metrics.statistics import Statistic, mean_of
-from clipq.record import ScoreHistogram
+from clipq.evaluate.results.estimates import Estimate, estimate
+from clipq.evaluate.results.record import ScoreHistogram
 
 Distance = Literal["near", "far"]
 

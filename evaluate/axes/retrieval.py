@@ -7,10 +7,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from clipq.evaluate.estimates import Estimate, estimate
 from clipq.evaluate.metrics.predictions import Integers
 from clipq.evaluate.metrics.retrieval import KS, caption_ranks, image_ranks, recall
 from clipq.evaluate.metrics.statistics import Statistic
+from clipq.evaluate.results.estimates import Estimate, estimate
 
 
 def retrieval(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from clipq.evaluate.estimates import Estimate, estimate
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.predictions import Booleans, Floats
 from clipq.evaluate.metrics.robustness import effective_robustness, relative_drop
 from clipq.evaluate.metrics.statistics import Statistic
+from clipq.evaluate.results.estimates import Estimate, estimate
 
 
 def shift(

@@ -25,8 +25,8 @@ from clipq.engines.trt import TensorRtEngine
 from clipq.environment import environment
 from clipq.errors import RuntimeUnavailable
 from clipq.evaluate.cells.subjects import Subject
+from clipq.evaluate.results.record import CensusRecord, GpuRecord, KernelRecord, LatencyRecord
 from clipq.files import sha256_bytes, write_atomic
-from clipq.record import CensusRecord, GpuRecord, KernelRecord, LatencyRecord
 from clipq.tokenizer import TextTokenizer
 
 

@@ -8,7 +8,7 @@ from clipq.bundle import TOWERS
 from clipq.evaluate.bench.bench import SubjectBench
 from clipq.evaluate.cells.subjects import Subject
 from clipq.evaluate.metrics.statistics import percentile_draws
-from clipq.record import Measurement
+from clipq.evaluate.results.record import Measurement
 
 PERCENTILES = (50, 90, 99)
 

@@ -12,7 +12,7 @@ from clipq.engines.base import Engine
 from clipq.engines.catalog import check_fits, open_engine, require_runtime, runtime_identity
 from clipq.engines.ort import has_quantize_dequantize
 from clipq.errors import BundleError, ResultsError
-from clipq.evaluate.estimates import Engine as EngineColumns
+from clipq.evaluate.results.estimates import Engine as EngineColumns
 
 
 @dataclass(frozen=True)

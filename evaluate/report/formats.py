@@ -11,16 +11,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from clipq import __version__, strict_json
+from clipq import __version__
 from clipq.errors import ClipqError
 from clipq.evaluate.axes.headline import AXES
 from clipq.evaluate.markdown import plain
 from clipq.evaluate.report.page import render, write_report
 from clipq.evaluate.report.regularities import find_regularities
-from clipq.evaluate.report.results import Results
 from clipq.evaluate.report.verdicts import MARKS, axis_verdicts, sentence
+from clipq.evaluate.results import strict_json
+from clipq.evaluate.results.folders import Results
+from clipq.evaluate.results.record import CSV_COLUMNS, csv_cells
 from clipq.files import write_atomic
-from clipq.record import CSV_COLUMNS, csv_cells
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 

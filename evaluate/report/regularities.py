@@ -17,10 +17,10 @@ import numpy as np
 from clipq.evaluate.axes.headline import AXES, headline
 from clipq.evaluate.judgement import higher, judge_row
 from clipq.evaluate.metrics.statistics import holm
-from clipq.evaluate.report.results import Entry, Results
-from clipq.evaluate.report.scheme import scheme_of
 from clipq.evaluate.report.verdicts import confidence_state
-from clipq.record import Measurement
+from clipq.evaluate.results.folders import Entry, Results
+from clipq.evaluate.results.record import Measurement
+from clipq.evaluate.results.scheme import scheme_of
 
 # Of two cases, half is one: no regularity.
 SMALLEST = 3

@@ -10,8 +10,8 @@ import numpy as np
 from clipq.evaluate.axes.headline import AXES, headline, title
 from clipq.evaluate.judgement import MARGIN, Verdict, judge_row, reach
 from clipq.evaluate.metrics.statistics import holm, median_ratio
-from clipq.evaluate.report.results import Entry
-from clipq.record import LatencyRecord, Measurement
+from clipq.evaluate.results.folders import Entry
+from clipq.evaluate.results.record import LatencyRecord, Measurement
 
 MARKS = {"better": "▲", "worse": "▼", "same": "=", "unknown": "?"}
 

@@ -11,8 +11,8 @@ from synthetic import exact, predictions, record, worse, write_results
 
 from clipq.evaluate.judgement import judge, samples_to_decide
 from clipq.evaluate.metrics.predictions import Predictions
-from clipq.evaluate.pairing import write_pairing
-from clipq.record import write_record
+from clipq.evaluate.results.pairing import write_pairing
+from clipq.evaluate.results.record import write_record
 
 BASE = predictions(3000, accuracy=0.8)
 
@@ -95,7 +95,7 @@ def test_no_difference_is_called_worse_at_the_stated_rate(tmp_path):
     from synthetic import record
 
     from clipq.evaluate.compare import compare as compare_measured
-    from clipq.evaluate.pairing import Measured, write_pairing
+    from clipq.evaluate.results.pairing import Measured, write_pairing
 
     verdicts = []
     for draw in range(200):

@@ -9,8 +9,8 @@ import pytest
 from support import assert_refused, evaluate
 from synthetic import exact, predictions, record, worse, write_results
 
-from clipq.evaluate.pairing import write_pairing
-from clipq.record import write_record
+from clipq.evaluate.results.pairing import write_pairing
+from clipq.evaluate.results.record import write_record
 
 BASE = predictions(4000, accuracy=0.8)
 GOOD = worse(BASE, 0.001)
@@ -80,8 +80,8 @@ CASES = [
 @pytest.mark.parametrize(("bundle", "rule", "code", "state"), CASES)
 def test_cases(results, tmp_path, bundle, rule, code, state):
     from clipq.evaluate.gate import judge_policy, outcome, read_policy
-    from clipq.evaluate.pairing import Measured
-    from clipq.record import read_records
+    from clipq.evaluate.results.pairing import Measured
+    from clipq.evaluate.results.record import read_records
 
     path = tmp_path / "policy.toml"
     path.write_text(RULE.format(bundle, rule))

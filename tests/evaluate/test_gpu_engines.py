@@ -17,12 +17,12 @@ from clipq.engines.tensorrt_library import Log, TensorRtLibrary
 from clipq.errors import BundleError
 from clipq.evaluate.bench import bench
 from clipq.evaluate.report.page import write_report
-from clipq.evaluate.report.results import gather
+from clipq.evaluate.results.folders import gather
+from clipq.evaluate.results.record import read_records
 from clipq.evaluate.run import evaluate
 from clipq.evaluate.settings import Where
 from clipq.evaluate.suites.suite import LatencyEntry, Suite, ViewEntry
 from clipq.progress import Progress
-from clipq.record import read_records
 
 PLAN = Plan(
     runtime="tensorrt", library="tensorrt 10.9.0", capability="sm_89", gpu="Test GPU", driver_cuda="13.2",

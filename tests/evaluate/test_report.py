@@ -21,8 +21,8 @@ from clipq.evaluate.report import kept
 from clipq.evaluate.report.charts import templates
 from clipq.evaluate.report.data import PageData
 from clipq.evaluate.report.page import render, write_report
-from clipq.evaluate.report.results import gather, read_results
-from clipq.record import write_record
+from clipq.evaluate.results.folders import gather, read_results
+from clipq.evaluate.results.record import write_record
 
 # Each around the name of a class, so that engines answer as they do for the name alone.
 HOSTILE = [

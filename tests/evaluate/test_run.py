@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from support import assert_refused, evaluate, export
 
+from clipq.evaluate.results.record import CSV_COLUMNS, Record, read_records
 from clipq.progress import Progress
-from clipq.record import CSV_COLUMNS, Record, read_records
 
 METRICS = [
     "acc1",

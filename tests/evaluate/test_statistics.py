@@ -7,10 +7,10 @@ import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
 
 from clipq.evaluate.axes.classification import Answers, classification, compared
-from clipq.evaluate.estimates import Engine, measurements
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.statistics import bootstrap, holm, percentile_draws, resample_weights, wilson
 from clipq.evaluate.metrics.zeroshot import Classifier
+from clipq.evaluate.results.estimates import Engine, measurements
 
 
 def test_interval_agrees_with_scipy():

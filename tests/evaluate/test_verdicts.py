@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from synthetic import exact, predictions, record, worse
 
-from clipq.evaluate.estimates import Estimate
 from clipq.evaluate.metrics.predictions import Predictions
 from clipq.evaluate.metrics.statistics import Draws, wilson
-from clipq.evaluate.report.results import gather
 from clipq.evaluate.report.verdicts import axis_verdicts, findings, sentence
-from clipq.record import AttackRecord
+from clipq.evaluate.results.estimates import Estimate
+from clipq.evaluate.results.folders import gather
+from clipq.evaluate.results.record import AttackRecord
 
 BASE = predictions(3000, accuracy=0.8)
 

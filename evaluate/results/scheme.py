@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from clipq.record import Record
+from clipq.evaluate.results.record import Record
 
 
 @dataclass(frozen=True)

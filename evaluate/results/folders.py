@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clipq.errors import ResultsError
 from clipq.evaluate.metrics.statistics import holm
-from clipq.record import Measurement, Record, ViewRecord, in_order, labels, read_records
+from clipq.evaluate.results.record import Measurement, Record, ViewRecord, in_order, labels, read_records
 
 Key = tuple[str, str, str]
 

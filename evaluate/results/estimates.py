@@ -11,7 +11,7 @@ from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.agreement import mcnemar_p
 from clipq.evaluate.metrics.predictions import Booleans
 from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap
-from clipq.record import Measurement
+from clipq.evaluate.results.record import Measurement
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from clipq.errors import ResultsError
-from clipq.evaluate.estimates import Estimate
 from clipq.evaluate.metrics.predictions import Booleans, Floats, Integers, Predictions
 from clipq.evaluate.metrics.statistics import Draws, percentile_draws
+from clipq.evaluate.results.estimates import Estimate
+from clipq.evaluate.results.record import Record, read_records, record_stem
 from clipq.files import write_atomic
-from clipq.record import Record, read_records, record_stem
 
 Key = tuple[str, str, str]
 
