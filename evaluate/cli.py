@@ -389,7 +389,7 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
     """
     from clipq.evaluate import gate as gating
     from clipq.evaluate import gate_output
-    from clipq.evaluate.results.pairing import Measured
+    from clipq.evaluate.results.folders import Measured
     from clipq.evaluate.results.record import read_records
     from clipq.evaluate.tables import print_findings
     from clipq.files import write_atomic
@@ -421,7 +421,7 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
 def gate_init(results: Path, output: Path, bundles: Sequence[str], margin: float) -> None:
     """Write a policy that the engines in RESULTS pass, with a margin: today's figures as tomorrow's limits."""
     from clipq.evaluate.gate import policy_from
-    from clipq.evaluate.results.pairing import Measured
+    from clipq.evaluate.results.folders import Measured
     from clipq.evaluate.results.record import read_records
     from clipq.files import write_atomic
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,8 +22,9 @@ from clipq.evaluate.metrics.agreement import mcnemar_p
 from clipq.evaluate.metrics.calibration import BINS, ece
 from clipq.evaluate.metrics.predictions import Outcome
 from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap, holm
-from clipq.evaluate.results.pairing import Key, Measured, SampleAnswers, unpaired
-from clipq.evaluate.results.record import Measurement, read_record, read_records
+from clipq.evaluate.results.folders import Measured
+from clipq.evaluate.results.pairing import Key, SampleAnswers, unpaired
+from clipq.evaluate.results.record import Measurement
 
 EXIT_CODES = {"same or better": 0, "worse": 1, "undecided": 3}
 Outcomes = Literal["same or better", "worse", "undecided"]
@@ -110,16 +110,6 @@ class Comparison:
             **asdict(self),
             "pairs": [asdict(pair) | {"outcome": pair.outcome} for pair in self.pairs],
         }
-
-
-def read_measured(path: Path) -> list[Measured]:
-    """The records of a results folder, or one record file of such a folder."""
-    if not path.is_file():
-        return [Measured(record, path) for record in read_records(path)]
-    record = read_record(path)
-    if record.failed:
-        raise ResultsError(f"{record.name} failed and has nothing to compare: {record.failed}")
-    return [Measured(record, path.parent.parent)]
 
 
 def compare(a: Sequence[Measured], b: Sequence[Measured], *, margin: float = MARGIN) -> Comparison:

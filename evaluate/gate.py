@@ -24,7 +24,8 @@ from clipq.evaluate.axes.headline import headline
 from clipq.evaluate.judgement import ENGINE_METRICS, higher, unseen
 from clipq.evaluate.metrics import ORIENTATION
 from clipq.evaluate.metrics.statistics import CONFIDENCE, Draws
-from clipq.evaluate.results.pairing import Key, Measured, unpaired
+from clipq.evaluate.results.folders import Measured
+from clipq.evaluate.results.pairing import Key, unpaired
 from clipq.evaluate.results.record import labels
 
 BUILT_IN = ("strict", "mlperf-99", "mlperf-99.9", "demo")

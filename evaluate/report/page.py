@@ -21,8 +21,9 @@ from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.report.data import PageData, same_latency
 from clipq.evaluate.report.kept import vega
 from clipq.evaluate.report.regularities import find_regularities
-from clipq.evaluate.report.verdicts import MARKS, AxisVerdict, axis_verdicts, confidence_state, difference, findings
+from clipq.evaluate.report.verdicts import MARKS, AxisVerdict, axis_verdicts, confidence_state, findings
 from clipq.evaluate.results.folders import Results
+from clipq.evaluate.results.numbers import difference
 from clipq.evaluate.results.record import AttackRecord, Measurement, ViewRecord
 from clipq.files import write_atomic
 

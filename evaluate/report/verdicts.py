@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ from clipq.evaluate.axes.headline import AXES, headline, title
 from clipq.evaluate.judgement import MARGIN, Verdict, judge_row, reach
 from clipq.evaluate.metrics.statistics import holm, median_ratio
 from clipq.evaluate.results.folders import Entry
+from clipq.evaluate.results.numbers import amount, difference, points, times
 from clipq.evaluate.results.record import LatencyRecord, Measurement
 
 MARKS = {"better": "▲", "worse": "▼", "same": "=", "unknown": "?"}
@@ -86,7 +86,7 @@ def findings(entry: Entry) -> str:
         if near and far and near.verdict == far.verdict == "same" and axis in ("near-ood", "far-ood"):
             if axis == "near-ood":
                 bound = max(map(_bound, near.rows + far.rows))
-                clauses["same"].append(f"OOD detection unchanged within ±{_points(bound)}")
+                clauses["same"].append(f"OOD detection unchanged within ±{points(bound)}")
             continue
         clauses[found.verdict].append(_clause(found, _subject(found, entry)))
     changed = clauses["worse"] + _confidence(entry) + clauses["better"]
@@ -100,9 +100,7 @@ def _cost(entry: Entry) -> str:
         whose = "simulated, so its" if entry.record.simulated else "the reference is simulated, so"
         return f"{whose} size and speed say nothing"
     ratio = entry.reference.bundle.file_bytes / entry.record.bundle.file_bytes
-    size = (
-        f"{_times(ratio)} smaller" if ratio >= 1.05 else f"{_times(1 / ratio)} larger" if ratio <= 0.95 else "as large"
-    )
+    size = f"{times(ratio)} smaller" if ratio >= 1.05 else f"{times(1 / ratio)} larger" if ratio <= 0.95 else "as large"
     mine = _largest(entry.record.latency)
     base = _largest(entry.reference.latency)
     if mine is None or base is None or mine.batch != base.batch:
@@ -111,16 +109,12 @@ def _cost(entry: Entry) -> str:
     value, low, high = 1 / ratio, 1 / most, 1 / least
     where = f"image tower, batch {mine.batch}"
     if low > 1:
-        speed = f"{_times(value)} faster [{low:.2f}, {high:.2f}]"
+        speed = f"{times(value)} faster [{low:.2f}, {high:.2f}]"
     elif high < 1:
-        speed = f"{_times(1 / value)} slower [{1 / high:.2f}, {1 / low:.2f}]"
+        speed = f"{times(1 / value)} slower [{1 / high:.2f}, {1 / low:.2f}]"
     else:
         speed = f"no faster or slower beyond the interval [{low:.2f}, {high:.2f}]"
     return f"{size}, {speed} ({where})"
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.1f}×" if ratio >= 1.15 else f"{ratio:.2f}×"
 
 
 def _largest(latencies: tuple[LatencyRecord, ...]) -> LatencyRecord | None:
@@ -145,11 +139,11 @@ def _clause(found: AxisVerdict, subject: str) -> str:
                 most = max(rows, key=lambda row: abs(row.delta or 0))
                 ends.append(f"{word} in {len(rows)} of {len(found.rows)} (most: {title(most)} {difference(most)})")
         if not ends and found.verdict == "same":
-            return f"{subject} unchanged within ±{_points(max(map(_bound, found.rows)))} in all {len(found.rows)}"
+            return f"{subject} unchanged within ±{points(max(map(_bound, found.rows)))} in all {len(found.rows)}"
         return f"{subject} " + (" and ".join(ends) or f"({len(found.rows)} measurements)")
     row = found.rows[0]
     if found.verdict == "same":
-        return f"{subject} unchanged within ±{_amount(_bound(row), row)}"
+        return f"{subject} unchanged within ±{amount(_bound(row), row)}"
     if found.verdict == "unknown":
         return f"{subject} ({difference(row)})"
     if found.axis == "fairness":
@@ -187,30 +181,5 @@ def confidence_state(row: Measurement) -> str:
     return "overconfident" if row.low > 0 else "underconfident"
 
 
-def difference(row: Measurement, *, unit: str = " points") -> str:
-    """The difference with its interval, in points for fractions."""
-    if row.delta is None or row.delta_low is None or row.delta_high is None:
-        return ""
-    if math.isnan(row.delta):
-        return "not a number"
-    numbers = (row.delta, row.delta_low, row.delta_high)
-    if not any(numbers):
-        return f"no change in {row.n}"
-    if row.unit == "fraction":
-        delta, low, high = (f"{100 * number:+.1f}" for number in numbers)
-    else:
-        (delta, low, high), unit = (f"{number:+.3f}" for number in numbers), ""
-    return f"{delta}{unit} [{low}, {high}]".replace("-", "−")
-
-
 def _bound(row: Measurement) -> float:
     return reach(row.delta_low, row.delta_high, row.n)
-
-
-def _amount(value: float, row: Measurement) -> str:
-    return _points(value) if row.unit == "fraction" else f"{value:.3f}"
-
-
-def _points(value: float) -> str:
-    # Rounded up: the interval must lie within what is said.
-    return f"{max(0.1, np.ceil(1000 * value - 1e-9) / 10):.1f} points"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from safetensors.numpy import save
 
 from clipq.errors import ResultsError
 from clipq.evaluate.metrics.predictions import Booleans, Floats, Integers, Predictions
-from clipq.evaluate.metrics.statistics import Draws, percentile_draws
+from clipq.evaluate.metrics.statistics import Draws
 from clipq.evaluate.results.estimates import Estimate
-from clipq.evaluate.results.record import Record, read_records, record_stem
+from clipq.evaluate.results.record import Record, record_stem
 from clipq.files import write_atomic
 
 Key = tuple[str, str, str]
@@ -132,79 +131,6 @@ def read_pairing(folder: Path, record: Record) -> Pairing:
 
 def _path(folder: Path, record: Record) -> Path:
     return folder / "pairing" / f"{record_stem(record)}.safetensors"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A record with what pairs it: every number it holds, with draws where it has a spread."""
-
-    record: Record
-    folder: Path
-
-    @cached_property
-    def pairing(self) -> Pairing:
-        """Read when it is first asked for."""
-        return read_pairing(self.folder, self.record)
-
-    @cached_property
-    def reference(self) -> Measured | None:
-        """The reference of the same run, or None where there was none."""
-        if not self.record.reference:
-            return None
-        found = [
-            Measured(record, self.folder)
-            for record in read_records(self.folder)
-            if record.bundle.name == self.record.reference and not record.twin and not record.failed
-        ]
-        return next((one for one in found if one.record.runtime == self.record.runtime), found[0] if found else None)
-
-    @cached_property
-    def values(self) -> dict[Key, float]:
-        """Every number by view, group and metric."""
-        return {(row.view, row.group, row.metric): row.value for row in self.record.measurements}
-
-    def draws(self, key: Key) -> Draws:
-        """The draws of a number; sizes, shares and memory are exact: every draw is the value."""
-        metric = key[2]
-        if key in self.pairing.draws:
-            return self.pairing.draws[key]
-        name, _, percentile = metric.partition(".p")
-        times = next(
-            (one for one in self.record.latency if (f"tower:{one.tower}", f"batch={one.batch}") == key[:2]), None
-        )
-        if times is not None:
-            if metric == "throughput":
-                p50 = percentile_draws(times.milliseconds, 50)
-                return Draws(1e3 * times.batch / p50.value, 1e3 * times.batch / p50.resampled, p50.n)
-            raw = times.device_milliseconds if name == "device_latency_ms" else times.milliseconds
-            return percentile_draws(raw, float(percentile))
-        return Draws(self.values[key], np.full(1, self.values[key]), 1)
-
-    def rests_on(self, key: Key) -> Any:
-        """What the samples and resamples behind a number are: two numbers that rest on the same are paired."""
-        view, group, _ = key
-        record, asked = self.record, self.record.arguments_resolved
-        views = {one.name: one for one in record.views}
-
-        def samples(name: str) -> Any:
-            one = views.get(name)
-            return None if one is None else (one.digest, sorted(one.skipped), one.smallest_group)
-
-        if view.startswith("tower:"):
-            return None
-        parts: list[Any] = [asked.get("seed"), samples(view)]
-        if view in views:
-            parts += [samples(views[view].baseline), asked.get("tune_fraction"), asked.get("ece_bins")]
-        elif view.endswith("-c"):
-            of = view.removesuffix("-c")
-            drawn = [entry for entry in asked.get("corruptions", ()) if entry.get("of") == of]
-            parts += [samples(of), json.dumps(drawn, sort_keys=True)]
-        if "/" in group:
-            attacks = [one for one in record.attacks if one.view == view]
-            parts += [[(one.method, one.digest, sorted(one.options.items())) for one in attacks]]
-        if group in ("near", "far"):
-            parts += [sorted((name, samples(name)) for name, one in views.items() if "-ood" in one.role)]
-        return parts
 
 
 def unpaired(draws: Draws) -> Draws:

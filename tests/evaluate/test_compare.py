@@ -95,7 +95,8 @@ def test_no_difference_is_called_worse_at_the_stated_rate(tmp_path):
     from synthetic import record
 
     from clipq.evaluate.compare import compare as compare_measured
-    from clipq.evaluate.results.pairing import Measured, write_pairing
+    from clipq.evaluate.results.folders import Measured
+    from clipq.evaluate.results.pairing import write_pairing
 
     verdicts = []
     for draw in range(200):

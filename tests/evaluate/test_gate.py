@@ -80,7 +80,7 @@ CASES = [
 @pytest.mark.parametrize(("bundle", "rule", "code", "state"), CASES)
 def test_cases(results, tmp_path, bundle, rule, code, state):
     from clipq.evaluate.gate import judge_policy, outcome, read_policy
-    from clipq.evaluate.results.pairing import Measured
+    from clipq.evaluate.results.folders import Measured
     from clipq.evaluate.results.record import read_records
 
     path = tmp_path / "policy.toml"
