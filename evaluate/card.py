@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from clipq.errors import ResultsError
 from clipq.evaluate.axes.headline import AXES, headline, title
-from clipq.evaluate.judgement import judge_row
 from clipq.evaluate.markdown import plain
-from clipq.evaluate.report.verdicts import findings
 from clipq.evaluate.results.folders import Entry, Results
 from clipq.evaluate.results.record import BundleRecord, Measurement, Record
+from clipq.evaluate.verdicts.by_axis import findings
+from clipq.evaluate.verdicts.judgement import judge_row
 from clipq.files import write_atomic
 
 if TYPE_CHECKING:

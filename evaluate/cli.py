@@ -331,8 +331,8 @@ def compare(a: Path, b: Path, margin: float, markdown: Path | None, as_json: boo
 
     Paired where the samples are the same. Exit code 0: same or better, 1: worse beyond chance, 3: undecided.
     """
-    from clipq.evaluate import compare as comparing
     from clipq.evaluate.tables import print_comparison
+    from clipq.evaluate.verdicts import compare as comparing
     from clipq.files import write_atomic
 
     found = comparing.compare(comparing.read_measured(a), comparing.read_measured(b), margin=margin)
@@ -387,11 +387,11 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
 
     Exit code 0: pass, 1: fail, 3: investigate (an interval holds its limit: more samples would decide).
     """
-    from clipq.evaluate import gate as gating
     from clipq.evaluate import gate_output
     from clipq.evaluate.results.folders import Measured
     from clipq.evaluate.results.record import read_records
     from clipq.evaluate.tables import print_findings
+    from clipq.evaluate.verdicts import gate as gating
     from clipq.files import write_atomic
 
     rules = gating.read_policy(policy)
@@ -420,9 +420,9 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
 )
 def gate_init(results: Path, output: Path, bundles: Sequence[str], margin: float) -> None:
     """Write a policy that the engines in RESULTS pass, with a margin: today's figures as tomorrow's limits."""
-    from clipq.evaluate.gate import policy_from
     from clipq.evaluate.results.folders import Measured
     from clipq.evaluate.results.record import read_records
+    from clipq.evaluate.verdicts.gate import policy_from
     from clipq.files import write_atomic
 
     if output.exists():

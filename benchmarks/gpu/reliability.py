@@ -138,14 +138,14 @@ def _answers(path: Path, inputs: Path) -> Any:
 
 def _seen(bounds: tuple[float, float], n: int) -> tuple[float, float]:
     """An interval, or what n samples without any change do not exclude."""
-    from clipq.evaluate.judgement import unseen
+    from clipq.evaluate.verdicts.judgement import unseen
 
     return (-unseen(n), unseen(n)) if bounds == (0, 0) else bounds
 
 
 def _rows(mine: Any, references: dict[str, Any]) -> list[dict[str, Any]]:
     from clipq.evaluate.axes.classification import classification, compared
-    from clipq.evaluate.judgement import unseen
+    from clipq.evaluate.verdicts.judgement import unseen
 
     rows = []
     estimates = {one.metric: one for one in classification(mine, view=VIEW)}

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipq.evaluate.judgement import higher, judge_row
 from clipq.evaluate.metrics import CLASSIFICATION
 from clipq.evaluate.metrics.statistics import median_ratio, percentile_draws
 from clipq.evaluate.report.kept import charts
 from clipq.evaluate.results.folders import Entry, Key, Results
 from clipq.evaluate.results.record import LatencyRecord, Measurement, ReliabilityBin, ViewRecord
 from clipq.evaluate.results.scheme import scheme_of
+from clipq.evaluate.verdicts.judgement import higher, judge_row
 
 # A gallery that is looked at, and a page that opens at once.
 MOST_FLIPS = 2_000

@@ -16,11 +16,11 @@ from clipq.errors import ClipqError
 from clipq.evaluate.axes.headline import AXES
 from clipq.evaluate.markdown import plain
 from clipq.evaluate.report.page import render, write_report
-from clipq.evaluate.report.regularities import find_regularities
-from clipq.evaluate.report.verdicts import MARKS, axis_verdicts, sentence
 from clipq.evaluate.results import strict_json
 from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.record import CSV_COLUMNS, csv_cells
+from clipq.evaluate.verdicts.by_axis import MARKS, axis_verdicts, sentence
+from clipq.evaluate.verdicts.regularities import find_regularities
 from clipq.files import write_atomic
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")

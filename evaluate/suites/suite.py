@@ -133,7 +133,7 @@ def suite_text(name: str) -> str:
     """The text of a built-in suite."""
     if name not in BUILT_IN:
         raise DataError(f"no built-in suite {name!r}; there are {', '.join(BUILT_IN)}")
-    return (files("clipq.evaluate") / "suites" / f"{name}.toml").read_text("utf-8")
+    return (files("clipq.evaluate.suites") / f"{name}.toml").read_text("utf-8")
 
 
 def _parse(text: str, where: str, folder: Path) -> Suite:

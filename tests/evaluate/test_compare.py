@@ -9,10 +9,10 @@ import pytest
 from support import assert_refused, evaluate
 from synthetic import exact, predictions, record, worse, write_results
 
-from clipq.evaluate.judgement import judge, samples_to_decide
 from clipq.evaluate.metrics.predictions import Predictions
 from clipq.evaluate.results.pairing import write_pairing
 from clipq.evaluate.results.record import write_record
+from clipq.evaluate.verdicts.judgement import judge, samples_to_decide
 
 BASE = predictions(3000, accuracy=0.8)
 
@@ -94,9 +94,9 @@ def test_no_difference_is_called_worse_at_the_stated_rate(tmp_path):
     """Two engines of equal accuracy, 200 draws: Holm over both metrics keeps false alarms of either kind near 5 %."""
     from synthetic import record
 
-    from clipq.evaluate.compare import compare as compare_measured
     from clipq.evaluate.results.folders import Measured
     from clipq.evaluate.results.pairing import write_pairing
+    from clipq.evaluate.verdicts.compare import compare as compare_measured
 
     verdicts = []
     for draw in range(200):

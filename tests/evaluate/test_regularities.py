@@ -10,10 +10,10 @@ from scipy.stats import norm
 from synthetic import predictions, record
 
 from clipq.evaluate.metrics.statistics import wilson
-from clipq.evaluate.report.regularities import find_regularities
 from clipq.evaluate.results.folders import gather
 from clipq.evaluate.results.record import Measurement
 from clipq.evaluate.results.scheme import Scheme, scheme_of
+from clipq.evaluate.verdicts.regularities import find_regularities
 
 BASE = record("fp32", {"test": predictions(100)}, recipe="fp32")[0]
 RECIPES = (

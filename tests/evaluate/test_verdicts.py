@@ -11,10 +11,10 @@ from synthetic import exact, predictions, record, worse
 
 from clipq.evaluate.metrics.predictions import Predictions
 from clipq.evaluate.metrics.statistics import Draws, wilson
-from clipq.evaluate.report.verdicts import axis_verdicts, findings, sentence
 from clipq.evaluate.results.estimates import Estimate
 from clipq.evaluate.results.folders import gather
 from clipq.evaluate.results.record import AttackRecord
+from clipq.evaluate.verdicts.by_axis import axis_verdicts, findings, sentence
 
 BASE = predictions(3000, accuracy=0.8)
 

@@ -15,12 +15,12 @@ from typing import Literal
 import numpy as np
 
 from clipq.evaluate.axes.headline import AXES, headline
-from clipq.evaluate.judgement import higher, judge_row
 from clipq.evaluate.metrics.statistics import holm
-from clipq.evaluate.report.verdicts import confidence_state
 from clipq.evaluate.results.folders import Entry, Results
 from clipq.evaluate.results.record import Measurement
 from clipq.evaluate.results.scheme import scheme_of
+from clipq.evaluate.verdicts.by_axis import confidence_state
+from clipq.evaluate.verdicts.judgement import higher, judge_row
 
 # Of two cases, half is one: no regularity.
 SMALLEST = 3

@@ -21,12 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from clipq.errors import PolicyError
 from clipq.evaluate.axes.headline import headline
-from clipq.evaluate.judgement import ENGINE_METRICS, higher, unseen
 from clipq.evaluate.metrics import ORIENTATION
 from clipq.evaluate.metrics.statistics import CONFIDENCE, Draws
 from clipq.evaluate.results.folders import Measured
 from clipq.evaluate.results.pairing import Key, unpaired
 from clipq.evaluate.results.record import labels
+from clipq.evaluate.verdicts.judgement import ENGINE_METRICS, higher, unseen
 
 BUILT_IN = ("strict", "mlperf-99", "mlperf-99.9", "demo")
 EXIT_CODES = {"pass": 0, "fail": 1, "investigate": 3}
@@ -140,7 +140,7 @@ def _meant(name: str, known: Iterable[str]) -> str:
 def policy_text(name: str) -> str:
     """The TOML of a built-in policy or a file."""
     if name in BUILT_IN:
-        return (resources.files("clipq.evaluate") / "policies" / f"{name}.toml").read_text(encoding="utf-8")
+        return (resources.files("clipq.evaluate.verdicts") / "policies" / f"{name}.toml").read_text(encoding="utf-8")
     try:
         return Path(name).read_text(encoding="utf-8")
     except FileNotFoundError as error:

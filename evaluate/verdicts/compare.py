@@ -15,7 +15,6 @@ import numpy as np
 
 from clipq.errors import ResultsError
 from clipq.evaluate.axes.headline import AXES, headline, title
-from clipq.evaluate.judgement import MARGIN, Verdict, judge, reach, samples_to_decide
 from clipq.evaluate.markdown import plain
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.agreement import mcnemar_p
@@ -25,6 +24,7 @@ from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap, holm
 from clipq.evaluate.results.folders import Measured
 from clipq.evaluate.results.pairing import Key, SampleAnswers, unpaired
 from clipq.evaluate.results.record import Measurement
+from clipq.evaluate.verdicts.judgement import MARGIN, Verdict, judge, reach, samples_to_decide
 
 EXIT_CODES = {"same or better": 0, "worse": 1, "undecided": 3}
 Outcomes = Literal["same or better", "worse", "undecided"]
