@@ -204,12 +204,6 @@ def census_record(census: Census, recipe: str) -> CensusRecord:
     )
 
 
-def breaks_promise(census: CensusRecord, *, simulated: bool) -> bool:
-    """Whether a tower whose recipe says integers did not do most of its matrix multiplication in them."""
-    promised = census.recipe in ("int8-static", "int8-dynamic", "modelopt-int8", "tensorrt-int8")
-    return not simulated and promised and census.verdict != "unknown" and census.integer_share < 0.5
-
-
 def plausible_feed(bundle: Bundle, tower: TowerName, batch: int) -> dict[str, Array]:
     """A batch of plausible inputs: smooth random pixels, and prompts. Kernel times do not depend on the values."""
     entry = bundle.manifest.tower(tower)

@@ -13,7 +13,6 @@ from markupsafe import Markup
 
 from clipq import __version__
 from clipq.evaluate.axes.headline import AXES
-from clipq.evaluate.bench.bench import breaks_promise
 from clipq.evaluate.metrics import CLASSIFICATION
 from clipq.evaluate.metrics.ood import SCORES
 from clipq.evaluate.metrics.statistics import median_ratio
@@ -23,7 +22,7 @@ from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.numbers import difference
 from clipq.evaluate.results.record import AttackRecord, Measurement, ViewRecord
 from clipq.evaluate.verdicts.by_axis import MARKS, AxisVerdict, axis_verdicts, confidence_state, findings
-from clipq.evaluate.verdicts.judgement import MARGIN
+from clipq.evaluate.verdicts.judgement import MARGIN, breaks_promise
 from clipq.evaluate.verdicts.regularities import find_regularities
 from clipq.files import write_atomic
 

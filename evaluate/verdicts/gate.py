@@ -6,97 +6,24 @@ missing, not a number, of a failed engine, or simulated where a deployed result 
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from importlib import resources
-from pathlib import Path
-from typing import Any, Literal
-
-import tomli
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from typing import Literal
 
 from clipq.errors import PolicyError
 from clipq.evaluate.axes.headline import headline
-from clipq.evaluate.metrics import ORIENTATION
 from clipq.evaluate.metrics.statistics import CONFIDENCE, Draws
 from clipq.evaluate.results.folders import Measured
 from clipq.evaluate.results.pairing import Key, unpaired
 from clipq.evaluate.results.record import labels
-from clipq.evaluate.verdicts.judgement import ENGINE_METRICS, higher, unseen
+from clipq.evaluate.verdicts.judgement import higher, unseen
+from clipq.evaluate.verdicts.policy import Policy, Rule
 
-BUILT_IN = ("strict", "mlperf-99", "mlperf-99.9", "demo")
 EXIT_CODES = {"pass": 0, "fail": 1, "investigate": 3}
 State = Literal["pass", "fail", "investigate"]
-METRICS = (*ORIENTATION, *ENGINE_METRICS)
-LIMITS = ("min", "max", "min_delta", "max_delta", "min_ratio", "max_ratio")
-
-
-class Rule(BaseModel):
-    """One requirement of every engine that ``bundle`` and ``recipe`` match, on every number that the rest matches.
-
-    Patterns are shell patterns. ``view`` and ``group`` default to all of them, parts of a view (``race=Black``) left
-    out. A rule that matches nothing fails, unless it is ``optional`` (``"engine"``: only where no engine matches).
-    ``confidence = 0`` judges the value alone. Limits are on the value, on value − reference, and on value ÷ reference,
-    in the units of results.csv.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    metric: str
-    view: str | None = None
-    group: str | None = None
-    bundle: tuple[str, ...] = ("*",)
-    recipe: tuple[str, ...] = ("*",)
-    min: float | None = None
-    max: float | None = None
-    min_delta: float | None = None
-    max_delta: float | None = None
-    min_ratio: float | None = None
-    max_ratio: float | None = None
-    confidence: float | None = Field(default=None, ge=0, lt=1)
-    deployed: bool = True
-    optional: bool | Literal["engine"] = False
-
-    @field_validator("bundle", "recipe", mode="before")
-    @classmethod
-    def _as_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _has_a_limit(self) -> Rule:
-        given = [name for name in LIMITS if getattr(self, name) is not None]
-        if not given:
-            raise ValueError(f"a rule on {self.metric!r} needs a limit: {', '.join(LIMITS)}")
-        if any(not math.isfinite(getattr(self, name)) for name in given):
-            raise ValueError(f"a limit of the rule on {self.metric!r} is not finite")
-        base = self.metric.split(".")[0].split("@")[0]
-        if base not in METRICS and not set("*?[") & set(self.metric):
-            raise ValueError(f"there is no metric {self.metric!r}{_meant(base, METRICS)}")
-        return self
-
-    def limits(self) -> list[tuple[str, float]]:
-        """The limits given, by name."""
-        return [(name, getattr(self, name)) for name in LIMITS if getattr(self, name) is not None]
-
-
-class Policy(BaseModel):
-    """Rules, their default confidence, and the views that every engine must have been measured on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    confidence: float = Field(default=0.95, ge=0, lt=1)
-    required: tuple[str, ...] = ()
-    rule: tuple[Rule, ...] = ()
-
-    @model_validator(mode="after")
-    def _asks_something(self) -> Policy:
-        if not self.rule and not self.required:
-            raise ValueError("it has no [[rule]] and requires no view: a gate that cannot fail")
-        return self
 
 
 @dataclass(frozen=True)
@@ -113,40 +40,6 @@ class Finding:
     low: float | None = None
     high: float | None = None
     n: int | None = None
-
-
-def read_policy(name: str) -> Policy:
-    """A built-in policy or a file; raises PolicyError with everything that is wrong with it."""
-    try:
-        return Policy.model_validate(tomli.loads(policy_text(name)))
-    except tomli.TOMLDecodeError as error:
-        raise PolicyError(f"{name} is no TOML: {error}") from error
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {_said(one)}".lstrip(": ") for one in error.errors())
-        raise PolicyError(f"{name}: {wrong}") from error
-
-
-def _said(error: Mapping[str, Any]) -> str:
-    if error["type"] == "extra_forbidden":
-        return f"unknown key{_meant(str(error['loc'][-1]), (*Rule.model_fields, *Policy.model_fields))}"
-    return error["msg"].removeprefix("Value error, ")
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def policy_text(name: str) -> str:
-    """The TOML of a built-in policy or a file."""
-    if name in BUILT_IN:
-        return (resources.files("clipq.evaluate.verdicts") / "policies" / f"{name}.toml").read_text(encoding="utf-8")
-    try:
-        return Path(name).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise PolicyError(f"{name} is neither a file nor a built-in policy ({', '.join(BUILT_IN)})") from error
-    except (IsADirectoryError, UnicodeDecodeError) as error:
-        raise PolicyError(f"{name} is no text file") from error
 
 
 def judge_policy(measured: Sequence[Measured], policy: Policy) -> list[Finding]:

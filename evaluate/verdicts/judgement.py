@@ -7,7 +7,7 @@ from typing import Literal
 
 from clipq.evaluate.metrics import orientation
 from clipq.evaluate.metrics.statistics import CONFIDENCE
-from clipq.evaluate.results.record import Measurement
+from clipq.evaluate.results.record import CensusRecord, Measurement
 
 Verdict = Literal["better", "same", "worse", "unknown"]
 
@@ -91,3 +91,9 @@ def higher(metric: str) -> bool | None:
     """Whether higher is better, also for what is measured of the engine itself; None where neither is."""
     name = metric.split(".")[0]
     return ENGINE_METRICS[name] if name in ENGINE_METRICS else orientation(metric)[1]
+
+
+def breaks_promise(census: CensusRecord, *, simulated: bool) -> bool:
+    """Whether a tower whose recipe says integers did not do most of its matrix multiplication in them."""
+    promised = census.recipe in ("int8-static", "int8-dynamic", "modelopt-int8", "tensorrt-int8")
+    return not simulated and promised and census.verdict != "unknown" and census.integer_share < 0.5

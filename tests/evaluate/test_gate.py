@@ -81,7 +81,8 @@ CASES = [
 def test_cases(results, tmp_path, bundle, rule, code, state):
     from clipq.evaluate.results.folders import Measured
     from clipq.evaluate.results.record import read_records
-    from clipq.evaluate.verdicts.gate import judge_policy, outcome, read_policy
+    from clipq.evaluate.verdicts.gate import judge_policy, outcome
+    from clipq.evaluate.verdicts.policy import read_policy
 
     path = tmp_path / "policy.toml"
     path.write_text(RULE.format(bundle, rule))
@@ -235,6 +236,6 @@ def test_bad_folders_are_refused(results, tmp_path):
 
 @pytest.mark.parametrize("name", ["strict", "mlperf-99", "mlperf-99.9", "demo"])
 def test_built_in_policies_are_read(name):
-    from clipq.evaluate.verdicts.gate import read_policy
+    from clipq.evaluate.verdicts.policy import read_policy
 
     assert read_policy(name).rule
