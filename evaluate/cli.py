@@ -213,8 +213,8 @@ def suite_check(name: str, opens: bool) -> None:
 @json_option
 def suite_show(name: str, as_json: bool) -> None:
     """Show what a suite asks, defaults resolved."""
+    from clipq.evaluate.report.terminal import print_suite
     from clipq.evaluate.suites.suite import read_suite
-    from clipq.evaluate.tables import print_suite
 
     checked = read_suite(name)
     if as_json:
@@ -238,7 +238,7 @@ def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: in
     from clipq.engines.catalog import check_fits, require_runtime
     from clipq.evaluate.bench.bench import plausible_feed, subject_census
     from clipq.evaluate.cells.subjects import Subject, runtime_of
-    from clipq.evaluate.tables import print_census
+    from clipq.evaluate.report.terminal import print_census
 
     opened = open_bundle(bundle)
     subject = Subject(opened, runtime_of(opened, runtime), threads, simulated)
@@ -280,7 +280,7 @@ def bench(
     """Time BUNDLES side by side, in turns, and give latencies as ratios to the FP32 one among them."""
     from clipq.evaluate.bench.bench import BenchSettings, time_subjects
     from clipq.evaluate.cells.subjects import gather_subjects
-    from clipq.evaluate.tables import latency_rows, print_latency
+    from clipq.evaluate.report.terminal import latency_rows, print_latency
 
     subjects, reference = gather_subjects(
         bundles, runtime=runtime, threads=threads, simulated=False, reference=None, graphs=cuda_graphs
@@ -331,7 +331,7 @@ def compare(a: Path, b: Path, margin: float, markdown: Path | None, as_json: boo
 
     Paired where the samples are the same. Exit code 0: same or better, 1: worse beyond chance, 3: undecided.
     """
-    from clipq.evaluate.tables import print_comparison
+    from clipq.evaluate.report.terminal import print_comparison
     from clipq.evaluate.verdicts import compare as comparing
     from clipq.files import write_atomic
 
@@ -353,7 +353,7 @@ def compare(a: Path, b: Path, margin: float, markdown: Path | None, as_json: boo
 )
 def card(results: Path, bundle: str | None, output: Path) -> None:
     """Write a Hugging Face model card: evaluation block, differences to FP32, fairness, limitations, provenance."""
-    from clipq.evaluate.card import choose_engine, write_card
+    from clipq.evaluate.report.card import choose_engine, write_card
     from clipq.evaluate.results.folders import read_results
 
     click.echo(str(write_card(choose_engine(read_results([results]), bundle), output)))
@@ -387,10 +387,10 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
 
     Exit code 0: pass, 1: fail, 3: investigate (an interval holds its limit: more samples would decide).
     """
-    from clipq.evaluate import gate_output
+    from clipq.evaluate.report import ci as gate_output
+    from clipq.evaluate.report.terminal import print_findings
     from clipq.evaluate.results.folders import Measured
     from clipq.evaluate.results.record import read_records
-    from clipq.evaluate.tables import print_findings
     from clipq.evaluate.verdicts import gate as gating
     from clipq.files import write_atomic
 
@@ -595,9 +595,9 @@ def demo(output: Path, samples: int | None, pixel_cache: Path, pixel_cache_gb: f
 
 def _evaluate(bundles: Sequence[Path], suite: Suite, where: Where, as_json: bool) -> None:
     from clipq.evaluate.report.page import write_report
+    from clipq.evaluate.report.terminal import print_summary
     from clipq.evaluate.results.folders import gather
     from clipq.evaluate.run import evaluate
-    from clipq.evaluate.tables import print_summary
 
     if where.results.exists() and not where.results.is_dir():
         raise DataError(f"-o {where.results} is a file; give a folder")

@@ -14,7 +14,7 @@ from typing import Any
 from clipq import __version__
 from clipq.errors import ClipqError
 from clipq.evaluate.axes.headline import AXES
-from clipq.evaluate.markdown import plain
+from clipq.evaluate.report.markdown import plain
 from clipq.evaluate.report.page import render, write_report
 from clipq.evaluate.results import strict_json
 from clipq.evaluate.results.folders import Results

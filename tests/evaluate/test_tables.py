@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from synthetic import many
 
-from clipq.evaluate.tables import _print_axes
+from clipq.evaluate.report.terminal import _print_axes
 
 
 @pytest.mark.parametrize("width", [80, 100, 150])

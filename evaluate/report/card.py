@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from clipq.errors import ResultsError
 from clipq.evaluate.axes.headline import AXES, headline, title
-from clipq.evaluate.markdown import plain
+from clipq.evaluate.report.markdown import plain
 from clipq.evaluate.results.folders import Entry, Results
 from clipq.evaluate.results.record import BundleRecord, Measurement, Record
 from clipq.evaluate.verdicts.by_axis import findings

@@ -12,12 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipq.evaluate.axes.headline import headline, title
-from clipq.evaluate.gate_output import figures
 from clipq.evaluate.metrics import orientation
 from clipq.evaluate.metrics.statistics import median_ratio
+from clipq.evaluate.report.ci import figures
+from clipq.evaluate.report.comparison import latency_title, pair_title, shown, verdict_text
 from clipq.evaluate.results.record import CensusRecord, LatencyRecord, Measurement, Record, ViewRecord
 from clipq.evaluate.suites.suite import Suite, view_name
-from clipq.evaluate.verdicts.compare import Comparison, latency_title, pair_title, shown, verdict_text
+from clipq.evaluate.verdicts.compare import Comparison
 from clipq.evaluate.verdicts.gate import Finding, outcome
 from clipq.evaluate.verdicts.judgement import breaks_promise
 
