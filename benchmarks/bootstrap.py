@@ -12,9 +12,9 @@ import time
 
 import numpy as np
 
-from clipq.evaluate.axes.classification import Answers, classification, tuned
+from clipq.evaluate.axes.classification import classification, tuned
 from clipq.evaluate.metrics.calibration import ece
-from clipq.evaluate.metrics.zeroshot import Classifier
+from clipq.evaluate.metrics.zeroshot import Answers, Classifier
 
 
 def answers(samples: int, classes: int) -> Answers:

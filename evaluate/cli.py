@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from clipq.bundle import TowerName
     from clipq.data.pixels import PixelCache
     from clipq.evaluate.settings import Where
-    from clipq.evaluate.suites.suite import Suite
+    from clipq.evaluate.suites.schema import Suite
     from clipq.evaluate.sweep.grid import Grid
     from clipq.evaluate.sweep.jobs import Outcome
     from clipq.evaluate.sweep.run import Means
@@ -143,7 +143,8 @@ def run(
 ) -> None:
     """Evaluate BUNDLES by a suite or on data, compared with the FP32 one; writes records, results.csv, report.html."""
     from clipq.evaluate.settings import Where
-    from clipq.evaluate.suites.suite import LatencyEntry, Suite, ViewEntry, read_suite
+    from clipq.evaluate.suites.schema import LatencyEntry, Suite, ViewEntry
+    from clipq.evaluate.suites.suite import read_suite
 
     if bool(suite) == bool(data):
         raise click.UsageError("give --suite FILE, or --data SOURCE (repeatable)")

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from clipq.errors import ClipqError
-from clipq.evaluate.suites.suite import Suite, read_suite
+from clipq.evaluate.suites.schema import Suite
+from clipq.evaluate.suites.suite import read_suite
 from clipq.progress import Progress
 
 RECIPES = {

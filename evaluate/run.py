@@ -30,7 +30,7 @@ from clipq.evaluate.suites.plan import (
     Plan,
     open_plan,
 )
-from clipq.evaluate.suites.suite import Suite
+from clipq.evaluate.suites.schema import Suite
 from clipq.progress import Progress
 
 # Of linear algebra, whatever the machine has: on another number of threads sums end in other digits.

@@ -31,7 +31,7 @@ CALIBRATORS = ("entropy2", "minmax", "legacy")
 def write_inputs(folder: Path, families: list[str]) -> None:
     """Images as the towers take them, token ids of every class's prompts, labels; and the bundles of the families."""
     from clipq.data.sources import open_view
-    from clipq.evaluate.metrics.zeroshot import choose_templates
+    from clipq.evaluate.suites.templates import choose_templates
     from clipq.preprocess import preprocess
     from clipq.tokenizer import TextTokenizer
 
@@ -124,9 +124,8 @@ def score(record: Record, folder: Path) -> None:
 
 
 def _answers(path: Path, inputs: Path) -> Any:
-    from clipq.evaluate.axes.classification import Answers
     from clipq.evaluate.cells.cells import unit
-    from clipq.evaluate.metrics.zeroshot import Classifier
+    from clipq.evaluate.metrics.zeroshot import Answers, Classifier
 
     found, given = np.load(path), np.load(inputs)
     classes = np.stack([unit(unit(prompts).mean(0)) for prompts in found["prompts"]])

@@ -4,49 +4,20 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import softmax
 
 from clipq.evaluate.metrics import CLASSIFICATION, accuracy, agreement, calibration
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.calibration import BINS, bin_sums, fit_logit_scale
-from clipq.evaluate.metrics.predictions import Booleans, Floats, Integers, Predictions
+from clipq.evaluate.metrics.predictions import Booleans, Floats, Predictions
 from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap, wilson
-from clipq.evaluate.metrics.zeroshot import Classifier
+from clipq.evaluate.metrics.zeroshot import Answers
 from clipq.evaluate.results.estimates import Estimate, estimate
 from clipq.evaluate.results.record import ReliabilityBin
-
-
-@dataclass(frozen=True)
-class Answers:
-    """One engine's answers on a labelled view.
-
-    ``embeddings`` (samples × dimension) have rows of unit length; ``ids`` name the samples.
-    """
-
-    embeddings: NDArray[np.float32]
-    classifier: Classifier
-    labels: Integers
-    ids: tuple[str, ...]
-
-    @cached_property
-    def cosines(self) -> NDArray[np.float32]:
-        """Cosine of every sample to every class."""
-        return self.classifier.cosines(self.embeddings)
-
-    @cached_property
-    def predictions(self) -> Predictions:
-        """Label probabilities at the checkpoint's logit scale, and the labels."""
-        return self.classifier.predict(self.cosines, self.labels)
-
-    def subset(self, rows: Booleans | Integers) -> Answers:
-        """The answers on some samples."""
-        ids = tuple(np.array(self.ids, dtype=object)[rows])
-        return replace(self, embeddings=self.embeddings[rows], labels=self.labels[rows], ids=ids)
 
 
 def classification(answers: Answers, *, view: str, bins: int = BINS, seed: int = 0) -> list[Estimate]:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from clipq.data.views import Classes, View
-from clipq.evaluate.axes.classification import Answers
+from clipq.evaluate.metrics.zeroshot import Answers
 from clipq.evaluate.results.record import FlipRecord
 from clipq.files import write_atomic
 

@@ -11,13 +11,13 @@ import numpy as np
 
 from clipq.data.views import View
 from clipq.evaluate.axes import adversarial, classification, corruption, fairness, ood, retrieval, shift
-from clipq.evaluate.axes.classification import Answers
 from clipq.evaluate.axes.flips import find_flips, write_thumbnail
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.square_cells import SquareResults
 from clipq.evaluate.cells.subjects import Subject
 from clipq.evaluate.metrics.ood import outlier_scores
 from clipq.evaluate.metrics.predictions import Floats, Outcome
+from clipq.evaluate.metrics.zeroshot import Answers
 from clipq.evaluate.results.estimates import Estimate
 from clipq.evaluate.results.pairing import SampleAnswers
 from clipq.evaluate.results.record import (

@@ -16,7 +16,6 @@ from clipq.data.pixels import PixelCache, PixelReader
 from clipq.data.views import OnBadImage, View
 from clipq.engines.base import Engine
 from clipq.errors import DataError, EngineError
-from clipq.evaluate.axes.classification import Answers
 from clipq.evaluate.cells.cells import (
     CHUNK,
     BatchSize,
@@ -31,7 +30,8 @@ from clipq.evaluate.cells.cells import (
 from clipq.evaluate.cells.open_engines import OpenEngines
 from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.cells.subjects import Subject
-from clipq.evaluate.metrics.zeroshot import Classifier, TemplateSet, choose_templates
+from clipq.evaluate.metrics.zeroshot import Answers, Classifier
+from clipq.evaluate.suites.templates import TemplateSet, choose_templates
 from clipq.files import sha256_bytes
 from clipq.progress import Progress
 from clipq.tokenizer import TextTokenizer

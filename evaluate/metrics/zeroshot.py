@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from clipq.bundle import Bundle
-from clipq.data.views import View
-from clipq.errors import DataError
-from clipq.evaluate.metrics.predictions import Integers, Predictions
-
-DEFAULT_TEMPLATES = "imagenet-80"
-
-
-@dataclass(frozen=True)
-class TemplateSet:
-    """Prompt templates with the name they go by; ``{}`` stands for the class name."""
-
-    name: str
-    templates: tuple[str, ...]
-
-    def prompts(self, class_names: tuple[str, ...]) -> list[str]:
-        """All prompts, class by class, the templates of a class in a row."""
-        return [template.replace("{}", name) for name in class_names for template in self.templates]
-
-
-def choose_templates(view: View, bundle: Bundle, asked: str | None) -> TemplateSet:
-    """The set asked for by name; else the data set's own templates; else open_clip's 80 for ImageNet."""
-    known = bundle.prompts.templates
-    if asked is not None:
-        if asked not in known:
-            raise DataError(f"--templates {asked!r}: the bundle has {', '.join(known)}")
-        return TemplateSet(asked, known[asked])
-    if view.classes is not None and view.classes.templates is not None:
-        return TemplateSet("data set's own", view.classes.templates)
-    return TemplateSet(DEFAULT_TEMPLATES, known[DEFAULT_TEMPLATES])
+from clipq.evaluate.metrics.predictions import Booleans, Integers, Predictions
+from clipq.evaluate.metrics.zeroshot import Classifier
 
 
 @dataclass(frozen=True)
@@ -83,3 +56,31 @@ class Classifier:
             membership[np.arange(len(self.classes)), self.label_of_class] = 1
             probabilities = probabilities @ membership
         return Predictions(probabilities, labels)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One engine's answers on a labelled view.
+
+    ``embeddings`` (samples × dimension) have rows of unit length; ``ids`` name the samples.
+    """
+
+    embeddings: NDArray[np.float32]
+    classifier: Classifier
+    labels: Integers
+    ids: tuple[str, ...]
+
+    @cached_property
+    def cosines(self) -> NDArray[np.float32]:
+        """Cosine of every sample to every class."""
+        return self.classifier.cosines(self.embeddings)
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Label probabilities at the checkpoint's logit scale, and the labels."""
+        return self.classifier.predict(self.cosines, self.labels)
+
+    def subset(self, rows: Booleans | Integers) -> Answers:
+        """The answers on some samples."""
+        ids = tuple(np.array(self.ids, dtype=object)[rows])
+        return replace(self, embeddings=self.embeddings[rows], labels=self.labels[rows], ids=ids)

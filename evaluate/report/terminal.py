@@ -17,7 +17,7 @@ from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.report.ci import figures
 from clipq.evaluate.report.comparison import latency_title, pair_title, shown, verdict_text
 from clipq.evaluate.results.record import CensusRecord, LatencyRecord, Measurement, Record, ViewRecord
-from clipq.evaluate.suites.suite import Suite, view_name
+from clipq.evaluate.suites.schema import Suite, view_name
 from clipq.evaluate.verdicts.compare import Comparison
 from clipq.evaluate.verdicts.gate import Finding, outcome
 from clipq.evaluate.verdicts.judgement import breaks_promise

@@ -14,14 +14,7 @@ from clipq.data.views import View, choose_samples
 from clipq.errors import DataError
 from clipq.evaluate.metrics.predictions import Booleans
 from clipq.evaluate.suites.corruptions import corrupted_views
-from clipq.evaluate.suites.suite import (
-    LABELLED,
-    CorruptionsEntry,
-    SquareEntry,
-    Suite,
-    ViewEntry,
-    view_name,
-)
+from clipq.evaluate.suites.schema import LABELLED, CorruptionsEntry, SquareEntry, Suite, ViewEntry, view_name
 
 MOST_GROUPS = 40
 

@@ -17,7 +17,8 @@ from clipq.evaluate.cells.cells import BatchSize
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.subjects import gather_subjects, has_twin
 from clipq.evaluate.suites.plan import Plan, open_plan
-from clipq.evaluate.suites.suite import Suite, read_suite
+from clipq.evaluate.suites.schema import Suite
+from clipq.evaluate.suites.suite import read_suite
 from clipq.evaluate.sweep.bundles import make_bundles
 from clipq.evaluate.sweep.cluster import Cluster, connect, disconnect
 from clipq.evaluate.sweep.grid import Grid, bundle_folders, folder_name

@@ -21,7 +21,7 @@ from clipq.evaluate.results.folders import gather
 from clipq.evaluate.results.record import read_records
 from clipq.evaluate.run import evaluate
 from clipq.evaluate.settings import Where
-from clipq.evaluate.suites.suite import LatencyEntry, Suite, ViewEntry
+from clipq.evaluate.suites.schema import LatencyEntry, Suite, ViewEntry
 from clipq.progress import Progress
 
 PLAN = Plan(

@@ -150,7 +150,7 @@ def test_record_is_complete(results):
 def test_second_run_does_no_inference(results, bundles, monkeypatch):
     """Every cell and every benchmark is found again: an engine that cannot even be opened is not missed."""
     from clipq.evaluate import run as module
-    from clipq.evaluate.suites.suite import LatencyEntry, Suite, ViewEntry
+    from clipq.evaluate.suites.schema import LatencyEntry, Suite, ViewEntry
 
     monkeypatch.setattr("clipq.evaluate.cells.subjects.open_engine", None)
     before = (results / "results.csv").read_text()

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
 
-from clipq.evaluate.axes.classification import Answers, classification, compared
+from clipq.evaluate.axes.classification import classification, compared
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.statistics import bootstrap, holm, percentile_draws, resample_weights, wilson
-from clipq.evaluate.metrics.zeroshot import Classifier
+from clipq.evaluate.metrics.zeroshot import Answers, Classifier
 from clipq.evaluate.results.estimates import Engine, measurements
 
 

@@ -10,7 +10,8 @@ from support import assert_refused, evaluate
 
 from clipq.errors import DataError
 from clipq.evaluate.suites.plan import groups_of, open_plan
-from clipq.evaluate.suites.suite import BUILT_IN, Suite, ViewEntry, read_suite, suite_text
+from clipq.evaluate.suites.schema import Suite, ViewEntry
+from clipq.evaluate.suites.suite import BUILT_IN, read_suite, suite_text
 
 GOOD = """
 seed = 3

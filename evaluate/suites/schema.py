@@ -1,0 +1,114 @@
+"""The schema of a suite: what may be asked, defaults resolved."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from clipq.data.sources import parse_source
+from clipq.evaluate.metrics.calibration import BINS
+from clipq.evaluate.suites.corruptions import NAMED_SETS, SEVERITIES
+
+Role = Literal["in-distribution", "shifted", "near-ood", "far-ood", "groups", "retrieval"]
+
+
+LABELLED: tuple[Role, ...] = ("in-distribution", "shifted", "groups")
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ViewEntry(_Entry):
+    """One data set and its role.
+
+    ``baseline`` is the in-distribution view that a shifted or out-of-distribution one belongs to (default: the first).
+    ``classes_of`` reads the labels as classes of another view, ``label_map`` (CSV: ``label,class``) says how.
+    ``groups`` names columns and crossings (``race*gender``); smaller groups than ``smallest_group`` are shown, marked,
+    and left out of gaps. ``samples`` takes a seeded random part.
+    """
+
+    source: str
+    role: Role = "in-distribution"
+    name: str | None = None
+    baseline: str | None = None
+    classes_of: str | None = None
+    label_map: Path | None = None
+    templates: str | None = None
+    groups: tuple[str, ...] = ()
+    smallest_group: int = Field(default=20, ge=1)
+    samples: int | None = Field(default=None, ge=1)
+
+
+class CorruptionsEntry(_Entry):
+    """Corruptions of a labelled view; ``names`` are corruptions or named sets, ``baseline`` is what mCE divides by."""
+
+    of: str
+    names: tuple[str, ...] = ("all",)
+    severities: tuple[int, ...] = SEVERITIES
+    samples: int | None = Field(default=None, ge=1)
+    baseline: Literal["reference", "alexnet"] = "reference"
+
+    def corruptions(self) -> tuple[str, ...]:
+        """The corruptions asked for, named sets spelled out."""
+        return tuple(dict.fromkeys(one for name in self.names for one in NAMED_SETS.get(name, (name,))))
+
+
+class TransferEntry(_Entry):
+    """Adversarial images made from the reference checkpoint's gradients (``clipq-export attack``)."""
+
+    source: Path
+    name: str | None = None
+
+
+class SquareEntry(_Entry):
+    """Square attack on each engine: ``epsilons`` in 255ths, a budget of queries per image."""
+
+    of: str
+    epsilons: tuple[int, ...] = (4,)
+    queries: int = Field(default=200, ge=2)
+    samples: int | None = Field(default=50, ge=1)
+
+
+class LatencyEntry(_Entry):
+    """Batch sizes and timed repeats of the latency measurement."""
+
+    batches: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 8), min_length=1)
+    repeats: int = Field(default=30, ge=3)
+
+
+class Suite(_Entry):
+    """What an evaluation asks; defaults resolved."""
+
+    reference: str | None = None
+    templates: str | None = None
+    on_bad_image: Literal["error", "skip"] = "error"
+    ece_bins: int = Field(default=BINS, ge=2)
+    seed: int = Field(default=0, ge=0)
+    simulated: bool = False
+    tune_fraction: float = Field(default=0.5, gt=0, lt=1)
+    views: tuple[ViewEntry, ...] = Field(default=(), alias="view")
+    corruptions: tuple[CorruptionsEntry, ...] = ()
+    transfer: tuple[TransferEntry, ...] = ()
+    square: tuple[SquareEntry, ...] = ()
+    latency: LatencyEntry | None = None
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+def view_name(entry: ViewEntry) -> str:
+    """The name a view goes by: given, or from its source."""
+    if entry.name:
+        return entry.name
+    source = parse_source(entry.source)
+    if source.name:
+        return source.name
+    path = source.path.split("?")[0].rstrip("/").removesuffix("/resolve/main")
+    if path.startswith("demo:"):
+        return path.replace(":", "-")
+    path = path.partition(":")[2] if re.match(r"(wds|hf|utkface):", path) else path
+    resolved = Path(path).resolve() if "://" not in path else Path(path)
+    return resolved.parent.name if resolved.suffix == ".csv" else resolved.name
