@@ -36,6 +36,7 @@ def record_of(
     where: Where,
     given: dict[str, Any],
 ) -> Record:
+    """Everything found out about one engine, with what it was asked and where it ran."""
     failed = embeddings.failed.get(subject.label, "")
     mine = found.get(subject.label, Found())
     base = [] if reference is None else found[reference.label].estimates

@@ -24,6 +24,23 @@ MAY_IMPORT = {
     "clipq.exporters": {"clipq", "clipq.engines", "clipq.exporters"},
     "clipq.evaluate": {"clipq", "clipq.engines", "clipq.evaluate"},
 }
+# A folder or file of evaluate/ and which others it may import: the order in which data go through them.
+ROOMS = {
+    "metrics": set(),
+    "results": {"metrics"},
+    "suites": {"metrics"},
+    "cells": {"metrics", "results", "suites"},
+    "axes": {"metrics", "results", "suites", "cells"},
+    "bench": {"metrics", "results", "cells"},
+    "verdicts": {"metrics", "results", "axes"},
+    "report": {"metrics", "results", "suites", "axes", "verdicts"},
+    "settings": {"suites", "cells"},
+    "recording": {"results", "suites", "cells", "axes", "bench", "settings"},
+    "run": {"results", "suites", "cells", "axes", "bench", "settings", "recording"},
+    "demo": {"suites"},
+    "sweep": {"results", "suites", "cells", "bench", "settings", "run"},
+    "cli": {"results", "suites", "cells", "bench", "verdicts", "report", "settings", "run", "demo", "sweep"},
+}
 TORCH_MODULES = {
     "checkpoints",
     "towers",
@@ -36,7 +53,11 @@ TORCH_MODULES = {
     "attacks",
 }
 RUNTIME_PACKAGES = {"onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "cupti", "pynvml", "modelopt"}
-CLICK_MODULES = {"cli", "console"}
+CLICK_FILES = {
+    ROOT / "exporters" / "cli.py",
+    ROOT / "src" / "clipq" / "console.py",
+    *(ROOT / "evaluate" / "cli").glob("*.py"),
+}
 
 
 def part_of(module: str) -> str:
@@ -67,7 +88,33 @@ def test_import_direction(package, path):
         if top in ("torch", "open_clip", "timm"):
             assert path.stem in TORCH_MODULES and package == "clipq.exporters", f"{path} imports {module}"
         if top == "click":
-            assert path.stem in CLICK_MODULES, f"{path} imports click"
+            assert path in CLICK_FILES, f"{path} imports click"
+
+
+def room_of(module: str) -> str:
+    """The folder or file of evaluate/ that a module is in: ``clipq.evaluate.axes.ood`` is in ``axes``."""
+    return (module + "...").split(".")[2]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "evaluate").rglob("*.py")), ids=lambda path: str(path.name))
+def test_import_direction_within_evaluate(path):
+    room = path.relative_to(ROOT / "evaluate").parts[0].removesuffix(".py")
+    for module, node in imports(path):
+        if module.startswith("clipq.evaluate"):
+            # `from clipq.evaluate import x` names the room by what it imports.
+            names = [room_of(module)] if room_of(module) else [alias.name for alias in node.names]
+            for name in names:
+                assert name == room or name in ROOMS[room], f"{path} imports {module}"
+
+
+def test_every_room_has_its_row():
+    here = {path.name.removesuffix(".py") for path in (ROOT / "evaluate").iterdir() if path.suffix in (".py", "")}
+    assert here - {"__init__", "__pycache__"} == set(ROOMS)
+
+
+def test_files_of_the_command_are_short():
+    for path in (ROOT / "evaluate" / "cli").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 250, path
 
 
 @pytest.mark.parametrize(("package", "path"), list(sources()), ids=lambda value: str(getattr(value, "name", value)))

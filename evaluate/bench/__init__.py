@@ -1,1 +1,1 @@
-"""Latency, memory and kernels of engines; imports cells, results and metrics."""
+"""Latency, memory and kernels of engines."""

@@ -1,1 +1,1 @@
-"""Engines to stored numbers: embeddings and attacks, kept under digests; imports suites and metrics."""
+"""Engines to stored numbers: embeddings and attacks, kept under digests."""

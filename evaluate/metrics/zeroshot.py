@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from clipq.evaluate.metrics.predictions import Booleans, Integers, Predictions
-from clipq.evaluate.metrics.zeroshot import Classifier
 
 
 @dataclass(frozen=True)

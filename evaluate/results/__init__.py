@@ -1,1 +1,1 @@
-"""What a run leaves in its folder: record, estimates, pairing, and how they are read again; imports metrics alone."""
+"""What a run leaves in its folder: records, estimates, pairing, and how they are read again."""

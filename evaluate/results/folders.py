@@ -16,8 +16,6 @@ from clipq.evaluate.metrics.statistics import Draws, holm, percentile_draws
 from clipq.evaluate.results.pairing import Key, Pairing, read_pairing
 from clipq.evaluate.results.record import Measurement, Record, ViewRecord, in_order, labels, read_record, read_records
 
-Key = tuple[str, str, str]
-
 
 @dataclass(frozen=True)
 class Entry:

@@ -10,6 +10,7 @@ from clipq.evaluate.results.record import Measurement
 
 
 def times(ratio: float) -> str:
+    """A ratio: 3.4×, and 1.03× where it is small."""
     return f"{ratio:.1f}×" if ratio >= 1.15 else f"{ratio:.2f}×"
 
 
@@ -30,9 +31,11 @@ def difference(row: Measurement, *, unit: str = " points") -> str:
 
 
 def amount(value: float, row: Measurement) -> str:
+    """A bound, in points for fractions."""
     return points(value) if row.unit == "fraction" else f"{value:.3f}"
 
 
 def points(value: float) -> str:
+    """A bound of a fraction in percentage points, rounded up."""
     # Rounded up: the interval must lie within what is said.
     return f"{max(0.1, np.ceil(1000 * value - 1e-9) / 10):.1f} points"

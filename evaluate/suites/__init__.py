@@ -1,1 +1,1 @@
-"""What is asked: suite files, their schema, and the views that they open; imports metrics alone of the other folders."""
+"""What is asked: suite files, their schema, and the views that they open."""

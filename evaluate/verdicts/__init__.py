@@ -1,1 +1,1 @@
-"""What the numbers say: better, same, worse or unknown, compared and gated; imports results, axes and metrics."""
+"""What the numbers say: better, same, worse or unknown; by axis, compared, gated."""

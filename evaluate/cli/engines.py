@@ -1,0 +1,94 @@
+"""``clipq-eval inspect`` and ``bench``: engines without data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from clipq.evaluate.cli.options import (
+    batches_option,
+    bundles_argument,
+    graphs_option,
+    json_option,
+    repeats_option,
+    runtime_option,
+    threads_option,
+)
+from clipq.evaluate.results import strict_json
+
+if TYPE_CHECKING:
+    from clipq.bundle import TowerName
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@runtime_option
+@threads_option
+@click.option("--simulated", is_flag=True, help="Inspect the simulated engine (integer kernels off).")
+@click.option(
+    "--batch", default=8, show_default=True, type=click.IntRange(min=1), help="Batch size of the profiled run."
+)
+@json_option
+def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: int, as_json: bool) -> None:
+    """Show which kernels really ran in BUNDLE, and how much of the work they did in integers."""
+    from clipq.bundle import TOWERS, open_bundle
+    from clipq.engines.catalog import check_fits, require_runtime
+    from clipq.evaluate.bench.bench import plausible_feed, subject_census
+    from clipq.evaluate.cells.subjects import Subject, runtime_of
+    from clipq.evaluate.report.terminal import print_census
+
+    opened = open_bundle(bundle)
+    subject = Subject(opened, runtime_of(opened, runtime), threads, simulated)
+    check_fits(opened, subject.runtime)
+    require_runtime(subject.runtime)
+    rows = [subject_census(subject, tower, plausible_feed(opened, tower, batch)) for tower in TOWERS]
+    if as_json:
+        click.echo(strict_json.dumps([row.model_dump() for row in rows]))
+    else:
+        print_census(opened.name, rows, simulated=simulated)
+
+
+@click.command()
+@bundles_argument
+@runtime_option
+@threads_option
+@batches_option
+@repeats_option
+@graphs_option
+@click.option(
+    "--tower",
+    "towers",
+    type=click.Choice(["image", "text", "both"]),
+    default="both",
+    show_default=True,
+    help="Tower to time.",
+)
+@json_option
+def bench(
+    bundles: Sequence[Path],
+    runtime: str,
+    threads: int,
+    batches: Sequence[int],
+    repeats: int,
+    cuda_graphs: bool,
+    towers: str,
+    as_json: bool,
+) -> None:
+    """Time BUNDLES side by side, in turns, and give latencies as ratios to the FP32 one among them."""
+    from clipq.evaluate.bench.bench import BenchSettings, time_subjects
+    from clipq.evaluate.cells.subjects import gather_subjects
+    from clipq.evaluate.report.terminal import latency_rows, print_latency
+
+    subjects, reference = gather_subjects(
+        bundles, runtime=runtime, threads=threads, simulated=False, reference=None, graphs=cuda_graphs
+    )
+    chosen = cast("tuple[TowerName, ...]", ("image", "text") if towers == "both" else (towers,))
+    settings = BenchSettings(batches=tuple(sorted(set(batches))), repeats=repeats)
+    rows = latency_rows(time_subjects(subjects, chosen, settings), reference.label if reference else None)
+    if as_json:
+        click.echo(strict_json.dumps(rows))
+    else:
+        print_latency(rows)

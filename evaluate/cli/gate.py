@@ -1,0 +1,98 @@
+"""``clipq-eval gate``: results judged by a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from clipq.console import Group
+from clipq.errors import DataError
+from clipq.evaluate.cli.options import (
+    json_option,
+)
+from clipq.evaluate.results import strict_json
+
+if TYPE_CHECKING:
+    pass
+
+
+class _GateGroup(Group):
+    """``gate RESULTS --policy …`` judges; ``gate init RESULTS`` writes a policy."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "-h", "--help"):
+            args = ["check", *args]
+        return super().parse_args(context, args)
+
+
+@click.group(
+    cls=_GateGroup, options_metavar="RESULTS --policy FILE|NAME [OPTIONS]", subcommand_metavar="| init RESULTS"
+)
+def gate() -> None:
+    """Judge results by a policy, for CI. Exit code 0: pass, 1: fail, 3: investigate. See `gate check -h`."""
+
+
+@gate.command("check")
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option(
+    "--policy", required=True, metavar="FILE|NAME",
+    help="TOML with [[rule]] tables, or strict, mlperf-99, mlperf-99.9, demo.",
+)  # fmt: skip
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Also write JUnit XML.")
+@click.option("--github", is_flag=True, help="Also print GitHub annotations.")
+@json_option
+def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_json: bool) -> None:
+    """Judge RESULTS by a policy, on intervals; `gate RESULTS` is short for it.
+
+    Exit code 0: pass, 1: fail, 3: investigate (an interval holds its limit: more samples would decide).
+    """
+    from clipq.evaluate.report import ci as gate_output
+    from clipq.evaluate.report.terminal import print_findings
+    from clipq.evaluate.results.folders import Measured
+    from clipq.evaluate.results.record import read_records
+    from clipq.evaluate.verdicts import gate as gating
+    from clipq.files import write_atomic
+
+    rules = gating.read_policy(policy)
+    findings = gating.judge_policy([Measured(record, results) for record in read_records(results)], rules)
+    if junit is not None:
+        write_atomic(junit, gate_output.as_junit(findings))
+    if as_json:
+        click.echo(strict_json.dumps(gate_output.as_json(findings)))
+    else:
+        print_findings(findings)
+    if github:
+        # Beside JSON on stdout they would break it; the runner reads both streams.
+        for line in gate_output.as_annotations(findings):
+            click.echo(line, err=as_json)
+    click.get_current_context().exit(gating.EXIT_CODES[gating.outcome(findings)])
+
+
+@gate.command("init")
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("policy.toml"), show_default=True, metavar="FILE"
+)
+@click.option("--bundle", "bundles", multiple=True, metavar="NAME", help="Engines to take; repeatable [default: all].")
+@click.option(
+    "--margin", default=0.01, show_default=True, type=click.FloatRange(min=0), help="To spare beyond the intervals."
+)
+def gate_init(results: Path, output: Path, bundles: Sequence[str], margin: float) -> None:
+    """Write a policy that the engines in RESULTS pass, with a margin: today's figures as tomorrow's limits."""
+    from clipq.evaluate.results.folders import Measured
+    from clipq.evaluate.results.record import read_records
+    from clipq.evaluate.verdicts.gate import policy_from
+    from clipq.files import write_atomic
+
+    if output.exists():
+        raise DataError(f"{output} exists; choose another name with -o")
+    records = read_records(results)
+    for name in bundles:
+        if name not in {record.bundle.name for record in records}:
+            raise DataError(f"--bundle {name}: the results have {', '.join(r.bundle.name for r in records)}")
+    chosen = [Measured(one, results) for one in records if not bundles or one.bundle.name in bundles]
+    write_atomic(output, policy_from(chosen, margin))
+    click.echo(str(output))

@@ -1,0 +1,85 @@
+"""Options that several commands share, and what becomes of their values."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from clipq.data.pixels import PixelCache
+
+bundles_argument = click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
+
+
+runtime_option = click.option(
+    "--runtime", default="ort-cpu", show_default=True, help="Runtime of ONNX bundles; built ones run in their own."
+)
+
+
+threads_option = click.option(
+    "--threads", default=0, show_default="all cores", type=click.IntRange(min=0), help="Threads of the runtime."
+)
+
+
+fetch_option = click.option(
+    "--fetch", "cache", is_flag=False, flag_value="~/.cache/clipq", metavar="[FOLDER]",
+    help="Allow downloads of remote sources, kept in FOLDER [default: ~/.cache/clipq].",
+)  # fmt: skip
+
+
+graphs_option = click.option(
+    "--cuda-graphs", is_flag=True, help="Launch plans as CUDA graphs, one per batch size: less work between kernels."
+)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+batches_option = click.option(
+    "--batch", "batches", multiple=True, default=(1, 8), show_default=True, type=click.IntRange(min=1),
+    help="Batch size of the latency measurement; repeatable.",
+)  # fmt: skip
+
+
+repeats_option = click.option(
+    "--repeats", default=30, show_default=True, type=click.IntRange(min=3), help="Timed batches per engine and size."
+)
+
+
+pixel_cache_option = click.option(
+    "--pixel-cache", type=click.Path(path_type=Path), default=Path("~/.cache/clipq/pixels"), show_default=True,
+    envvar="CLIPQ_PIXEL_CACHE", show_envvar=True, metavar="FOLDER",
+    help="Where decoded and corrupted images are kept for the next engine, run and process.",
+)  # fmt: skip
+
+
+pixel_cache_size_option = click.option(
+    "--pixel-cache-gb", default=10.0, show_default=True, type=click.FloatRange(min=0), envvar="CLIPQ_PIXEL_CACHE_GB",
+    show_envvar=True, help="The most it may hold, in GB; 0 keeps nothing.",
+)  # fmt: skip
+
+
+def as_batch_size(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    """A whole number up to 256, or None for ``measure``."""
+    return None if value == "measure" else click.IntRange(1, 256)(value, parameter, context)
+
+
+ray_option = click.option(
+    "--ray", metavar="ADDRESS|local",
+    help="Fill cells on a Ray cluster: `auto` (the one of this machine), HOST:PORT, or `local` for one just for this.",
+)  # fmt: skip
+
+
+def pixel_cache_of(folder: Path, gigabytes: float) -> PixelCache | None:
+    """Where decoded images are kept, or None where nothing may be."""
+    from clipq.data.pixels import PixelCache
+
+    return PixelCache(folder.expanduser(), int(gigabytes * 1e9)) if gigabytes else None
+
+
+def jsonable(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Options as given, as a record holds them; bundles are recorded apart."""
+    return {key: json.loads(json.dumps(value, default=str)) for key, value in parameters.items() if key != "bundles"}

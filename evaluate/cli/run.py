@@ -1,0 +1,176 @@
+"""``clipq-eval run`` and ``demo``: bundles to a results folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from clipq.console import progress_bars
+from clipq.errors import DataError
+from clipq.evaluate.cli.options import (
+    as_batch_size,
+    bundles_argument,
+    fetch_option,
+    graphs_option,
+    json_option,
+    jsonable,
+    pixel_cache_of,
+    pixel_cache_option,
+    pixel_cache_size_option,
+    runtime_option,
+    threads_option,
+)
+from clipq.evaluate.results import strict_json
+
+if TYPE_CHECKING:
+    from clipq.evaluate.settings import Where
+    from clipq.evaluate.suites.schema import Suite
+
+
+@click.command()
+@bundles_argument
+@click.option("--suite", metavar="FILE|NAME", help="What to evaluate on; see `clipq-eval suite`.")
+@click.option(
+    "--data", multiple=True, metavar="[NAME=]SOURCE",
+    help="Labelled images, instead of a suite; repeatable. SOURCE is an ImageFolder, a CSV (file,label[,group...]; "
+    "`labels.csv:label=age` takes another column), demo:SET, wds:FOLDER-OR-URL, hf:ORG/NAME or utkface:FOLDER.",
+)  # fmt: skip
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="RESULTS", help="Results folder."
+)
+@runtime_option
+@click.option("--reference", metavar="NAME", help="Bundle the others are compared with [default: the FP32 one].")
+@click.option(
+    "--simulated", is_flag=True, help="Also run each Q/DQ bundle with integer kernels off (fake quantization)."
+)
+@click.option(
+    "--templates", metavar="NAME", help="Template set of the bundle [default: the data set's own, else imagenet-80]."
+)
+@click.option(
+    "--on-bad-image", type=click.Choice(["error", "skip"]),
+    help="What to do with images that cannot be decoded; skipped ones are named in the record [default: error].",
+)  # fmt: skip
+@click.option("--ece-bins", type=click.IntRange(min=2), help="Bins of the calibration errors [default: 15].")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of resamples, samples and corruptions [default: 0].")
+@fetch_option
+@threads_option
+@click.option(
+    "--batch", "batches", multiple=True, type=click.IntRange(min=1),
+    help="Batch size of the latency measurement; repeatable [default: 1, 8].",
+)  # fmt: skip
+@click.option("--repeats", type=click.IntRange(min=3), help="Timed batches per engine and size [default: 30].")
+@click.option(
+    "--batch-size", callback=as_batch_size, default="32", show_default=True, metavar="N|measure",
+    help="Images and texts an engine is given at once; `measure` finds the fastest. Dynamic INT8 depends on it.",
+)  # fmt: skip
+@click.option("--auto-batch", is_flag=True, help="Halve the batch where GPU memory ends, and record it.")
+@pixel_cache_option
+@pixel_cache_size_option
+@graphs_option
+@click.option("--no-bench", is_flag=True, help="Leave out latency, memory and the kernel census.")
+@click.option("--no-images", is_flag=True, help="Keep no thumbnails of photos that engines answer differently.")
+@json_option
+def run(
+    bundles: Sequence[Path],
+    suite: str | None,
+    data: Sequence[str],
+    output: Path,
+    runtime: str,
+    cache: str | None,
+    threads: int,
+    batches: Sequence[int],
+    repeats: int | None,
+    batch_size: int | None,
+    auto_batch: bool,
+    pixel_cache: Path,
+    pixel_cache_gb: float,
+    cuda_graphs: bool,
+    no_bench: bool,
+    no_images: bool,
+    as_json: bool,
+    reference: str | None,
+    simulated: bool,
+    templates: str | None,
+    on_bad_image: str | None,
+    ece_bins: int | None,
+    seed: int | None,
+) -> None:
+    """Evaluate BUNDLES by a suite or on data, compared with the FP32 one; writes records, results.csv, report.html."""
+    from clipq.evaluate.settings import Where
+    from clipq.evaluate.suites.schema import LatencyEntry, Suite, ViewEntry
+    from clipq.evaluate.suites.suite import read_suite
+
+    if bool(suite) == bool(data):
+        raise click.UsageError("give --suite FILE, or --data SOURCE (repeatable)")
+    given = {
+        "reference": reference, "simulated": simulated or None, "templates": templates, "on_bad_image": on_bad_image,
+        "ece_bins": ece_bins, "seed": seed,
+    }  # fmt: skip
+    asked = {key: value for key, value in given.items() if value is not None}
+    chosen = read_suite(suite) if suite else Suite(view=tuple(ViewEntry(source=source) for source in data))
+    latency = chosen.latency or (None if suite else LatencyEntry())
+    if batches or repeats:
+        base = latency or LatencyEntry()
+        latency = LatencyEntry(batches=tuple(sorted(set(batches))) or base.batches, repeats=repeats or base.repeats)
+    chosen = chosen.model_copy(update={**asked, "latency": None if no_bench else latency})
+    where = Where(
+        output,
+        runtime,
+        threads,
+        Path(cache).expanduser() if cache else None,
+        auto_batch,
+        cuda_graphs,
+        not no_images,
+        pixel_cache_of(pixel_cache, pixel_cache_gb),
+        batch_size,
+    )
+    _evaluate(bundles, chosen, where, as_json)
+
+
+@click.command()
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("clipq-demo"),
+    show_default=True,
+    help="Folder for bundles/ and results/.",
+)
+@click.option("--samples", type=click.IntRange(min=72), help="Images of each set [default: all].")
+@pixel_cache_option
+@pixel_cache_size_option
+@json_option
+def demo(output: Path, samples: int | None, pixel_cache: Path, pixel_cache_gb: float, as_json: bool) -> None:
+    """Quantize and evaluate the built-in checkpoint, offline: every axis of reliability, in minutes."""
+    from clipq.evaluate.demo import demo_suite, make_bundles
+    from clipq.evaluate.settings import Where
+
+    with progress_bars() as progress:
+        bundles = make_bundles(output / "bundles", progress)
+    click.echo("The figures are about the demo checkpoint and its drawn world; they say nothing about CLIP.", err=True)
+    where = Where(output / "results", pixels=pixel_cache_of(pixel_cache, pixel_cache_gb))
+    _evaluate(bundles, demo_suite(samples), where, as_json)
+
+
+def _evaluate(bundles: Sequence[Path], suite: Suite, where: Where, as_json: bool) -> None:
+    from clipq.evaluate.report.page import write_report
+    from clipq.evaluate.report.terminal import print_summary
+    from clipq.evaluate.results.folders import gather
+    from clipq.evaluate.run import evaluate
+
+    if where.results.exists() and not where.results.is_dir():
+        raise DataError(f"-o {where.results} is a file; give a folder")
+    context = click.get_current_context()
+    given = {"command": context.info_name, "bundles": [str(path) for path in bundles], **jsonable(context.params)}
+    with progress_bars() as progress:
+        records = evaluate(bundles, suite, where, given=given, progress=progress)
+    # The numbers first: the page may want a package that is not there.
+    if as_json:
+        click.echo(strict_json.dumps([row.model_dump() for record in records for row in record.measurements]))
+    else:
+        print_summary(records)
+    page = write_report(gather([(where.results, records)]), where.results / "report.html", images=where.thumbnails)
+    click.echo(f"report: {page}", err=True)
