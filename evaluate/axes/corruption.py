@@ -99,6 +99,6 @@ def _corruption_errors(
     def relative_mce(weights: Floats) -> Floats:
         return relative_mean_corruption_error(*both(weights))
 
-    # "mce" is the mean corruption error in a view NAME-c; elsewhere it is the maximum calibration error.
-    draws = bootstrap({"mce": mce, "relative_mce": relative_mce}, len(clean), seed=seed)
+    functions = {"mean_corruption_error": mce, "relative_mean_corruption_error": relative_mce}
+    draws = bootstrap(functions, len(clean), seed=seed)
     return [Estimate(view, "", name, one, "ratio") for name, one in draws.items() if np.isfinite(one.value)]

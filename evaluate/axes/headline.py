@@ -29,6 +29,7 @@ def headline(record: Record, *, ratios: bool = True) -> dict[str, list[Measureme
     known = {(row.view, row.group, row.metric): row for row in record.measurements}
     inside = [view.name for view in record.views if view.role in ("in-distribution", "groups")]
     corrupted = dict.fromkeys(row.view for row in record.measurements if row.metric == "corruption_acc1")
+    mce = "mean_corruption_error"
     wanted: dict[str, Iterable[tuple[str, str, str]]] = {
         "accuracy": [(view, "", "acc1") for view in inside],
         "calibration": [(view, "", "ece") for view in inside],
@@ -36,7 +37,7 @@ def headline(record: Record, *, ratios: bool = True) -> dict[str, list[Measureme
         "near-ood": [(view, "near", "auroc.mcm") for view in inside],
         "far-ood": [(view, "far", "auroc.mcm") for view in inside],
         "corruptions": [
-            (view, "", "mce" if ratios and (view, "", "mce") in known else "corruption_acc1") for view in corrupted
+            (view, "", mce if ratios and (view, "", mce) in known else "corruption_acc1") for view in corrupted
         ],
         "adversarial": [
             (attack.view, f"{attack.method}/{attack.epsilons[len(attack.epsilons) // 2]}", "robust_acc1")
@@ -56,7 +57,13 @@ def headline(record: Record, *, ratios: bool = True) -> dict[str, list[Measureme
 
 def title(row: Measurement) -> str:
     """What a headline measurement is called in a table."""
-    names = {"acc1": "top-1", "ece": "ECE", "mce": "mCE", "corruption_acc1": "top-1", "robust_acc1": "robust top-1"}
+    names = {
+        "acc1": "top-1",
+        "ece": "ECE",
+        "mean_corruption_error": "mCE",
+        "corruption_acc1": "top-1",
+        "robust_acc1": "robust top-1",
+    }
     if row.metric == "auroc.mcm":
         return f"{row.group} OOD: AUROC, mcm"
     if row.metric == "group_gap.acc1":

@@ -94,7 +94,7 @@ class PageData:
         for entry in self.results.entries:
             for key, row in entry.rows.items():
                 units.setdefault(key, row.unit)
-        return [[*key, _title(key[2], units[key]), units[key], higher(key[2]), sizes[key]] for key in self.keys]
+        return [[*key, _title(key[2]), units[key], higher(key[2]), sizes[key]] for key in self.keys]
 
     def _measured(self, entry: Entry, sizes: dict[Key, int]) -> dict[str, list[Any]]:
         """An engine's measurements by columns: alike neighbours compress best."""
@@ -197,10 +197,9 @@ def _thumbnail(folder: Path, name: str) -> bytes:
     return content if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else b""
 
 
-def _title(metric: str, unit: str) -> str:
-    # "mce" is the mean corruption error where it is a ratio.
+def _title(metric: str) -> str:
     known = CLASSIFICATION.get(metric)
-    return metric if known is None or unit == "ratio" else known.title
+    return metric if known is None else known.title
 
 
 def _by_view(entry: Entry, describe: Any) -> dict[str, Any]:

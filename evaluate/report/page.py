@@ -218,7 +218,7 @@ class _Page:
     def corruptions(self, view: str) -> dict[str, Any]:
         titles = {
             "clean_acc1": "clean top-1", "corruption_acc1": "mean top-1", "corruption_ece": "mean ECE",
-            "mce": "mCE", "relative_mce": "relative mCE",
+            "mean_corruption_error": "mCE", "relative_mean_corruption_error": "relative mCE",
         }  # fmt: skip
         groups = [key for key in self.data.keys if key[0] == view and key[2] == "corruption_acc1" and key[1]]
         return {

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from clipq.errors import ResultsError
 from clipq.files import write_atomic
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 CSV_COLUMNS = (
     "bundle", "recipe", "runtime", "simulated", "view", "group", "metric", "unit", "value", "low", "high", "n",
@@ -261,9 +261,23 @@ def read_record(path: Path) -> Record:
             raise ResultsError(
                 f"{path} has schema version {found}, this clipq reads up to {SCHEMA_VERSION}; upgrade clip-quant"
             )
-        return Record.model_validate(raw)
+        return _renamed(Record.model_validate(raw))
     except (ValueError, AttributeError, ValidationError) as error:
         raise ResultsError(f"{path} is damaged; delete it and run again") from error
+
+
+# Until schema 5 the name of the maximum calibration error meant another metric too, told apart by its unit.
+RENAMED = {"mce": "mean_corruption_error", "relative_mce": "relative_mean_corruption_error"}
+
+
+def _renamed(record: Record) -> Record:
+    if record.schema_version >= 5:
+        return record
+    rows = (
+        row.model_copy(update={"metric": RENAMED.get(row.metric, row.metric)}) if row.unit == "ratio" else row
+        for row in record.measurements
+    )
+    return record.model_copy(update={"measurements": tuple(rows)})
 
 
 def write_csv(folder: Path, records: Iterable[Record]) -> Path:

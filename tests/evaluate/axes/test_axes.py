@@ -60,7 +60,7 @@ EXPECTED = [
     ("textures", "far", "aupr_out.entropy"), ("test", "near", "auroc.msp"), ("test", "far", "auroc.max_logit"),
     ("captions", "", "image_retrieval_recall@5"), ("captions", "", "text_retrieval_recall@1"),
     ("test-c", "gaussian_noise/3", "corruption_acc1"), ("test-c", "occlusion_centre/5", "corruption_ece"),
-    ("test-c", "", "mce"), ("test-c", "", "relative_mce"), ("pgd", "pgd/2", "robust_acc1"),
+    ("test-c", "", "mean_corruption_error"), ("test-c", "", "relative_mean_corruption_error"), ("pgd", "pgd/2", "robust_acc1"),
     ("pgd", "pgd/4", "attack_success"), ("test", "square/4", "robust_acc1"), ("test", "square/4", "queries"),
     ("test", "light", "group_gap.acc1"), ("test", "light*size", "equalized_odds_difference"),
     ("test", "light*size=night * small", "acc1"), ("test", "", "ece_tuned"), ("test", "", "logit_scale_tuned"),
@@ -84,7 +84,7 @@ def test_every_metric_has_an_orientation_and_every_view_its_name(values):
 
 def test_int2_is_worse_than_int8(values):
     for view, group, metric, sign in [
-        ("test", "", "acc1", 1), ("palette", "", "acc1", 1), ("test", "far", "auroc.energy", 1), ("test-c", "", "mce", -1),
+        ("test", "", "acc1", 1), ("palette", "", "acc1", 1), ("test", "far", "auroc.energy", 1), ("test-c", "", "mean_corruption_error", -1),
         ("test-c", "", "corruption_acc1", 1), ("captions", "", "image_retrieval_recall@1", 1),
     ]:  # fmt: skip
         int8, int2 = (value(values, name, view, group, metric) for name in NAMES[1:])
@@ -92,7 +92,7 @@ def test_int2_is_worse_than_int8(values):
 
 
 def test_the_reference_is_the_unit_of_mce_and_robustness(values):
-    assert value(values, "fp32", "test-c", "", "mce") == pytest.approx(1)
+    assert value(values, "fp32", "test-c", "", "mean_corruption_error") == pytest.approx(1)
     assert value(values, "fp32", "outline", "", "effective_robustness.acc1") == pytest.approx(0, abs=1e-9)
 
 

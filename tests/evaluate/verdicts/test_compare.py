@@ -178,13 +178,13 @@ def test_the_promised_sample_size_decides():
 
 
 def corrupted(value):
-    return [exact("test-c", "", "corruption_acc1", value), exact("test-c", "", "mce", 1.0, "ratio"), exact("test-c", "", "clean_acc1", 0.8)]  # fmt: skip
+    return [exact("test-c", "", "corruption_acc1", value), exact("test-c", "", "mean_corruption_error", 1.0, "ratio"), exact("test-c", "", "clean_acc1", 0.8)]  # fmt: skip
 
 
 def test_two_runs_are_not_compared_by_a_ratio_to_their_own_reference(tmp_path):
     a, b = (results(tmp_path / side, BASE, extra=corrupted(value)) for side, value in (("a", 0.698), ("b", 0.301)))
     code, found = compare(a, b)
-    assert code == 1 and "mce" not in rows_of(found)
+    assert code == 1 and "mean_corruption_error" not in rows_of(found)
     assert rows_of(found)["corruption_acc1"]["verdict"] == "worse"
 
 
