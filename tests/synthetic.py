@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from clipq.evaluate.axes.classification import reliability
-from clipq.evaluate.metrics import CLASSIFICATION
 from clipq.evaluate.metrics.predictions import Predictions
 from clipq.evaluate.metrics.statistics import Draws
+from clipq.evaluate.metrics.table import METRICS, functions_of
 from clipq.evaluate.results.estimates import Engine, Estimate, estimate, measurements
 from clipq.evaluate.results.pairing import SampleAnswers, write_pairing
 from clipq.evaluate.results.record import (
@@ -50,7 +50,7 @@ def worse(base, part, *, seed=1):
 def estimates(views, metrics):
     rows = []
     for view, one in views.items():
-        functions = {name: lambda w, name=name, one=one: CLASSIFICATION[name].function(one, w) for name in metrics}
+        functions = {name: function for name, function in functions_of(one).items() if name in metrics}
         for row in estimate(functions, len(one), view=view):
             correct = one.correct if row.metric == "acc1" else None
             rows.append(Estimate(row.view, row.group, row.metric, row.draws, row.unit, correct))
@@ -135,7 +135,7 @@ def many(engines, views):
     base = record("fp32", {"v": predictions(200)}, recipe="fp32", milliseconds=4.0)[0]
     bars = base.views[0].reliability
     compared = ("agreement", "flips_lost", "flips_gained", "cosine")
-    metrics = [*CLASSIFICATION, *compared, "ece_untuned", "ece_tuned", "logit_scale_tuned"]
+    metrics = [*functions_of(predictions(2)), *compared, "ece_untuned", "ece_tuned", "logit_scale_tuned"]
     records = []
     for number in range(engines):
         name, bits = ("fp32", 32) if number == 0 else (f"engine-{number}", (8, 4, 2)[number % 3])
@@ -152,7 +152,7 @@ def many(engines, views):
                 if metric in compared and number == 0:
                     continue
                 value, half, delta, spread = rng.random(), rng.random() / 20, rng.normal() / 50, rng.random() / 50
-                unit = CLASSIFICATION[metric].unit if metric in CLASSIFICATION else "fraction"
+                unit = METRICS[metric].unit
                 against = {} if number == 0 or metric in compared else {"reference": "fp32", "delta": delta, "delta_low": delta - spread, "delta_high": delta + spread, "p_value": rng.random()}  # fmt: skip
                 rows.append(Measurement(**columns, view=f"view {view}", metric=metric, unit=unit, value=value, low=value - half, high=value + half, **against))  # fmt: skip
         shown = [bar.model_copy(update={"n": int(rng.integers(1, 200)), "confidence": rng.random(), "accuracy": rng.random()}) for bar in bars]  # fmt: skip

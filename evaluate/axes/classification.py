@@ -10,11 +10,12 @@ from functools import partial
 import numpy as np
 from scipy.special import softmax
 
-from clipq.evaluate.metrics import CLASSIFICATION, accuracy, agreement, calibration
+from clipq.evaluate.metrics import accuracy, agreement, calibration
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.calibration import BINS, bin_sums, fit_logit_scale
 from clipq.evaluate.metrics.predictions import Booleans, Floats, Predictions
 from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap, wilson
+from clipq.evaluate.metrics.table import functions_of
 from clipq.evaluate.metrics.zeroshot import Answers
 from clipq.evaluate.results.estimates import Estimate, estimate
 from clipq.evaluate.results.record import ReliabilityBin
@@ -23,8 +24,7 @@ from clipq.evaluate.results.record import ReliabilityBin
 def classification(answers: Answers, *, view: str, bins: int = BINS, seed: int = 0) -> list[Estimate]:
     """All classification metrics of an engine on a view."""
     predictions = answers.predictions
-    functions: dict[str, Statistic] = {name: partial(_metric(name, bins), predictions) for name in CLASSIFICATION}
-    return with_correct(estimate(functions, len(predictions), view=view, seed=seed), predictions)
+    return with_correct(estimate(functions_of(predictions, bins), len(predictions), view=view, seed=seed), predictions)
 
 
 def compared(answers: Answers, reference: Answers, *, view: str, seed: int = 0) -> list[Estimate]:
@@ -114,11 +114,3 @@ def reliability(predictions: Predictions, bins: int = BINS) -> tuple[Reliability
             )
         )
     return tuple(bars)
-
-
-def _metric(name: str, bins: int) -> Statistic:
-    binned: dict[str, Statistic] = {
-        "ece": calibration.ece, "mce": calibration.mce, "ece_adaptive": calibration.ece_adaptive,
-        "ece_classwise": calibration.ece_classwise,
-    }  # fmt: skip
-    return partial(binned[name], bins=bins) if name in binned else CLASSIFICATION[name].function

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from clipq.evaluate.metrics.table import metric_of, title_of
+from clipq.evaluate.results.key import attack_group
 from clipq.evaluate.results.record import Measurement, Record
 
 AXES = {
@@ -26,7 +28,7 @@ def headline(record: Record, *, ratios: bool = True) -> dict[str, list[Measureme
     near and the far sets; corruptions are mCE (the mean top-1 where mCE is not defined); an attack is taken at its
     middle strength. ``ratios=False`` takes nothing that is divided by the run's own reference, as compare does.
     """
-    known = {(row.view, row.group, row.metric): row for row in record.measurements}
+    known = {row.key: row for row in record.measurements}
     inside = [view.name for view in record.views if view.role in ("in-distribution", "groups")]
     corrupted = dict.fromkeys(row.view for row in record.measurements if row.metric == "corruption_acc1")
     mce = "mean_corruption_error"
@@ -40,7 +42,7 @@ def headline(record: Record, *, ratios: bool = True) -> dict[str, list[Measureme
             (view, "", mce if ratios and (view, "", mce) in known else "corruption_acc1") for view in corrupted
         ],
         "adversarial": [
-            (attack.view, f"{attack.method}/{attack.epsilons[len(attack.epsilons) // 2]}", "robust_acc1")
+            (attack.view, attack_group(attack.method, attack.epsilons[len(attack.epsilons) // 2]), "robust_acc1")
             for attack in record.attacks
         ],
         "fairness": [key for key in known if key[2] == "group_gap.acc1"],
@@ -57,21 +59,12 @@ def headline(record: Record, *, ratios: bool = True) -> dict[str, list[Measureme
 
 def title(row: Measurement) -> str:
     """What a headline measurement is called in a table."""
-    names = {
-        "acc1": "top-1",
-        "ece": "ECE",
-        "mean_corruption_error": "mCE",
-        "corruption_acc1": "top-1",
-        "robust_acc1": "robust top-1",
-    }
-    if row.metric == "auroc.mcm":
-        return f"{row.group} OOD: AUROC, mcm"
-    if row.metric == "group_gap.acc1":
-        return f"{row.view}: gap over {row.group}"
-    if row.metric == "robust_acc1":
-        method, epsilon = row.group.split("/")
-        return f"{row.view}, {method}, ε = {epsilon}/255: robust top-1"
-    if "retrieval" in row.metric:
-        way = "text → image" if row.metric.startswith("image") else "image → text"
-        return f"{row.view}: {way} R@1"
-    return f"{row.view}: {names[row.metric]}"
+    key, metric = row.key, metric_of(row.metric)
+    if key.distance:
+        return f"{key.distance} OOD: {title_of(row.metric)}"
+    if key.column:
+        return f"{row.view}: gap over {key.column}"
+    if key.attack is not None:
+        method, epsilon = key.attack
+        return f"{row.view}, {method}, ε = {epsilon}/255: {metric.title}"
+    return f"{row.view}: {metric.short or title_of(row.metric)}"

@@ -12,24 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipq.evaluate.metrics import CLASSIFICATION
 from clipq.evaluate.metrics.statistics import median_ratio, percentile_draws
+from clipq.evaluate.metrics.table import metric_of, title_of
 from clipq.evaluate.report.kept import charts
-from clipq.evaluate.results.folders import Entry, Key, Results
+from clipq.evaluate.results.folders import Entry, Results
+from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.record import LatencyRecord, Measurement, ReliabilityBin, ViewRecord
 from clipq.evaluate.results.scheme import scheme_of
-from clipq.evaluate.verdicts.judgement import higher, judge_row
+from clipq.evaluate.verdicts.judgement import judge_row
 
 # A gallery that is looked at, and a page that opens at once.
 MOST_FLIPS = 2_000
 MOST_PHOTO_BYTES = 900_000
 MOST_THUMBNAIL_BYTES = 50_000
 
-_MEMORY = {
-    "peak_rss_bytes": ("peak memory MB", 1e6),
-    "gpu_bytes": ("GPU memory MB", 1e6),
-    "joules_per_sample": ("J per sample", 1.0),
-}
 _JUDGED = {"better": 1, "worse": -1, "same": 0, "unknown": 0}
 
 Columns = Sequence[tuple[str, Key]]
@@ -94,7 +90,9 @@ class PageData:
         for entry in self.results.entries:
             for key, row in entry.rows.items():
                 units.setdefault(key, row.unit)
-        return [[*key, _title(key[2]), units[key], higher(key[2]), sizes[key]] for key in self.keys]
+        return [
+            [*key, title_of(key[2]), units[key], metric_of(key[2]).higher_is_better, sizes[key]] for key in self.keys
+        ]
 
     def _measured(self, entry: Entry, sizes: dict[Key, int]) -> dict[str, list[Any]]:
         """An engine's measurements by columns: alike neighbours compress best."""
@@ -161,11 +159,11 @@ def costs(entries: Sequence[Entry]) -> list[dict[str, Any]]:
                 note(f"p50 ÷ reference's, {place}", index, *median_ratio(latency.milliseconds, base.milliseconds))
         size = entry.record.bundle.file_bytes / 1e6
         note("file MB, both towers", index, size, size, size)
-        for (view, _, metric), row in entry.rows.items():
-            if view.startswith("tower:") and metric in _MEMORY:
-                title, unit = _MEMORY[metric]
-                value = row.value / unit
-                note(f"{title}, {view.removeprefix('tower:')} tower", index, value, value, value)
+        for key, row in entry.rows.items():
+            metric, tower = metric_of(key[2]), Key(*key).tower
+            if tower and metric.section == "costs":
+                unit, value = ("MB", row.value / 1e6) if metric.unit == "bytes" else (metric.unit, row.value)
+                note(f"{metric.title} {unit}, {tower} tower", index, value, value, value)
     return [{"title": title, "values": values} for title, values in series.items()]
 
 
@@ -195,11 +193,6 @@ def _thumbnail(folder: Path, name: str) -> bytes:
         return b""
     content = path.read_bytes() if path.stat().st_size <= MOST_THUMBNAIL_BYTES else b""
     return content if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else b""
-
-
-def _title(metric: str) -> str:
-    known = CLASSIFICATION.get(metric)
-    return metric if known is None else known.title
 
 
 def _by_view(entry: Entry, describe: Any) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from markupsafe import Markup
 
 from clipq import __version__
 from clipq.evaluate.axes.headline import AXES
-from clipq.evaluate.metrics import CLASSIFICATION
 from clipq.evaluate.metrics.ood import SCORES
 from clipq.evaluate.metrics.statistics import median_ratio
+from clipq.evaluate.metrics.table import METRICS, of_section, title_of
 from clipq.evaluate.report.data import PageData, same_latency
 from clipq.evaluate.report.kept import vega
 from clipq.evaluate.results.folders import Results
+from clipq.evaluate.results.key import Key, attack_group, batch_group, tower_view
 from clipq.evaluate.results.numbers import difference
 from clipq.evaluate.results.record import AttackRecord, Measurement, ViewRecord
 from clipq.evaluate.verdicts.by_axis import MARKS, AxisVerdict, axis_verdicts, confidence_state, findings
@@ -26,36 +27,6 @@ from clipq.evaluate.verdicts.judgement import MARGIN, breaks_promise
 from clipq.evaluate.verdicts.regularities import find_regularities
 from clipq.files import write_atomic
 
-TABLE_METRICS = (
-    "acc1", "ece", "confidence_gap", "nll", "brier", "aurc", "acc5", "mean_per_class_recall", "ece_adaptive",
-    "ece_classwise", "mce",
-)  # fmt: skip
-COMPARED = {
-    "agreement": "same top-1",
-    "flips_lost": "flips lost",
-    "flips_gained": "flips gained",
-    "cosine": "embedding cosine",
-}
-TUNED = {
-    "ece_untuned": "ECE as shipped",
-    "ece_tuned": "ECE after tuning",
-    "logit_scale_tuned": "tuned logit scale",
-}
-SHIFT = {"relative_drop.acc1": "relative drop", "effective_robustness.acc1": "effective robustness"}
-GAPS = {
-    "group_gap.acc1": "gap (max − min)",
-    "group_std.acc1": "standard deviation",
-    "group_worst.acc1": "worst group",
-    "group_ratio.acc1": "ratio (min ÷ max)",
-    "equalized_odds_difference": "equalized-odds difference",
-}
-DETECTION = {
-    "auroc": "AUROC",
-    "aupr_in": "AUPR-in",
-    "aupr_out": "AUPR-out",
-    "fpr95_id_positive": "FPR@95, ID positive",
-    "fpr95_ood_positive": "FPR@95, OOD positive",
-}
 SIMULATION = ("acc1", "ece", "confidence_gap", "agreement", "cosine")
 
 # So many views stand open when the page opens.
@@ -154,26 +125,28 @@ class _Page:
             "not_measured": self.not_measured([one["axes"] for one in verdicts]),
         }
 
-    def columns(self, titles: dict[str, str], view: str, group: str = "") -> list[tuple[str, tuple[str, str, str]]]:
-        return [(title, (view, group, metric)) for metric, title in titles.items()]
+    def columns(self, section: str, view: str, group: str = "") -> list[tuple[str, Key]]:
+        """A section's metrics in all their forms, each with its title, on a view (and group)."""
+        names = [metric.name + form for metric in of_section(section) for form in metric.forms or ("",)]
+        return [(title_of(name), Key(view, group, name)) for name in names]
 
     def classified(self, view: ViewRecord) -> dict[str, Any]:
         name, table = view.name, self.data.table
         gaps = dict.fromkeys(key[1] for key in self.data.keys if key[0] == name and key[2] == "group_gap.acc1")
-        groups = [key for key in self.data.keys if key[0] == name and "=" in key[1] and key[2] == "acc1"]
-        metrics = {metric: CLASSIFICATION[metric].title for metric in TABLE_METRICS}
+        groups = [key for key in self.data.keys if key[0] == name and Key(*key).part and key[2] == "acc1"]
+        further = self.columns("classification, further", name)
         small = view.smallest_group or 0
         sizes = {key[1]: self._n(key) for key in groups}
         return {
             "record": view,
-            "metrics": table(f"Metrics on {name}", self.columns(metrics, name)),
-            "compared": table(f"Agreement with the reference on {name}", self.columns(COMPARED, name)),
-            "tuned": table(f"Logit-scale tuning on {name}", self.columns(TUNED, name)),
-            "shift": table(f"Shift of {name}", self.columns(SHIFT, name)),
+            "metrics": table(f"Metrics on {name}", self.columns("classification", name) + further),
+            "compared": table(f"Agreement with the reference on {name}", self.columns("agreement", name)),
+            "tuned": table(f"Logit-scale tuning on {name}", self.columns("tuning", name)),
+            "shift": table(f"Shift of {name}", self.columns("shift", name)),
             "confidence": self.confidence(name),
             "groups": table(f"Top-1 by group on {name}", [(f"{g} (n = {sizes[g]})", (name, g, "acc1")) for g in sizes]),
             "small": [group for group, n in sizes.items() if n < small],
-            "gaps": [(one, table(f"Gaps over {one} on {name}", self.columns(GAPS, name, one))) for one in gaps],
+            "gaps": [(one, table(f"Gaps over {one} on {name}", self.columns("fairness", name, one))) for one in gaps],
             "reliability": any(
                 one.name == name and one.reliability for entry in self.results.entries for one in entry.record.views
             ),
@@ -198,16 +171,21 @@ class _Page:
             "record": view,
             "distance": distance,
             "tables": [
-                (title, self.data.table(f"{title} on {view.name}",
-                                        [(score, (view.name, distance, f"{metric}.{score}")) for score in SCORES]))
-                for metric, title in DETECTION.items()
+                (
+                    metric.title,
+                    self.data.table(
+                        f"{metric.title} on {view.name}",
+                        [(score, Key(view.name, distance, f"{metric.name}.{score}")) for score in SCORES],
+                    ),
+                )
+                for metric in of_section("ood")
             ],
-        }  # fmt: skip
+        }
 
     def detection_averages(self) -> int | None:
         inside = dict.fromkeys(view.baseline for view in self.results.views.values() if view.histograms)
         columns = [
-            (f"{view}, {distance}: {DETECTION[metric]}, {score}", (view, distance, f"{metric}.{score}"))
+            (f"{view}, {distance}: {title_of(f'{metric}.{score}')}", Key(view, distance, f"{metric}.{score}"))
             for view in inside
             for distance in ("near", "far")
             for score in ("mcm", "energy")
@@ -216,38 +194,30 @@ class _Page:
         return self.data.table("OOD averages", columns)
 
     def corruptions(self, view: str) -> dict[str, Any]:
-        titles = {
-            "clean_acc1": "clean top-1", "corruption_acc1": "mean top-1", "corruption_ece": "mean ECE",
-            "mean_corruption_error": "mCE", "relative_mean_corruption_error": "relative mCE",
-        }  # fmt: skip
+        clean = Key(view, "", "clean_acc1")
+        means = [(METRICS[clean.metric].title, clean), *self.columns("corruptions", view)]
         groups = [key for key in self.data.keys if key[0] == view and key[2] == "corruption_acc1" and key[1]]
         return {
             "view": view,
-            "n": self._n((view, "", "clean_acc1")),
-            "means": self.data.table(f"Corruption means of {view}", self.columns(titles, view)),
+            "n": self._n(clean),
+            "means": self.data.table(f"Corruption means of {view}", means),
             "by_condition": self.data.table(f"Corruptions of {view} one by one", [(key[1], key) for key in groups]),
         }
 
     def attack(self, attack: AttackRecord) -> dict[str, Any]:
-        metrics = {"clean_acc1": "clean top-1", "robust_acc1": "robust top-1", "attack_success": "success"}
-        if attack.kind == "transfer":
-            metrics["attack_success"] = "transfer rate"
-        else:
-            metrics["queries"] = "mean queries"
+        renamed = {"attack_success": "transfer rate"} if attack.kind == "transfer" else {}
         columns = [
-            (f"ε = {epsilon}/255: {title}", (attack.view, f"{attack.method}/{epsilon}", metric))
+            (f"ε = {epsilon}/255: {renamed.get(key.metric, title)}", key)
             for epsilon in attack.epsilons
-            for metric, title in metrics.items()
+            for title, key in self.columns("attacks", attack.view, attack_group(attack.method, epsilon))
         ]
         return {"record": attack, "table": self.data.table(f"{attack.method} on {attack.view}", columns)}
 
     def retrieval(self, view: ViewRecord) -> dict[str, Any]:
-        directions = {"image_retrieval_recall": "text → image", "text_retrieval_recall": "image → text"}
-        columns = [
-            (f"{title} R@{k}", (view.name, "", f"{metric}@{k}")) for metric, title in directions.items()
-            for k in (1, 5, 10)
-        ]  # fmt: skip
-        return {"record": view, "table": self.data.table(f"Retrieval on {view.name}", columns)}
+        return {
+            "record": view,
+            "table": self.data.table(f"Retrieval on {view.name}", self.columns("retrieval", view.name)),
+        }
 
     def engines(self) -> list[dict[str, Any]]:
         table = []
@@ -258,7 +228,7 @@ class _Page:
                 measured = {
                     row.metric: row.value
                     for row in entry.record.measurements
-                    if row.view == f"tower:{latency.tower}" and row.group in ("", f"batch={latency.batch}")
+                    if row.view == tower_view(latency.tower) and row.group in ("", batch_group(latency.batch))
                 }
                 ratio = ""
                 if base is not None and entry.is_candidate:

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipq.evaluate.axes.headline import headline, title
-from clipq.evaluate.metrics import orientation
 from clipq.evaluate.metrics.statistics import median_ratio
+from clipq.evaluate.metrics.table import metric_of
 from clipq.evaluate.report.ci import figures
 from clipq.evaluate.report.comparison import latency_title, pair_title, shown, verdict_text
 from clipq.evaluate.results.record import CensusRecord, LatencyRecord, Measurement, Record, ViewRecord
@@ -102,7 +102,7 @@ def _blocks(records: Sequence[Record], width: int) -> list[list[Record]]:
 
 def _marked(row: Measurement) -> str:
     value = percent(row.value) if row.unit == "fraction" else f"{row.value:.2f}"
-    better = orientation(row.metric)[1]
+    better = metric_of(row.metric).higher_is_better
     if better is None or row.delta_low is None or row.delta_high is None or row.delta_low <= 0 <= row.delta_high:
         return value
     return f"{value} [green]▲[/]" if (row.delta_low > 0) == better else f"{value} [red]▼[/]"

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from clipq.evaluate.metrics import SIGNED, orientation
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.agreement import mcnemar_p
 from clipq.evaluate.metrics.predictions import Booleans
 from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap
+from clipq.evaluate.metrics.table import metric_of
 from clipq.evaluate.results.record import Measurement
 
 
@@ -59,7 +59,7 @@ def estimate(
 ) -> list[Estimate]:
     """Bootstrap functions named by their metric into estimates of one view and group."""
     return [
-        Estimate(view, group, name, draws, orientation(name)[0], paired=paired)
+        Estimate(view, group, name, draws, metric_of(name).unit, paired=paired)
         for name, draws in bootstrap(functions, *sizes, seed=seed).items()
     ]
 
@@ -81,9 +81,7 @@ def measurements(
     rows = []
     for one in estimates:
         other = known.get((one.view, one.group, one.metric)) if reference not in (None, engine) else None
-        low, high = one.draws.interval()
-        if one.unit == "fraction" and one.metric.split(".")[0] not in SIGNED:
-            low, high = max(low, 0.0), min(high, 1.0)
+        low, high = metric_of(one.metric).within(*one.draws.interval())
         difference, p_value = None, None
         bounds: tuple[float, float] | tuple[None, None] = (None, None)
         if other is not None and not one.paired:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.errors import ResultsError
+from clipq.evaluate.results.key import Key
 from clipq.files import write_atomic
 
 SCHEMA_VERSION = 5
@@ -31,7 +32,7 @@ class Measurement(_Model):
     """One number: a row of ``results.csv``.
 
     ``low`` and ``high`` bound the 95 % interval. ``delta`` is the value minus the reference's on the same samples.
-    Fractions are 0 to 1, latencies milliseconds, sizes bytes. ``group`` is empty, ``column=value`` or ``batch=8``.
+    Fractions are 0 to 1, latencies milliseconds, sizes bytes. What ``view`` and ``group`` say: ``results/key.py``.
     """
 
     bundle: str
@@ -51,6 +52,11 @@ class Measurement(_Model):
     delta_low: float | None = None
     delta_high: float | None = None
     p_value: float | None = None
+
+    @property
+    def key(self) -> Key:
+        """Which number it is."""
+        return Key(self.view, self.group, self.metric)
 
 
 class ReliabilityBin(_Model):

@@ -16,10 +16,11 @@ from typing import Literal
 from clipq.errors import PolicyError
 from clipq.evaluate.axes.headline import headline
 from clipq.evaluate.metrics.statistics import CONFIDENCE, Draws
+from clipq.evaluate.metrics.table import metric_of
 from clipq.evaluate.results.folders import Measured
 from clipq.evaluate.results.pairing import Key, unpaired
 from clipq.evaluate.results.record import labels
-from clipq.evaluate.verdicts.judgement import higher, unseen
+from clipq.evaluate.verdicts.judgement import unseen
 from clipq.evaluate.verdicts.policy import Policy, Rule
 
 EXIT_CODES = {"pass": 0, "fail": 1, "investigate": 3}
@@ -222,7 +223,7 @@ def policy_from(measured: Sequence[Measured], margin: float) -> str:
         f"required = [{', '.join(map(_quoted, views))}]",
     ]
     for (view, group, metric), intervals in ends.items():
-        up = higher(metric)
+        up = metric_of(metric).higher_is_better
         limit = min(low for low, _ in intervals) - margin if up else max(high for _, high in intervals) + margin
         if not math.isfinite(limit):
             continue

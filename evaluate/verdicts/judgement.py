@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from clipq.evaluate.metrics import orientation
 from clipq.evaluate.metrics.statistics import CONFIDENCE
+from clipq.evaluate.metrics.table import metric_of
 from clipq.evaluate.results.record import CensusRecord, Measurement
 
 Verdict = Literal["better", "same", "worse", "unknown"]
@@ -14,13 +14,6 @@ Verdict = Literal["better", "same", "worse", "unknown"]
 # Two engines are called the same where the whole interval of their difference lies within this, in the metric's unit.
 # One point of a fraction is what release gates ask about (MLPerf's 99 %).
 MARGIN = 0.01
-
-
-# What is measured of the engine itself: whether higher is better.
-ENGINE_METRICS = {
-    "latency_ms": False, "device_latency_ms": False, "file_bytes": False, "peak_rss_bytes": False, "gpu_bytes": False,
-    "joules_per_sample": False, "reformat_share": False, "throughput": True, "integer_share": True,
-}  # fmt: skip
 
 
 def judge(
@@ -37,7 +30,7 @@ def judge(
     """
     if delta is None or low is None or high is None or not all(map(math.isfinite, (delta, low, high))):
         return "unknown"
-    higher_is_better = higher(metric)
+    higher_is_better = metric_of(metric).higher_is_better
     if higher_is_better is not None and (low > 0 or high < 0):
         return "better" if (low > 0) == higher_is_better else "worse"
     return "same" if reach(low, high, n) <= margin else "unknown"
@@ -85,12 +78,6 @@ def samples_to_decide(n: int, delta: float, low: float, high: float, *, margin: 
     # The nearer of the two questions: is it beyond 0, is it within the margin.
     distance = max(abs(delta), margin - abs(delta))
     return max(n, math.ceil(n * (half / distance) ** 2 - 1e-6))
-
-
-def higher(metric: str) -> bool | None:
-    """Whether higher is better, also for what is measured of the engine itself; None where neither is."""
-    name = metric.split(".")[0]
-    return ENGINE_METRICS[name] if name in ENGINE_METRICS else orientation(metric)[1]
 
 
 def breaks_promise(census: CensusRecord, *, simulated: bool) -> bool:

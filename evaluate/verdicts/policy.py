@@ -13,13 +13,9 @@ import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from clipq.errors import PolicyError
-from clipq.evaluate.metrics import ORIENTATION
-from clipq.evaluate.verdicts.judgement import ENGINE_METRICS
+from clipq.evaluate.metrics.table import METRICS, metric_of
 
 BUILT_IN = ("strict", "mlperf-99", "mlperf-99.9", "demo")
-
-
-METRICS = (*ORIENTATION, *ENGINE_METRICS)
 
 
 LIMITS = ("min", "max", "min_delta", "max_delta", "min_ratio", "max_ratio")
@@ -63,7 +59,7 @@ class Rule(BaseModel):
             raise ValueError(f"a rule on {self.metric!r} needs a limit: {', '.join(LIMITS)}")
         if any(not math.isfinite(getattr(self, name)) for name in given):
             raise ValueError(f"a limit of the rule on {self.metric!r} is not finite")
-        base = self.metric.split(".")[0].split("@")[0]
+        base = metric_of(self.metric).name
         if base not in METRICS and not set("*?[") & set(self.metric):
             raise ValueError(f"there is no metric {self.metric!r}{_meant(base, METRICS)}")
         return self

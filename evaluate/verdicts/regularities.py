@@ -16,11 +16,12 @@ import numpy as np
 
 from clipq.evaluate.axes.headline import AXES, headline
 from clipq.evaluate.metrics.statistics import holm
+from clipq.evaluate.metrics.table import metric_of
 from clipq.evaluate.results.folders import Entry, Results
 from clipq.evaluate.results.record import Measurement
 from clipq.evaluate.results.scheme import scheme_of
 from clipq.evaluate.verdicts.by_axis import confidence_state
-from clipq.evaluate.verdicts.judgement import higher, judge_row
+from clipq.evaluate.verdicts.judgement import judge_row
 
 # Of two cases, half is one: no regularity.
 SMALLEST = 3
@@ -82,7 +83,7 @@ def _one_sided(row: Measurement, direction: Direction) -> float:
     assert row.delta is not None
     if row.p_value is None or np.isnan(row.p_value):
         return 1.0
-    up = higher(row.metric) == (direction == "improves")
+    up = metric_of(row.metric).higher_is_better == (direction == "improves")
     return row.p_value / 2 if (row.delta > 0) == up and row.delta != 0 else 1 - row.p_value / 2
 
 

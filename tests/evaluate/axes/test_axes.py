@@ -16,7 +16,7 @@ import pytest
 from support import assert_refused, evaluate
 
 from clipq.bundle import open_bundle, stored_file, write_manifest
-from clipq.evaluate.metrics import orientation
+from clipq.evaluate.metrics.table import METRICS, metric_of
 from clipq.evaluate.suites.suite import suite_text
 
 NAMES = ("fp32", "int8-static-minmax", "int2-weight-only-rtn")
@@ -77,9 +77,13 @@ def test_every_axis_is_there_with_interval_and_paired_difference(values, name):
             assert row["reference"] == "fp32" and row["delta"] and row["delta_low"] and row["p_value"], row
 
 
-def test_every_metric_has_an_orientation_and_every_view_its_name(values):
-    for *_, metric in values:
-        orientation(metric)
+def test_every_number_is_a_metric_of_the_table_in_one_of_its_forms_and_within_its_range(values):
+    for key, row in values.items():
+        metric = METRICS[metric_of(key[-1]).name]
+        assert key[-1].removeprefix(metric.name) in (metric.forms or ("",)), key
+        for name in ("value", "low", "high"):
+            if row[name]:
+                assert metric.within(float(row[name]), float(row[name])) == (float(row[name]),) * 2, (key, name)
 
 
 def test_int2_is_worse_than_int8(values):

@@ -8,8 +8,9 @@ from netcal.metrics import ACE, ECE, MCE
 from sklearn.metrics import log_loss, recall_score, top_k_accuracy_score
 
 from clipq.errors import DataError
-from clipq.evaluate.metrics import CLASSIFICATION, accuracy, agreement, calibration
+from clipq.evaluate.metrics import accuracy, agreement, calibration
 from clipq.evaluate.metrics.predictions import Predictions
+from clipq.evaluate.metrics.table import functions_of
 
 
 def ones(predictions):
@@ -87,8 +88,8 @@ def test_gap_is_signed():
 
 def test_one_sample_one_class():
     p = Predictions(np.ones((1, 1)), np.zeros(1, dtype=int))
-    for metric in CLASSIFICATION.values():
-        assert np.isfinite(value(metric.function, p)), metric.name
+    for name, function in functions_of(p).items():
+        assert np.isfinite(function(np.ones((1, 1)))), name
     assert value(accuracy.acc1, p) == value(accuracy.acc5, p) == 1
     assert value(calibration.ece, p) == value(calibration.nll, p) == value(calibration.brier, p) == 0
 
@@ -113,10 +114,11 @@ def test_weights_are_counts():
     rng = np.random.default_rng(0)
     counts = np.bincount(rng.integers(0, 60, 60), minlength=60)
     repeated = p.subset(np.repeat(np.arange(60), counts))
-    for metric in CLASSIFICATION.values():
-        weighted = float(metric.function(p, counts[None].astype(np.float32))[0])
-        tolerance = 0.05 if metric.name in ("ece_adaptive", "aurc") else 1e-6
-        assert weighted == pytest.approx(value(metric.function, repeated), abs=tolerance), metric.name
+    ones = np.ones((1, len(repeated)), np.float32)
+    for (name, function), again in zip(functions_of(p).items(), functions_of(repeated).values(), strict=True):
+        tolerance = 0.05 if name in ("ece_adaptive", "aurc") else 1e-6
+        weighted = function(counts[None].astype(np.float32))[0]
+        assert weighted == pytest.approx(again(ones)[0], abs=tolerance), name
 
 
 @pytest.mark.parametrize(("lost", "gained", "p"), [(0, 0, 1.0), (5, 0, 0.0625), (1, 1, 1.0), (8, 2, 0.109375)])
