@@ -28,7 +28,7 @@ MAY_IMPORT = {
 ROOMS = {
     "metrics": set(),
     "results": {"metrics"},
-    "suites": {"metrics"},
+    "suites": {"metrics", "results"},
     "cells": {"metrics", "results", "suites"},
     "axes": {"metrics", "results", "suites", "cells"},
     "bench": {"metrics", "results", "cells"},

@@ -14,6 +14,7 @@ from clipq.data.views import View, choose_samples
 from clipq.errors import DataError
 from clipq.evaluate.metrics.predictions import Booleans
 from clipq.evaluate.suites.corruptions import corrupted_views
+from clipq.evaluate.suites.names import name_complaints
 from clipq.evaluate.suites.schema import LABELLED, CorruptionsEntry, SquareEntry, Suite, ViewEntry, view_name
 
 MOST_GROUPS = 40
@@ -96,14 +97,13 @@ class Plan:
 
 def open_plan(suite: Suite, cache: Path | None) -> Plan:
     """Open all views of a suite; raises DataError for what does not fit, before any engine runs."""
+    transfers = tuple(_transfer(entry.source, entry.name) for entry in suite.transfer)
+    for _, complaint in name_complaints(suite, [planned.name for planned in transfers]):
+        raise DataError(complaint)
     opened: dict[str, View] = {}
     # In-distribution views come first, for others refer to them.
     for entry in sorted(suite.views, key=lambda entry: entry.role != "in-distribution"):
         opened[view_name(entry)] = _open(entry, opened, suite.seed, cache)
-    if len(opened) < len(suite.views):
-        names = [view_name(entry) for entry in suite.views]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"two views are called {repeated!r}; name them: --data NAME=SOURCE")
     inside = [view_name(entry) for entry in suite.views if entry.role == "in-distribution"]
     planned = []
     for entry in suite.views:
@@ -118,7 +118,7 @@ def open_plan(suite: Suite, cache: Path | None) -> Plan:
         suite,
         tuple(planned),
         tuple(_corrupted(entry, opened, suite.seed) for entry in suite.corruptions),
-        tuple(_transfer(entry.source, entry.name) for entry in suite.transfer),
+        transfers,
         tuple(PlannedSquare(e, choose_samples(opened[e.of], e.samples, suite.seed)) for e in suite.square),
     )
 

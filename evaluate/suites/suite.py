@@ -18,6 +18,7 @@ import clipq.demo
 from clipq.data.sources import parse_source
 from clipq.errors import DataError
 from clipq.evaluate.suites.corruptions import NAMED_SETS, SEVERITIES, STANDARD
+from clipq.evaluate.suites.names import name_complaints
 from clipq.evaluate.suites.schema import (
     LABELLED,
     CorruptionsEntry,
@@ -159,10 +160,8 @@ def _check(suite: Suite, line_of: Callable[[tuple[Any, ...]], int]) -> list[tupl
     inside = [name for name, entry in zip(names, suite.views, strict=True) if entry.role == "in-distribution"]
     if not suite.views:
         complain((), "no [[view]]: there is nothing to evaluate on")
-    for index, (name, entry) in enumerate(zip(names, suite.views, strict=True)):
+    for index, entry in enumerate(suite.views):
         here = ("view", index)
-        if names.count(name) > 1:
-            complain((*here, "name"), f"two views are called {name!r}; name them apart with name = ...")
         missing = _missing(entry.source)
         if missing is not None:
             complain((*here, "source"), missing)
@@ -180,6 +179,8 @@ def _check(suite: Suite, line_of: Callable[[tuple[Any, ...]], int]) -> list[tupl
             wanted = getattr(entry, key)
             if wanted is not None and wanted not in inside:
                 complain((*here, key), f"{key} {wanted!r} is no in-distribution view ({', '.join(inside) or 'none'})")
+    for place, what in name_complaints(suite, [entry.name for entry in suite.transfer]):
+        complain(place, what)
     for kind in ("corruptions", "square"):
         for index, asked in enumerate(getattr(suite, kind)):
             if asked.of not in labelled:

@@ -35,6 +35,9 @@ samples = 24
 """
 
 
+CIFAR = "[[view]]\nname = 'cifar10'\nsource = 'demo:test'\n[[corruptions]]\nof = 'cifar10'\n"
+
+
 def write(tmp_path, text):
     path = tmp_path / "suite.toml"
     path.write_text(text)
@@ -93,6 +96,10 @@ severities = [0]
     [
         ("", "no [[view]]"),
         ("[[view]]\nsource = 'demo:test'\n[[view]]\nsource = 'demo:test'", "two views are called 'demo-test'"),
+        (CIFAR + "[[view]]\nname = 'cifar10-c'\nsource = 'demo:outline'\nrole = 'shifted'", "a view and the corruptions of 'cifar10' would both be called 'cifar10-c'"),
+        (CIFAR + "[[corruptions]]\nof = 'cifar10'\nnames = ['fog']", "corruptions of 'cifar10' are asked for twice"),
+        (CIFAR + "[[transfer]]\nname = 'cifar10'\nsource = 'demo'", "a view and an attack would both be called 'cifar10'"),
+        ("[[view]]\nname = 'tower:image'\nsource = 'demo:test'", "cannot be called 'tower:image'"),
         ("[[view]]\nsource = 'demo:textures'\nrole = 'near-ood'", "line 3: role near-ood needs a view"),
         ("[[view]]\nsource = 'demo:test'\n[[square]]\nof = 'other'", "line 4: of 'other' is no labelled view"),
         ("[[view]]\nsource = 'demo:test'\n[[square]]\nof = 'demo-test'\nepsilons = [0]", "line 5: epsilons are whole"),
