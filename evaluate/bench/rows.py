@@ -8,6 +8,7 @@ from clipq.bundle import TOWERS
 from clipq.evaluate.bench.bench import SubjectBench
 from clipq.evaluate.cells.subjects import Subject
 from clipq.evaluate.metrics.statistics import percentile_draws
+from clipq.evaluate.results.key import batch_group, tower_view
 from clipq.evaluate.results.record import Measurement
 
 PERCENTILES = (50, 90, 99)
@@ -32,7 +33,7 @@ def bench_measurements(
         if getattr(latency, field)
     ]
     for metric, times, latency, others in timed:
-        place = {"view": f"tower:{latency.tower}", "group": f"batch={latency.batch}", "n": len(times)}
+        place = {"view": tower_view(latency.tower), "group": batch_group(latency.batch), "n": len(times)}
         for q in PERCENTILES:
             draws = percentile_draws(times, q)
             low, high = draws.percentile_interval()
@@ -66,7 +67,7 @@ def bench_measurements(
     manifest = subject.bundle.manifest
     for tower in TOWERS:
         rows.append(
-            row(view=f"tower:{tower}", metric="file_bytes", unit="bytes", value=manifest.tower(tower).bytes, n=1)
+            row(view=tower_view(tower), metric="file_bytes", unit="bytes", value=manifest.tower(tower).bytes, n=1)
         )
         for metric, unit, taken in (
             ("peak_rss_bytes", "bytes", mine.peak_rss_bytes),
@@ -74,14 +75,14 @@ def bench_measurements(
             ("joules_per_sample", "J", mine.joules_per_sample),
         ):
             if tower in taken:
-                rows.append(row(view=f"tower:{tower}", metric=metric, unit=unit, value=taken[tower], n=1))
+                rows.append(row(view=tower_view(tower), metric=metric, unit=unit, value=taken[tower], n=1))
     for census in mine.census:
         rows.append(
-            row(view=f"tower:{census.tower}", metric="integer_share", unit="fraction", value=census.integer_share, n=1)
+            row(view=tower_view(census.tower), metric="integer_share", unit="fraction", value=census.integer_share, n=1)
         )
         if subject.bundle.built_for is not None:
             share = census.reformat_share
-            rows.append(row(view=f"tower:{census.tower}", metric="reformat_share", unit="fraction", value=share, n=1))
+            rows.append(row(view=tower_view(census.tower), metric="reformat_share", unit="fraction", value=share, n=1))
     total = sum(manifest.tower(tower).bytes for tower in TOWERS)
     rows.append(row(view="", metric="file_bytes", unit="bytes", value=total, n=1))
     return rows

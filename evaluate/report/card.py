@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from clipq.errors import ResultsError
 from clipq.evaluate.axes.headline import AXES, headline, title
 from clipq.evaluate.report.markdown import plain
+from clipq.evaluate.results import numbers
 from clipq.evaluate.results.folders import Entry, Results
 from clipq.evaluate.results.record import BundleRecord, Measurement, Record
 from clipq.evaluate.verdicts.by_axis import findings
@@ -107,7 +108,7 @@ def _body(entry: Entry) -> str:
     axes = headline(record)
     for axis, rows in axes.items():
         for row in rows:
-            cells = (AXES[axis], title(row), _value(row), _delta(row), _verdict(row), str(row.n))
+            cells = (AXES[axis], title(row), numbers.value(row), numbers.delta(row), _verdict(row), str(row.n))
             lines.append("| " + " | ".join(map(plain, cells)) + " |")
     lines += ["", "## Precision", ""]
     lines += [
@@ -154,29 +155,14 @@ def _calibration(bundle: BundleRecord) -> list[str]:
 
 
 def _fairness(record: Record) -> list[str]:
-    rows = [row for row in record.measurements if row.metric == "acc1" and "=" in row.group]
+    rows = [row for row in record.measurements if row.metric == "acc1" and row.key.part]
     if not rows:
         return ["No groups were measured: nothing is known about differences between them."]
     lines = ["| set | group | top-1 | difference | n |", "|---|---|---:|---:|---:|"]
     for row in rows:
-        cells = (row.view, row.group, _value(row), _delta(row), str(row.n))
+        cells = (row.view, row.group, numbers.value(row), numbers.delta(row), str(row.n))
         lines.append("| " + " | ".join(map(plain, cells)) + " |")
     return lines
-
-
-def _value(row: Measurement) -> str:
-    factor, digits = (100, 1) if row.unit == "fraction" else (1, 3)
-    if row.low is None or row.high is None:
-        return f"{factor * row.value:.{digits}f}"
-    return f"{factor * row.value:.{digits}f} [{factor * row.low:.{digits}f}, {factor * row.high:.{digits}f}]"
-
-
-def _delta(row: Measurement) -> str:
-    if row.delta is None or row.delta_low is None or row.delta_high is None:
-        return ""
-    factor, digits = (100, 1) if row.unit == "fraction" else (1, 3)
-    bounds = f"[{factor * row.delta_low:+.{digits}f}, {factor * row.delta_high:+.{digits}f}]"
-    return f"{factor * row.delta:+.{digits}f} {bounds}"
 
 
 def _verdict(row: Measurement) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from clipq.evaluate.report.markdown import plain
+from clipq.evaluate.results.key import Key
+from clipq.evaluate.results.numbers import number, ratio, with_interval
 from clipq.evaluate.verdicts.compare import Comparison, Difference, PairOfRecords
 
 
@@ -23,8 +25,8 @@ def as_markdown(comparison: Comparison) -> str:
             cells = [one.title, *shown(one), f"{one.p_value:.2g}", f"{one.how}, n = {one.n}", verdict_text(one)]
             lines.append("| " + " | ".join(map(plain, cells)) + " |")
         for row in pair.latency:
-            ratio = f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-            lines.append(f"| {plain(latency_title(row))} | | | × {plain(ratio)} | | unpaired | not judged |")
+            times = ratio(row["ratio"], row["low"], row["high"])
+            lines.append(f"| {plain(latency_title(row))} | | | × {plain(times)} | | unpaired | not judged |")
         lines += [f"Not measured in B: {plain(', '.join(pair.missing))}"] if pair.missing else []
         lines.append("")
     lines += [f"Failed in B: {plain(one)}" for one in comparison.failed]
@@ -41,15 +43,14 @@ def pair_title(pair: PairOfRecords) -> str:
 
 def latency_title(row: dict[str, Any]) -> str:
     """What a latency row says."""
-    return f"{row['view'].removeprefix('tower:')} tower, {row['group'].replace('=', ' ')}: p50 ÷ reference's"
+    key = Key(row["view"], row["group"], "latency_ms.p50")
+    return f"{key.tower} tower, batch {key.batch}: p50 ÷ reference's"
 
 
 def shown(one: Difference) -> tuple[str, str, str]:
     """A, B and B − A with its interval, in percent and points for fractions."""
-    factor, digits = (100, 1) if one.unit == "fraction" else (1, 3)
-    a, b = (f"{factor * value:.{digits}f}" for value in (one.a, one.b))
-    delta, low, high = (f"{factor * value:+.{digits}f}" for value in (one.delta, one.low, one.high))
-    return a, b, f"{delta} [{low}, {high}]"
+    delta = with_interval(one.delta, one.low, one.high, one.unit, signed=True)
+    return number(one.a, one.unit), number(one.b, one.unit), delta
 
 
 def verdict_text(one: Difference) -> str:

@@ -85,13 +85,18 @@ class PageData:
         return {key: found.most_common(1)[0][0] for key, found in counts.items()}
 
     def _described_keys(self, sizes: dict[Key, int]) -> list[list[Any]]:
-        """View, group, metric, what the metric is called, its unit, whether higher is better, the usual n."""
+        """Each number's view, group and metric, what the metric is called, its unit, its better side, and the usual n.
+
+        What view and group say comes in columns of its own, so that the page takes no string apart: whether it is of a
+        whole view, the part of a view, and the severity of a corruption.
+        """
         units: dict[Key, str] = {}
         for entry in self.results.entries:
             for key, row in entry.rows.items():
                 units.setdefault(key, row.unit)
         return [
-            [*key, title_of(key[2]), units[key], metric_of(key[2]).higher_is_better, sizes[key]] for key in self.keys
+            [*key, title_of(key[2]), units[key], metric_of(key[2]).higher_is_better, sizes[key], *_said(Key(*key))]
+            for key in self.keys
         ]
 
     def _measured(self, entry: Entry, sizes: dict[Key, int]) -> dict[str, list[Any]]:
@@ -171,6 +176,11 @@ def same_latency(entry: Entry, wanted: LatencyRecord) -> LatencyRecord | None:
     """The reference's times of the same tower and batch."""
     latencies: Iterable[LatencyRecord] = () if entry.reference is None else entry.reference.latency
     return next((one for one in latencies if (one.tower, one.batch) == (wanted.tower, wanted.batch)), None)
+
+
+def _said(key: Key) -> tuple[bool, str, int]:
+    of_data = bool(key.view) and not key.tower
+    return of_data and not key.part and key.condition is None, key.part, key.condition[1] if key.condition else 0
 
 
 def _engine(entry: Entry, index_of: dict[int, int]) -> dict[str, Any]:

@@ -219,7 +219,7 @@
         const clean = valueOf(engine, view, "", "clean_acc1"), sums = new Map();
         for (const key of severityKeys(view)) {
           const found = cell(engine, key);
-          const severity = Number(data.keys[key][1].split("/")[1]);
+          const severity = data.keys[key][9];
           if (found && found.value !== null) sums.set(severity, [...(sums.get(severity) ?? []), found.value]);
         }
         if (clean && sums.size) rows.push({ engine: names[engine], severity: 0, value: clean.value });
@@ -227,11 +227,8 @@
       }
       return embed(element, "severity", rows, { VALUE: "top-1, mean over corruptions", FORMAT: ".1%" });
     },
-    groups: (element) => dots(element, "top-1 accuracy", ([view, group, metric, , , , n]) => view === element.dataset.view && metric === "acc1" && group.includes("=") && `${group} (n = ${n})`),
-    retrieval: (element) => dots(element, "recall", ([view, , metric]) => {
-      const [way, k] = metric.split("_retrieval_recall@");
-      return view === element.dataset.view && k && `${way === "image" ? "text → image" : "image → text"} R@${k}`;
-    }),
+    groups: (element) => dots(element, "top-1 accuracy", ([view, , metric, , , , n, , part]) => view === element.dataset.view && metric === "acc1" && part && `${part} (n = ${n})`),
+    retrieval: (element) => dots(element, "recall", ([view, , metric, title]) => view === element.dataset.view && metric.includes("_retrieval_recall@") && title),
     reliability: (element) => diagrams(element, data.bins, (chart, engine, view) => {
       const rows = barRows(engine, view), base = data.engines[engine].reference;
       return embed(chart, "reliability", rows, {}, { line: base < 0 || base === engine ? [] : barRows(base, view) });
@@ -242,7 +239,7 @@
     }),
   };
 
-  const severityKeys = (view) => data.keys.flatMap((key, index) => (key[0] === view && key[2] === "corruption_acc1" && key[1] ? [index] : []));
+  const severityKeys = (view) => data.keys.flatMap((key, index) => (key[0] === view && key[2] === "corruption_acc1" && key[9] ? [index] : []));
 
   function dots(element, title, labelOf) {
     const rows = [];
@@ -392,7 +389,7 @@
     select.value = String(chosen ?? options[0]?.[0]);
   }
 
-  const chartable = ([view, group]) => view && !view.startsWith("tower:") && !group.includes("=") && !(view.endsWith("-c") && group);
+  const chartable = (key) => key[7];
 
   function chooseMetric(viewSelect, metricSelect, redraw) {
     const views = [...new Set(data.keys.filter(chartable).map(([view]) => view))];

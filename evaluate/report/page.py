@@ -20,7 +20,7 @@ from clipq.evaluate.report.data import PageData, same_latency
 from clipq.evaluate.report.kept import vega
 from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.key import Key, attack_group, batch_group, tower_view
-from clipq.evaluate.results.numbers import difference
+from clipq.evaluate.results.numbers import difference, number, ratio
 from clipq.evaluate.results.record import AttackRecord, Measurement, ViewRecord
 from clipq.evaluate.verdicts.by_axis import MARKS, AxisVerdict, axis_verdicts, confidence_state, findings
 from clipq.evaluate.verdicts.judgement import MARGIN, breaks_promise
@@ -230,10 +230,10 @@ class _Page:
                     for row in entry.record.measurements
                     if row.view == tower_view(latency.tower) and row.group in ("", batch_group(latency.batch))
                 }
-                ratio = ""
+                times = ""
                 if base is not None and entry.is_candidate:
-                    ratio = "{:.2f} [{:.2f}, {:.2f}]".format(*median_ratio(latency.milliseconds, base.milliseconds))
-                rows.append({"latency": latency, "ratio": ratio, "measured": measured})
+                    times = ratio(*median_ratio(latency.milliseconds, base.milliseconds))
+                rows.append({"latency": latency, "ratio": times, "measured": measured})
             table.append({"index": index, "entry": entry, "rows": rows})
         return [one for one in table if one["rows"]]
 
@@ -275,5 +275,5 @@ def _machines(results: Results) -> list[str]:
 
 def _simulated_cell(row: Measurement) -> tuple[str, str]:
     if row.metric == "cosine":
-        return f"{row.value:.4f}", ""
-    return f"{100 * row.value:.1f}", difference(row)
+        return number(row.value, digits=4), ""
+    return number(row.value, row.unit), difference(row)

@@ -16,6 +16,7 @@ from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.metrics.table import metric_of
 from clipq.evaluate.report.ci import figures
 from clipq.evaluate.report.comparison import latency_title, pair_title, shown, verdict_text
+from clipq.evaluate.results.numbers import delta, number, ratio, with_interval
 from clipq.evaluate.results.record import CensusRecord, LatencyRecord, Measurement, Record, ViewRecord
 from clipq.evaluate.suites.schema import Suite, view_name
 from clipq.evaluate.verdicts.compare import Comparison
@@ -55,12 +56,12 @@ def _view_table(records: Sequence[Record], view: ViewRecord) -> Table:
         p_value = "" if accuracy.p_value is None else f"{accuracy.p_value:.2g}"
         table.add_row(
             escape(record.name),
-            percent(accuracy.value),
-            points(accuracy),
-            percent(rows["ece"].value),
-            points(rows["ece"]),
-            f"{100 * rows['confidence_gap'].value:+.1f}",
-            percent(rows["agreement"].value) if "agreement" in rows else "",
+            number(accuracy.value, accuracy.unit),
+            delta(accuracy),
+            number(rows["ece"].value, "fraction"),
+            delta(rows["ece"]),
+            number(rows["confidence_gap"].value, "fraction", signed=True),
+            number(rows["agreement"].value, "fraction") if "agreement" in rows else "",
             p_value,
         )
     return table
@@ -101,7 +102,7 @@ def _blocks(records: Sequence[Record], width: int) -> list[list[Record]]:
 
 
 def _marked(row: Measurement) -> str:
-    value = percent(row.value) if row.unit == "fraction" else f"{row.value:.2f}"
+    value = number(row.value, row.unit, digits=2)
     better = metric_of(row.metric).higher_is_better
     if better is None or row.delta_low is None or row.delta_high is None or row.delta_low <= 0 <= row.delta_high:
         return value
@@ -182,8 +183,8 @@ def print_comparison(comparison: Comparison) -> None:
             cells = one.title, *shown(one), f"{one.p_value:.2g}", str(one.n), one.how, verdict_text(one)
             table.add_row(*map(escape, cells), style=style)
         for row in pair.latency:
-            ratio = f"× {row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-            table.add_row(latency_title(row), "", "", escape(ratio), "", "", "unpaired", "not judged")
+            times = f"× {ratio(row['ratio'], row['low'], row['high'])}"
+            table.add_row(latency_title(row), "", "", escape(times), "", "", "unpaired", "not judged")
         console.print(table)
         if pair.missing:
             console.print(f"not measured in B: {escape(', '.join(pair.missing))}", style="bold red")
@@ -214,18 +215,6 @@ def print_findings(findings: Sequence[Finding]) -> None:
     states = [one.state for one in findings]
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("pass", "investigate", "fail"))
     console.print(f"[bold]{outcome(findings)}[/]: {counts}, of {len(findings)} checks")
-
-
-def percent(value: float) -> str:
-    """A fraction in percent."""
-    return f"{100 * value:.1f}"
-
-
-def points(row: Measurement) -> str:
-    """A difference in points with its interval; empty for the reference."""
-    if row.delta is None or row.delta_low is None or row.delta_high is None:
-        return ""
-    return f"{100 * row.delta:+.1f} [{100 * row.delta_low:+.1f}, {100 * row.delta_high:+.1f}]"
 
 
 def print_census(name: str, rows: Sequence[CensusRecord], *, simulated: bool) -> None:
@@ -287,10 +276,10 @@ def print_latency(rows: Sequence[Mapping[str, Any]]) -> None:
             column, justify="left" if column in ("bundle", "tower") else "right", no_wrap=column == "bundle"
         )
     for row in rows:
-        ratio = f"{row['ratio']:.3f} [{row['ratio_low']:.3f}, {row['ratio_high']:.3f}]" if "ratio" in row else ""
+        times = with_interval(row["ratio"], row["ratio_low"], row["ratio_high"]) if "ratio" in row else ""
         table.add_row(
             row["bundle"], row["tower"], str(row["batch"]), *(f"{row[f'p{q}']:.2f}" for q in (50, 90, 99)),
-            f"{row['throughput']:.0f}", ratio,
+            f"{row['throughput']:.0f}", times,
         )  # fmt: skip
     _console().print(table)
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from clipq.data.views import DrawnView, View
 from clipq.errors import DataError
+from clipq.evaluate.results.key import condition_group, corrupted_view
 from clipq.files import sha256_bytes
 
 STANDARD = (
@@ -74,8 +75,8 @@ def corrupted_views(base: View, corruption: str, severities: tuple[int, ...], se
         _imagenet_c()
     return [
         CorruptedView(
-            f"{base.name}-c/{corruption}/{severity}", base.source, base.samples, base.classes, base, corruption,
-            severity, seed,
+            f"{corrupted_view(base.name)}/{condition_group(corruption, severity)}", base.source, base.samples,
+            base.classes, base, corruption, severity, seed,
         )
         for severity in severities
     ]  # fmt: skip

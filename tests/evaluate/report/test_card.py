@@ -36,6 +36,8 @@ def test_the_hub_library_reads_it(results, tmp_path):
     assert "worse" in text and "integer" in text and "nothing is known" not in text
     assert "<b>" not in text.replace("\\<b\\>", "") and "<i>" not in text.replace("\\<i\\>", "")
     assert "Not measured: natural shift, near OOD" in text
+    # One kind of minus sign, in the sentence and in the tables.
+    assert len(re.findall(r"−\d", text)) >= 4 and not re.search(r"[\s\[|]-\d", text)
 
 
 def test_simulated_is_labelled(results, tmp_path):

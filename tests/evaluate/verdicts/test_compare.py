@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -126,9 +127,10 @@ def test_two_runtimes_and_two_names(tmp_path):
 
 def test_markdown(tmp_path):
     a = results(tmp_path / "a", worse(BASE, 0.01), name="in|t`8`<b>")
-    done = evaluate("compare", str(a), str(a), "--markdown", str(tmp_path / "c.md"))
-    assert done.returncode == 0, done.stderr
+    b = results(tmp_path / "b", worse(BASE, 0.1), name="in|t`8`<b>")
+    done = evaluate("compare", str(a), str(b), "--markdown", str(tmp_path / "c.md"))
     text = (tmp_path / "c.md").read_text()
+    assert done.returncode == 1 and re.search(r"−\d", text) and not re.search(r"[\s\[|]-\d", text + done.stdout)
     assert "in\\|t\\`8\\`\\<b\\>" in text and "| test: top-1 |" in text
 
 
