@@ -15,7 +15,7 @@ import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import clipq.demo
-from clipq.data.sources import parse_source
+from clipq.data.source import parse_source
 from clipq.errors import DataError
 from clipq.evaluate.corruptions import NAMED_SETS, SEVERITIES, STANDARD
 from clipq.evaluate.metrics.calibration import BINS

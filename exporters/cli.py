@@ -348,7 +348,7 @@ def attack(
     templates: str | None,
 ) -> None:
     """Make adversarial images from the gradients of CHECKPOINT, for clipq-eval to try on every engine."""
-    from clipq.data.sources import open_view
+    from clipq.data.open import open_view
     from clipq.data.views import choose_samples
     from clipq.exporters.attacks import AttackSettings
     from clipq.exporters.attacks import attack as make_attack

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from clipq.data import archives
-from clipq.data.sources import open_view, restrict_classes
+from clipq.data.open import open_view
+from clipq.data.relabel import restrict_classes
 from clipq.demo import world
 from clipq.errors import DataError
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from support import assert_refused, evaluate
 
-from clipq.data.sources import open_view
+from clipq.data.open import open_view
 from clipq.demo import world
 from clipq.errors import DataError
 

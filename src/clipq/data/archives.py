@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from clipq.data.sources import CLASS_NAMES, IMAGE_SUFFIXES, TEMPLATES, Want, checked_templates, side_lines
+from clipq.data.source import CLASS_NAMES, IMAGE_SUFFIXES, TEMPLATES, Want, checked_templates, side_lines
 from clipq.data.views import UNLABELLED, Classes, EncodedView, Sample
 from clipq.errors import DataError
 from clipq.files import sha256_bytes, write_atomic
