@@ -15,7 +15,7 @@ import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import clipq.demo
-from clipq.data.source import parse_source
+from clipq.data.open import complaint, find_source, seen_from
 from clipq.errors import DataError
 from clipq.evaluate.corruptions import NAMED_SETS, SEVERITIES, STANDARD
 from clipq.evaluate.metrics.calibration import BINS
@@ -179,21 +179,20 @@ def _spell(place: tuple[Any, ...]) -> str:
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Relative paths in a suite file are meant from the file's folder."""
 
-    def resolved(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
+    def attack(value: str) -> str:
         scheme, _, rest = value.partition(":")
-        if scheme == "builtin":
-            return str(built_in_attack(rest))
-        if scheme in ("demo", "hf") or "://" in value:
-            # A Hugging Face name stays one unless a folder of that name lies beside the suite.
-            return f"hf:{folder / rest}" if scheme == "hf" and (folder / rest).is_dir() else value
-        return f"{scheme}:{folder / rest}" if scheme in ("wds", "utkface") else str(folder / value)
+        return str(built_in_attack(rest) if scheme == "builtin" else folder / value)
 
+    resolve: dict[tuple[str, str], Callable[[str], str]] = {
+        ("view", "source"): lambda value: seen_from(value, folder),
+        ("view", "label_map"): lambda value: str(folder / value),
+        ("transfer", "source"): attack,
+    }
     copied = {key: [dict(entry) for entry in value] if _is_tables(value) else value for key, value in raw.items()}
-    for key, names in {"view": ("source", "label_map"), "transfer": ("source",)}.items():
+    for (key, name), resolved in resolve.items():
         for entry in copied.get(key, []) if _is_tables(copied.get(key)) else []:
-            entry.update({name: resolved(entry[name]) for name in names if name in entry})
+            if isinstance(entry.get(name), str):
+                entry[name] = resolved(entry[name])
     return copied
 
 
@@ -203,17 +202,7 @@ def _is_tables(value: Any) -> bool:
 
 def view_name(entry: ViewEntry) -> str:
     """The name a view goes by: given, or from its source."""
-    if entry.name:
-        return entry.name
-    source = parse_source(entry.source)
-    if source.name:
-        return source.name
-    path = source.path.split("?")[0].rstrip("/").removesuffix("/resolve/main")
-    if path.startswith("demo:"):
-        return path.replace(":", "-")
-    path = path.partition(":")[2] if re.match(r"(wds|hf|utkface):", path) else path
-    resolved = Path(path).resolve() if "://" not in path else Path(path)
-    return resolved.parent.name if resolved.suffix == ".csv" else resolved.name
+    return entry.name or find_source(entry.source)[1].name
 
 
 def _check_sense(raw: dict[str, Any], line_of: Callable[[tuple[Any, ...]], int]) -> list[tuple[int, str]]:
@@ -221,20 +210,10 @@ def _check_sense(raw: dict[str, Any], line_of: Callable[[tuple[Any, ...]], int])
     complaints = []
     for index, entry in enumerate(raw.get("view", []) if _is_tables(raw.get("view")) else []):
         source = entry.get("source")
-        missing = _missing(source) if isinstance(source, str) else None
-        if missing is not None:
-            complaints.append((line_of(("view", index, "source")), missing))
+        wrong = complaint(source) if isinstance(source, str) else None
+        if wrong is not None:
+            complaints.append((line_of(("view", index, "source")), f"source {wrong}"))
     return complaints
-
-
-def _missing(text: str) -> str | None:
-    """What to say of a source that should be on this machine and is not."""
-    path = parse_source(text).path
-    if re.match(r"(wds|utkface):", path) and "://" not in path:
-        return None if Path(path.partition(":")[2]).is_dir() else f"source {path}: no such folder"
-    if re.match(r"(demo|hf|wds):", path) or Path(path).exists():
-        return None
-    return f"source {path}: does not exist"
 
 
 def _check(suite: Suite, line_of: Callable[[tuple[Any, ...]], int]) -> list[tuple[int, str]]:
@@ -253,9 +232,9 @@ def _check(suite: Suite, line_of: Callable[[tuple[Any, ...]], int]) -> list[tupl
         here = ("view", index)
         if names.count(name) > 1:
             complain((*here, "name"), f"two views are called {name!r}; name them apart with name = ...")
-        missing = _missing(entry.source)
-        if missing is not None:
-            complain((*here, "source"), missing)
+        wrong = complaint(entry.source)
+        if wrong is not None:
+            complain((*here, "source"), f"source {wrong}")
         if entry.role == "groups" and not entry.groups:
             complain((*here, "role"), "role groups needs groups = [column, ...]")
         if entry.role in ("near-ood", "far-ood") and not inside:

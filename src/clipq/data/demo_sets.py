@@ -31,8 +31,7 @@ class DemoView(View):
 
 def open_demo(source: Source, want: Want, cache: Path | None) -> View:
     """Open a set by its name; ``n`` takes the first so many."""
-    options = source.take(n="")
-    set_name = source.path.removeprefix("demo:")
+    set_name, limit = source.place, source.options["n"]
     roles = (
         ("in-distribution", "shifted") if want != "images" else ("in-distribution", "shifted", "near-ood", "far-ood")
     )
@@ -40,9 +39,9 @@ def open_demo(source: Source, want: Want, cache: Path | None) -> View:
     if set_name not in fitting:
         raise DataError(f"{source.where}: unknown set of the demo world; fitting ones: {', '.join(fitting)}")
     try:
-        count = int(options["n"] or world.SETS[set_name].count)
+        count = int(limit or world.SETS[set_name].count)
     except ValueError as error:
-        raise DataError(f"{source.where}: n={options['n']!r} is not a number") from error
+        raise DataError(f"{source.where}: n={limit!r} is not a number") from error
     samples = []
     for index in range(count):
         scene, _ = world.sample(set_name, index)
@@ -50,5 +49,4 @@ def open_demo(source: Source, want: Want, cache: Path | None) -> View:
         groups = {"light": scene.light, "size": scene.size}
         samples.append(Sample(f"{set_name}/{index:05d}", label, groups, (scene.caption(),)))
     classes = Classes.plain(world.CLASS_NAMES) if want == "labels" else None
-    name = source.name or f"demo-{set_name}"
-    return DemoView(name, source.path, tuple(samples), classes, set_name)
+    return DemoView(source.name, source.path, tuple(samples), classes, set_name)

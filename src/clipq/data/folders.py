@@ -19,17 +19,15 @@ from clipq.data.views import Classes, FileView, Sample, View
 from clipq.errors import DataError
 
 
-def open_folder(source: Source, want: Want) -> View:
+def open_folder(source: Source, want: Want, cache: Path | None) -> View:
     """Open a folder with one folder per class; where only images are wanted, all of them at any depth."""
-    source.take()
     root = Path(source.path)
-    name = source.name or root.resolve().name
     if want == "captions":
         raise DataError(f"{source.where}: retrieval wants a CSV of file,caption")
     if want == "images":
         files = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
         samples = tuple(Sample(path.relative_to(root).as_posix()) for path in files)
-        return FileView(name, source.path, samples, None, tuple(files))
+        return FileView(source.name, source.path, samples, None, tuple(files))
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not folders:
         raise DataError(f"{source.where}: no class folders in it (an ImageFolder has one folder per class)")
@@ -49,21 +47,21 @@ def open_folder(source: Source, want: Want) -> View:
         if len(names) != len(folders):
             raise DataError(f"{path} names {len(names)} classes, {root} has {len(folders)} class folders")
     classes = Classes.plain(names, [folder.name for folder in folders], side_templates(root))
-    return FileView(name, source.path, tuple(labelled), classes, tuple(files))
+    return FileView(source.name, source.path, tuple(labelled), classes, tuple(files))
 
 
-def open_csv(source: Source, want: Want) -> View:
+def open_csv(source: Source, want: Want, cache: Path | None) -> View:
     """Open a CSV ``file,label``, whose further columns are groups, or ``file,caption``."""
     path = Path(source.path)
-    name = source.name or path.resolve().parent.name
+    label = source.options["label"]
     if want == "captions":
-        source.take()
-        return _open_captions(name, path)
-    label = source.take(label="label")["label"]
+        if label != "label":
+            raise DataError(f"{source.where}: captions have no labels; leave out :label={label}")
+        return _open_captions(source.name, path)
     if want == "images":
         rows = read_csv(path, ("file",))
         files = files_beside(path, [row["file"] for row in rows])
-        return FileView(name, source.path, tuple(Sample(row["file"]) for row in rows), None, files)
+        return FileView(source.name, source.path, tuple(Sample(row["file"]) for row in rows), None, files)
     rows = read_csv(path, ("file", label))
     columns = list(rows[0])
     values = sorted({row[label] for row in rows})
@@ -81,7 +79,7 @@ def open_csv(source: Source, want: Want) -> View:
     groups = [column for column in columns if column not in ("file", "label")]
     samples = tuple(Sample(row["file"], index[row[label]], {column: row[column] for column in groups}) for row in rows)
     classes = Classes.plain(names, keys, side_templates(path.parent))
-    return FileView(name, source.path, samples, classes, files_beside(path, [row["file"] for row in rows]))
+    return FileView(source.name, source.path, samples, classes, files_beside(path, [row["file"] for row in rows]))
 
 
 def _open_captions(name: str, path: Path) -> View:

@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from clipq.data.views import View
 from clipq.errors import DataError
+
+if TYPE_CHECKING:
+    from clipq.data.views import View
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 CLASS_NAMES = "classnames.txt"
@@ -22,32 +24,32 @@ Want = Literal["labels", "images", "captions"]
 
 @dataclass(frozen=True)
 class Source:
-    """A source as written, taken apart; ``where`` is what errors call it."""
+    """A source taken apart; ``path`` is what results and errors call it, ``place`` the path without the prefix."""
 
-    name: str | None
+    name: str
     path: str
+    place: str
     options: Mapping[str, str]
-    where: str
 
-    def take(self, **defaults: str) -> dict[str, str]:
-        """The options with their defaults; raises DataError for one that is not among them."""
-        for option in self.options:
-            if option not in defaults:
-                raise DataError(f"{self.where}: unknown option {option!r}; known: {', '.join(defaults) or 'none'}")
-        return {**defaults, **self.options}
+    @property
+    def where(self) -> str:
+        """What errors call it."""
+        return f"--data {self.path}"
 
 
-def parse_source(spec: str) -> Source:
-    """Take ``[NAME=]SOURCE[:option=value,...]`` apart; a path that exists as it stands is taken as it stands."""
-    name, path, options = None, spec, {}
-    found = re.match(r"([A-Za-z0-9][\w.-]*)=(.+)$", path)
-    if found and not Path(path).exists():
-        name, path = found.group(1), found.group(2)
-    found = re.match(r"(.+?):((?:[a-z_]+=[^,=]+)(?:,[a-z_]+=[^,=]+)*)$", path)
-    if found and not Path(path).exists():
-        path = found.group(1)
-        options = dict(item.split("=", 1) for item in found.group(2).split(","))
-    return Source(name, path, options, f"--data {path}")
+def split_source(spec: str, folder: Path = Path()) -> tuple[str, str, str]:
+    """``[NAME=]SOURCE[:option=value,...]`` as three texts: ``NAME=`` or nothing, SOURCE, ``:option=...`` or nothing.
+
+    A path that exists as it stands, seen from the folder, is taken as it stands.
+    """
+    before, path, after = "", spec, ""
+    found = re.match(r"([A-Za-z0-9][\w.-]*=)(.+)$", path)
+    if found and not (folder / path).exists():
+        before, path = found.groups()
+    found = re.match(r"(.+?)(:(?:[a-z_]+=[^,=]+)(?:,[a-z_]+=[^,=]+)*)$", path)
+    if found and not (folder / path).exists():
+        path, after = found.groups()
+    return before, path, after
 
 
 def read_csv(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:

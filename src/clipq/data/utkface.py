@@ -15,10 +15,7 @@ UTKFACE_RACES = ("White", "Black", "Asian", "Indian", "Others")
 
 def open_utkface(source: Source, want: Want, cache: Path | None) -> View:
     """``[age]_[gender]_[race]_[date].jpg`` in one folder; ages are also grouped by decade."""
-    label = source.take(label="gender")["label"]
-    root = Path(source.path.removeprefix("utkface:"))
-    if not root.is_dir():
-        raise DataError(f"{source.where}: no such folder")
+    label, root = source.options["label"], Path(source.place)
     if label not in ("gender", "race"):
         raise DataError(f"{source.where}: label={label!r}: gender or race")
     names = UTKFACE_GENDERS if label == "gender" else UTKFACE_RACES
@@ -36,4 +33,4 @@ def open_utkface(source: Source, want: Want, cache: Path | None) -> View:
         files.append(path)
         samples.append(Sample(path.relative_to(root).as_posix(), names.index(groups[label]), groups))
     classes = Classes.plain(names) if want == "labels" else None
-    return FileView(source.name or root.resolve().name, source.path, tuple(samples), classes, tuple(files))
+    return FileView(source.name, source.path, tuple(samples), classes, tuple(files))
