@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,14 +20,40 @@ if TYPE_CHECKING:
     Opener = Callable[[Source, Want, Path | None], View]
 
 
-def _opener(module: str, function: str) -> Opener:
-    """A function of a module beside this one, imported when it is called."""
+def _open_folder(source: Source, want: Want, cache: Path | None) -> View:
+    from clipq.data.folders import open_folder
 
-    def opener(source: Source, want: Want, cache: Path | None) -> View:
-        view: View = getattr(import_module(f"clipq.data.{module}"), function)(source, want, cache)
-        return view
+    return open_folder(source, want, cache)
 
-    return opener
+
+def _open_csv(source: Source, want: Want, cache: Path | None) -> View:
+    from clipq.data.folders import open_csv
+
+    return open_csv(source, want, cache)
+
+
+def _open_demo(source: Source, want: Want, cache: Path | None) -> View:
+    from clipq.data.demo_sets import open_demo
+
+    return open_demo(source, want, cache)
+
+
+def _open_archives(source: Source, want: Want, cache: Path | None) -> View:
+    from clipq.data.archives import open_archives
+
+    return open_archives(source, want, cache)
+
+
+def _open_hugging_face(source: Source, want: Want, cache: Path | None) -> View:
+    from clipq.data.hugging_face import open_hugging_face
+
+    return open_hugging_face(source, want, cache)
+
+
+def _open_utkface(source: Source, want: Want, cache: Path | None) -> View:
+    from clipq.data.utkface import open_utkface
+
+    return open_utkface(source, want, cache)
 
 
 def _path(place: str, folder: Path) -> Path | None:
@@ -86,27 +111,26 @@ class Scheme:
 
 # By what a source is known by: its prefix, the suffix of its file, or neither.
 SCHEMES: dict[str, Scheme] = {
-    "": Scheme("a folder", "an ImageFolder: one folder per class", _opener("folders", "open_folder")),
+    "": Scheme("a folder", "an ImageFolder: one folder per class", _open_folder),
     ".csv": Scheme(
-        "a .csv file", "file,label[,group...], or file,caption", _opener("folders", "open_csv"),
+        "a .csv file", "file,label[,group...], or file,caption", _open_csv,
         options={"label": "label"}, name=lambda place: Path(place).resolve().parent.name, is_file=True,
     ),
     "demo:": Scheme(
-        "demo:SET", "drawn images of the built-in world", _opener("demo_sets", "open_demo"),
+        "demo:SET", "drawn images of the built-in world", _open_demo,
         options={"n": ""}, locate=_no_path, name=lambda place: f"demo-{place}",
     ),
     "wds:": Scheme(
-        "wds:FOLDER-OR-URL", "webdataset tars in CLIP_benchmark's layout", _opener("archives", "open_archives"),
+        "wds:FOLDER-OR-URL", "webdataset tars in CLIP_benchmark's layout", _open_archives,
         options={"split": "test"}, locate=_path_unless_address, is_remote=True,
     ),
     "hf:": Scheme(
-        "hf:ORG/NAME", "a Hugging Face dataset; also hf:FOLDER", _opener("hugging_face", "open_hugging_face"),
+        "hf:ORG/NAME", "a Hugging Face dataset; also hf:FOLDER", _open_hugging_face,
         options={"split": "test", "config": "", "image": "image", "label": "label", "caption": "caption"},
         locate=_path_of_a_folder, is_remote=True, needs=("datasets", "hf"),
     ),
     "utkface:": Scheme(
-        "utkface:FOLDER", "UTKFace's photos, AGE_GENDER_RACE_DATE.jpg", _opener("utkface", "open_utkface"),
-        options={"label": "gender"},
+        "utkface:FOLDER", "UTKFace's photos, AGE_GENDER_RACE_DATE.jpg", _open_utkface, options={"label": "gender"},
     ),
 }  # fmt: skip
 
