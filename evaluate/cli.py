@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from clipq import __version__, strict_json
-from clipq.console import DefaultGroup, Group, progress_bars
+from clipq.console import DefaultGroup, Group, fetch_option, progress_bars
 from clipq.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,10 +35,6 @@ runtime_option = click.option(
 threads_option = click.option(
     "--threads", default=0, show_default="all cores", type=click.IntRange(min=0), help="Threads of the runtime."
 )
-fetch_option = click.option(
-    "--fetch", "cache", is_flag=False, flag_value="~/.cache/clipq", metavar="[FOLDER]",
-    help="Allow downloads of remote sources, kept in FOLDER [default: ~/.cache/clipq].",
-)  # fmt: skip
 graphs_option = click.option(
     "--cuda-graphs", is_flag=True, help="Launch plans as CUDA graphs, one per batch size: less work between kernels."
 )

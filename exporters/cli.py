@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from clipq import __version__
-from clipq.console import Group, progress_bars
+from clipq.console import Group, fetch_option, progress_bars
 from clipq.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
@@ -321,8 +321,9 @@ def _bundle_name(recipe: Recipe, towers: str) -> str:
 @pretrained_option
 @click.option(
     "--data", required=True, metavar="SOURCE",
-    help="Labelled images: an ImageFolder, a CSV, demo:SET, wds:FOLDER or hf:FOLDER.",
+    help="Labelled images: an ImageFolder, a CSV, demo:SET, wds:FOLDER-OR-URL or hf:ORG/NAME.",
 )  # fmt: skip
+@fetch_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the attack.")
 @click.option("--method", type=click.Choice(["fgsm", "pgd"]), default="pgd", show_default=True)
 @click.option(
@@ -338,6 +339,7 @@ def attack(
     checkpoint: str,
     pretrained: str | None,
     data: str,
+    cache: str | None,
     output: Path,
     method: str,
     epsilons: Sequence[int],
@@ -356,7 +358,7 @@ def attack(
     from clipq.files import check_target
 
     check_target(output)
-    view = choose_samples(open_view(data), samples, seed)
+    view = choose_samples(open_view(data, cache=Path(cache).expanduser() if cache else None), samples, seed)
     settings = AttackSettings(
         cast("Any", method), tuple(sorted(set(epsilons))), steps, restarts, seed=seed, templates=templates
     )
