@@ -13,6 +13,7 @@ import click
 
 from clipq import __version__, strict_json
 from clipq.console import DefaultGroup, Group, fetch_option, progress_bars
+from clipq.data.open import describe_sources
 from clipq.errors import DataError
 
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ def main() -> None:
 @click.option("--suite", metavar="FILE|NAME", help="What to evaluate on; see `clipq-eval suite`.")
 @click.option(
     "--data", multiple=True, metavar="[NAME=]SOURCE",
-    help="Labelled images, instead of a suite; repeatable. SOURCE is an ImageFolder, a CSV (file,label[,group...]; "
-    "`labels.csv:label=age` takes another column), demo:SET, wds:FOLDER-OR-URL, hf:ORG/NAME or utkface:FOLDER.",
+    help=f"Labelled images, instead of a suite; repeatable. SOURCE is {describe_sources()}.",
 )  # fmt: skip
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="RESULTS", help="Results folder."

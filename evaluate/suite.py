@@ -6,6 +6,7 @@ Everything that is wrong with a file is reported together, each complaint with i
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +16,7 @@ import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import clipq.demo
-from clipq.data.open import complaint, find_source, seen_from
+from clipq.data.open import complaint, describe_sources, find_source, seen_from
 from clipq.errors import DataError
 from clipq.evaluate.corruptions import NAMED_SETS, SEVERITIES, STANDARD
 from clipq.evaluate.metrics.calibration import BINS
@@ -133,7 +134,10 @@ def suite_text(name: str) -> str:
     """The text of a built-in suite."""
     if name not in BUILT_IN:
         raise DataError(f"no built-in suite {name!r}; there are {', '.join(BUILT_IN)}")
-    return (files("clipq.evaluate") / "suites" / f"{name}.toml").read_text("utf-8")
+    text = (files("clipq.evaluate") / "suites" / f"{name}.toml").read_text("utf-8")
+    said = f"A source is {describe_sources()}."
+    comment = textwrap.fill(said, 120, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+    return text.replace("# {sources}", comment)
 
 
 def _parse(text: str, where: str, folder: Path) -> Suite:

@@ -11,6 +11,7 @@ import click
 
 from clipq import __version__
 from clipq.console import Group, fetch_option, progress_bars
+from clipq.data.open import describe_sources
 from clipq.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def main() -> None:
 @click.option("--checkpoints", is_flag=True, help="Every checkpoint name open_clip knows, one a line.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def list_command(checkpoints: bool, as_json: bool) -> None:
-    """Show checkpoints, recipes and runtimes: what works on this machine, and why the rest does not."""
+    """Show checkpoints, recipes, runtimes and sources: what works on this machine, and why the rest does not."""
     from clipq.exporters.catalog import known_checkpoints, overview
 
     if checkpoints:
@@ -320,8 +321,7 @@ def _bundle_name(recipe: Recipe, towers: str) -> str:
 @click.argument("checkpoint")
 @pretrained_option
 @click.option(
-    "--data", required=True, metavar="SOURCE",
-    help="Labelled images: an ImageFolder, a CSV, demo:SET, wds:FOLDER-OR-URL or hf:ORG/NAME.",
+    "--data", required=True, metavar="SOURCE", help=f"Labelled images: {describe_sources()}.",
 )  # fmt: skip
 @fetch_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the attack.")
