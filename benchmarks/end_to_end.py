@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from clipq.bundle import open_bundle
+from clipq.data.open import open_view
 from clipq.data.pixels import PixelCache
-from clipq.data.sources import open_view
 from clipq.data.views import View
 from clipq.environment import environment
 from clipq.evaluate.bench.bench import plausible_feed
@@ -43,7 +43,7 @@ FILL = """
 import sys
 from pathlib import Path
 from clipq.data.pixels import PixelCache
-from clipq.data.sources import open_view
+from clipq.data.open import open_view
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.cells.subjects import gather_subjects

@@ -172,7 +172,7 @@ PEERS: dict[str, Callable[[Path, Path, Path], None]] = {
 def make(options: argparse.Namespace) -> None:
     """Fill the folder: ``fp32``, ``ours/``, ``peers/*.onnx`` and ``made.json``."""
     from clipq.bundle import open_bundle
-    from clipq.data.sources import open_view
+    from clipq.data.open import open_view
     from clipq.preprocess import normalize
 
     target = options.target
@@ -331,7 +331,7 @@ def quality(
     made: Made, towers: Mapping[str, Any], source: str, options: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """Cosines to FP32 on a photo set and, for a trained checkpoint, top-1 with its paired difference to FP32."""
-    from clipq.data.sources import open_view
+    from clipq.data.open import open_view
 
     view = open_view(source)
     seen = listed(options.leave_out) if made.trained else frozenset()

@@ -33,7 +33,7 @@ import onnx
 from onnxruntime.quantization import calibrate
 
 from clipq.bundle import Bundle, open_bundle
-from clipq.data.sources import IMAGE_SUFFIXES
+from clipq.data.source import IMAGE_SUFFIXES
 from clipq.engines.base import Array
 from clipq.engines.ort import OrtEngine
 from clipq.environment import environment

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from clipq.bundle import Bundle, TowerName
-from clipq.data.sources import IMAGE_SUFFIXES
+from clipq.data.source import IMAGE_SUFFIXES
 from clipq.engines.base import Array
 from clipq.errors import DataError
 from clipq.files import sha256_file

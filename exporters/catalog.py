@@ -1,4 +1,4 @@
-"""What can be exported and how: checkpoints, recipes and runtimes, each with its state on this machine."""
+"""What can be exported and how: checkpoints, recipes, runtimes and sources, each with its state on this machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import typing
 from importlib.util import find_spec
 from typing import Any, Literal
 
+from clipq.data.open import SCHEMES
 from clipq.engines.catalog import RUNTIMES
 from clipq.errors import CheckpointError
 from clipq.exporters.recipes import KINDS, ModelOpt
@@ -61,6 +62,11 @@ def overview() -> list[dict[str, Any]]:
                 "detail": f"{runtime.summary}: {status.detail}",
             }
         )
+    for scheme in SCHEMES.values():
+        options = ", ".join(f"{name}={value}" for name, value in scheme.options.items())
+        detail = f"{scheme.help} [{options}]" if options else scheme.help
+        needs, state = (f"{scheme.missing}; ", "no") if scheme.missing else ("", "run")
+        rows.append({"kind": "source", "name": scheme.form, "state": state, "detail": f"{needs}{detail}"})
     return rows
 
 

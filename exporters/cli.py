@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from clipq import __version__
-from clipq.console import Group, progress_bars
+from clipq.console import Group, fetch_option, progress_bars
+from clipq.data.open import describe_sources
 from clipq.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def main() -> None:
 @click.option("--checkpoints", is_flag=True, help="Every checkpoint name open_clip knows, one a line.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def list_command(checkpoints: bool, as_json: bool) -> None:
-    """Show checkpoints, recipes and runtimes: what works on this machine, and why the rest does not."""
+    """Show checkpoints, recipes, runtimes and sources: what works on this machine, and why the rest does not."""
     from clipq.exporters.catalog import known_checkpoints, overview
 
     if checkpoints:
@@ -320,9 +321,9 @@ def _bundle_name(recipe: Recipe, towers: str) -> str:
 @click.argument("checkpoint")
 @pretrained_option
 @click.option(
-    "--data", required=True, metavar="SOURCE",
-    help="Labelled images: an ImageFolder, a CSV, demo:SET, wds:FOLDER or hf:FOLDER.",
+    "--data", required=True, metavar="SOURCE", help=f"Labelled images: {describe_sources()}.",
 )  # fmt: skip
+@fetch_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the attack.")
 @click.option("--method", type=click.Choice(["fgsm", "pgd"]), default="pgd", show_default=True)
 @click.option(
@@ -338,6 +339,7 @@ def attack(
     checkpoint: str,
     pretrained: str | None,
     data: str,
+    cache: str | None,
     output: Path,
     method: str,
     epsilons: Sequence[int],
@@ -348,7 +350,7 @@ def attack(
     templates: str | None,
 ) -> None:
     """Make adversarial images from the gradients of CHECKPOINT, for clipq-eval to try on every engine."""
-    from clipq.data.sources import open_view
+    from clipq.data.open import open_view
     from clipq.data.views import choose_samples
     from clipq.exporters.attacks import AttackSettings
     from clipq.exporters.attacks import attack as make_attack
@@ -356,7 +358,7 @@ def attack(
     from clipq.files import check_target
 
     check_target(output)
-    view = choose_samples(open_view(data), samples, seed)
+    view = choose_samples(open_view(data, cache=Path(cache).expanduser() if cache else None), samples, seed)
     settings = AttackSettings(
         cast("Any", method), tuple(sorted(set(epsilons))), steps, restarts, seed=seed, templates=templates
     )

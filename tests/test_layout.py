@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,18 @@ def test_no_module_shadows_a_package():
     third_party = {"onnxruntime", "onnx", "torch", "tokenizers", "safetensors", "rich", "click", "datasets", "tensorrt"}
     names = {path.stem for _, path in sources()}
     assert not names & third_party
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    modules = {}
+    for package, path in sources():
+        parts = [package, *path.relative_to(FOLDERS[package]).with_suffix("").parts]
+        modules[".".join(parts).removesuffix(".__init__")] = path
+    graph = {}
+    for module, path in modules.items():
+        imported = set()
+        for name, node in imports(path):
+            submodules = {f"{name}.{alias.name}" for alias in node.names} & set(modules)
+            imported |= submodules or ({name} & set(modules))
+        graph[module] = imported - {module}
+    list(TopologicalSorter(graph).static_order())

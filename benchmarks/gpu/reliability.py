@@ -30,7 +30,7 @@ CALIBRATORS = ("entropy2", "minmax", "legacy")
 
 def write_inputs(folder: Path, families: list[str]) -> None:
     """Images as the towers take them, token ids of every class's prompts, labels; and the bundles of the families."""
-    from clipq.data.sources import open_view
+    from clipq.data.open import open_view
     from clipq.evaluate.suites.templates import choose_templates
     from clipq.preprocess import preprocess
     from clipq.tokenizer import TextTokenizer

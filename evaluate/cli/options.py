@@ -24,12 +24,6 @@ threads_option = click.option(
 )
 
 
-fetch_option = click.option(
-    "--fetch", "cache", is_flag=False, flag_value="~/.cache/clipq", metavar="[FOLDER]",
-    help="Allow downloads of remote sources, kept in FOLDER [default: ~/.cache/clipq].",
-)  # fmt: skip
-
-
 graphs_option = click.option(
     "--cuda-graphs", is_flag=True, help="Launch plans as CUDA graphs, one per batch size: less work between kernels."
 )

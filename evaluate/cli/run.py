@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clipq.console import progress_bars
+from clipq.console import fetch_option, progress_bars
+from clipq.data.open import describe_sources
 from clipq.errors import DataError
 from clipq.evaluate.cli.options import (
     as_batch_size,
     bundles_argument,
-    fetch_option,
     graphs_option,
     json_option,
     jsonable,
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 @click.option("--suite", metavar="FILE|NAME", help="What to evaluate on; see `clipq-eval suite`.")
 @click.option(
     "--data", multiple=True, metavar="[NAME=]SOURCE",
-    help="Labelled images, instead of a suite; repeatable. SOURCE is an ImageFolder, a CSV (file,label[,group...]; "
-    "`labels.csv:label=age` takes another column), demo:SET, wds:FOLDER-OR-URL, hf:ORG/NAME or utkface:FOLDER.",
+    help=f"Labelled images, instead of a suite; repeatable. SOURCE is {describe_sources()}.",
 )  # fmt: skip
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="RESULTS", help="Results folder."

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clipq.console import DefaultGroup, progress_bars
+from clipq.console import DefaultGroup, fetch_option, progress_bars
 from clipq.errors import DataError
 from clipq.evaluate.cli.options import (
-    fetch_option,
     json_option,
     jsonable,
     pixel_cache_of,

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from clipq.data.attack import StoredAttack, open_attack
-from clipq.data.sources import join_columns, open_view, restrict_classes
+from clipq.data.open import open_view
+from clipq.data.relabel import join_columns, restrict_classes
 from clipq.data.views import View, choose_samples
 from clipq.errors import DataError
 from clipq.evaluate.metrics.predictions import Booleans

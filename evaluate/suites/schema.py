@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from clipq.data.sources import parse_source
+from clipq.data.open import find_source
 from clipq.evaluate.metrics.calibration import BINS
 from clipq.evaluate.suites.corruptions import NAMED_SETS, SEVERITIES
 
@@ -101,14 +100,4 @@ class Suite(_Entry):
 
 def view_name(entry: ViewEntry) -> str:
     """The name a view goes by: given, or from its source."""
-    if entry.name:
-        return entry.name
-    source = parse_source(entry.source)
-    if source.name:
-        return source.name
-    path = source.path.split("?")[0].rstrip("/").removesuffix("/resolve/main")
-    if path.startswith("demo:"):
-        return path.replace(":", "-")
-    path = path.partition(":")[2] if re.match(r"(wds|hf|utkface):", path) else path
-    resolved = Path(path).resolve() if "://" not in path else Path(path)
-    return resolved.parent.name if resolved.suffix == ".csv" else resolved.name
+    return entry.name or find_source(entry.source)[1].name

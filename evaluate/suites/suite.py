@@ -6,6 +6,7 @@ Everything that is wrong with a file is reported together, each complaint with i
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +16,7 @@ import tomli
 from pydantic import BaseModel, ValidationError
 
 import clipq.demo
-from clipq.data.sources import parse_source
+from clipq.data.open import complaint, describe_sources, seen_from
 from clipq.errors import DataError
 from clipq.evaluate.suites.corruptions import NAMED_SETS, SEVERITIES, STANDARD
 from clipq.evaluate.suites.names import name_complaints
@@ -59,7 +60,10 @@ def suite_text(name: str) -> str:
     """The text of a built-in suite."""
     if name not in BUILT_IN:
         raise DataError(f"no built-in suite {name!r}; there are {', '.join(BUILT_IN)}")
-    return (files("clipq.evaluate.suites") / f"{name}.toml").read_text("utf-8")
+    text = (files("clipq.evaluate.suites") / f"{name}.toml").read_text("utf-8")
+    said = f"A source is {describe_sources()}."
+    comment = textwrap.fill(said, 120, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+    return text.replace("# {sources}", comment)
 
 
 def _parse(text: str, where: str, folder: Path) -> Suite:
@@ -105,21 +109,20 @@ def _spell(place: tuple[Any, ...]) -> str:
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Relative paths in a suite file are meant from the file's folder."""
 
-    def resolved(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
+    def attack(value: str) -> str:
         scheme, _, rest = value.partition(":")
-        if scheme == "builtin":
-            return str(built_in_attack(rest))
-        if scheme in ("demo", "hf") or "://" in value:
-            # A Hugging Face name stays one unless a folder of that name lies beside the suite.
-            return f"hf:{folder / rest}" if scheme == "hf" and (folder / rest).is_dir() else value
-        return f"{scheme}:{folder / rest}" if scheme in ("wds", "utkface") else str(folder / value)
+        return str(built_in_attack(rest) if scheme == "builtin" else folder / value)
 
+    resolve: dict[tuple[str, str], Callable[[str], str]] = {
+        ("view", "source"): lambda value: seen_from(value, folder),
+        ("view", "label_map"): lambda value: str(folder / value),
+        ("transfer", "source"): attack,
+    }
     copied = {key: [dict(entry) for entry in value] if _is_tables(value) else value for key, value in raw.items()}
-    for key, names in {"view": ("source", "label_map"), "transfer": ("source",)}.items():
+    for (key, name), resolved in resolve.items():
         for entry in copied.get(key, []) if _is_tables(copied.get(key)) else []:
-            entry.update({name: resolved(entry[name]) for name in names if name in entry})
+            if isinstance(entry.get(name), str):
+                entry[name] = resolved(entry[name])
     return copied
 
 
@@ -132,20 +135,10 @@ def _check_sense(raw: dict[str, Any], line_of: Callable[[tuple[Any, ...]], int])
     complaints = []
     for index, entry in enumerate(raw.get("view", []) if _is_tables(raw.get("view")) else []):
         source = entry.get("source")
-        missing = _missing(source) if isinstance(source, str) else None
-        if missing is not None:
-            complaints.append((line_of(("view", index, "source")), missing))
+        wrong = complaint(source) if isinstance(source, str) else None
+        if wrong is not None:
+            complaints.append((line_of(("view", index, "source")), f"source {wrong}"))
     return complaints
-
-
-def _missing(text: str) -> str | None:
-    """What to say of a source that should be on this machine and is not."""
-    path = parse_source(text).path
-    if re.match(r"(wds|utkface):", path) and "://" not in path:
-        return None if Path(path.partition(":")[2]).is_dir() else f"source {path}: no such folder"
-    if re.match(r"(demo|hf|wds):", path) or Path(path).exists():
-        return None
-    return f"source {path}: does not exist"
 
 
 def _check(suite: Suite, line_of: Callable[[tuple[Any, ...]], int]) -> list[tuple[int, str]]:
@@ -162,9 +155,9 @@ def _check(suite: Suite, line_of: Callable[[tuple[Any, ...]], int]) -> list[tupl
         complain((), "no [[view]]: there is nothing to evaluate on")
     for index, entry in enumerate(suite.views):
         here = ("view", index)
-        missing = _missing(entry.source)
-        if missing is not None:
-            complain((*here, "source"), missing)
+        wrong = complaint(entry.source)
+        if wrong is not None:
+            complain((*here, "source"), f"source {wrong}")
         if entry.role == "groups" and not entry.groups:
             complain((*here, "role"), "role groups needs groups = [column, ...]")
         if entry.role in ("near-ood", "far-ood") and not inside:

@@ -1,4 +1,4 @@
-"""What the two commands share on the terminal: one-line errors with their exit code, and progress on stderr."""
+"""What the two commands share: --fetch, one-line errors with their exit code, and progress on stderr."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from clipq.errors import ClipqError
 from clipq.progress import Progress
 
 INTERRUPTED = 130
+
+fetch_option = click.option(
+    "--fetch", "cache", is_flag=False, flag_value="~/.cache/clipq", metavar="[FOLDER]",
+    help="Allow downloads of remote sources, kept in FOLDER [default: ~/.cache/clipq].",
+)  # fmt: skip
+
 # Full, forbidden, or not the kind of file the path was taken for.
 _USERS_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EISDIR, errno.EEXIST, errno.ENOTDIR,

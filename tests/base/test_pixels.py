@@ -13,8 +13,8 @@ from PIL import Image
 
 from clipq.ahead import ahead
 from clipq.bundle import Preprocess
+from clipq.data.open import open_view
 from clipq.data.pixels import PixelCache, PixelReader
-from clipq.data.sources import open_view
 from clipq.data.views import FileView, choose_samples
 from clipq.errors import DataError
 from clipq.evaluate.suites.corruptions import corrupted_views
@@ -129,7 +129,7 @@ from pathlib import Path
 from clipq.ahead import ahead
 from clipq.bundle import Preprocess
 from clipq.data.pixels import PixelCache, PixelReader
-from clipq.data.sources import open_view
+from clipq.data.open import open_view
 from clipq.data.views import FileView
 
 seen = []

@@ -199,7 +199,7 @@ def test_predictions_are_open_clips(bundles, tmp_path):
         logits = loaded.model.logit_scale.exp() * loaded.model.encode_image(images, normalize=True) @ classifier
     expected = logits.softmax(1).numpy()
 
-    from clipq.data.sources import open_view
+    from clipq.data.open import open_view
     from clipq.evaluate.cells.embeddings import Embeddings
     from clipq.evaluate.cells.storage import Storage
     from clipq.evaluate.cells.subjects import gather_subjects

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors.numpy import load_file
 from support import assert_refused, evaluate, export
 
@@ -14,6 +15,7 @@ from clipq.bundle import Preprocess, open_bundle
 from clipq.data.attack import open_attack
 from clipq.errors import DataError
 from clipq.evaluate.suites.suite import built_in_attack
+from clipq.exporters.cli import main
 
 pytest.importorskip("torch", reason="needs the export extra")
 
@@ -94,6 +96,15 @@ def test_wrong_use_is_refused(tmp_path):
     assert_refused(export("attack", "demo", "--data", "nowhere", *out), "neither a folder")
     assert_refused(export("attack", "demo", "--data", "demo:test:n=48", "--templates", "x", *out), "imagenet-80")
     assert not (tmp_path / "out").exists()
+
+
+def test_remote_images_are_fetched_only_on_leave(tmp_path, monkeypatch):
+    monkeypatch.setattr("clipq.data.archives.time.sleep", lambda seconds: None)
+    words = ["attack", "demo", "--data", "wds:http://127.0.0.1:9/set", "-o", str(tmp_path / "out")]
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 2 and "--fetch allows downloads" in refused.output
+    tried = CliRunner().invoke(main, [*words, "--fetch", str(tmp_path / "cache")])
+    assert tried.exit_code == 2 and "could not be fetched in 4 attempts" in tried.output
 
 
 def test_the_built_in_attack_is_whole():

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from clipq.data.sources import CLASS_NAMES, IMAGE_SUFFIXES, TEMPLATES, Want, checked_templates, side_lines
+from clipq.data.source import CLASS_NAMES, IMAGE_SUFFIXES, TEMPLATES, Source, Want, checked_templates, side_lines
 from clipq.data.views import UNLABELLED, Classes, EncodedView, Sample
 from clipq.errors import DataError
 from clipq.files import sha256_bytes, write_atomic
@@ -38,10 +38,11 @@ class ArchiveView(EncodedView):
             return stream.read(size)
 
 
-def open_archives(name: str | None, spec: str, split: str, want: Want, cache: Path | None) -> ArchiveView:
-    """Open ``wds:FOLDER-OR-URL``; raises DataError for missing, truncated or hostile shards."""
+def open_archives(source: Source, want: Want, cache: Path | None) -> ArchiveView:
+    """Open a folder or URL of shards; raises DataError for missing, truncated or hostile ones."""
+    spec, split = source.path, source.options["split"]
     # CLIP_benchmark's users write the hub's page of a folder; its files lie under /resolve/.
-    root = spec.removeprefix("wds:").rstrip("/").replace("/tree/main", "/resolve/main")
+    root = source.place.rstrip("/").replace("/tree/main", "/resolve/main")
     get = _fetcher(root, cache) if "://" in root else _finder(Path(root))
     counted = get(f"{split}/nshards.txt")
     if counted is None or not counted.read_text().strip().isdecimal():
@@ -66,8 +67,7 @@ def open_archives(name: str | None, spec: str, split: str, want: Want, cache: Pa
                 raise DataError(
                     f"{spec}: {sample.id} has class {sample.label}, {CLASS_NAMES} {len(classes.names)} lines"
                 )
-    view_name = name or PurePosixPath(root.removesuffix("/resolve/main")).name
-    return ArchiveView(view_name, spec, tuple(samples), classes, tuple(places))
+    return ArchiveView(source.name, spec, tuple(samples), classes, tuple(places))
 
 
 def _read_shard(path: Path, where: str, want: Want, samples: list[Sample], places: list[tuple[Path, int, int]]) -> None:
@@ -113,15 +113,12 @@ def _read_shard(path: Path, where: str, want: Want, samples: list[Sample], place
 
 
 def _finder(root: Path) -> Callable[[str], Path | None]:
-    if not root.is_dir():
-        raise DataError(f"wds:{root}: no such folder")
     return lambda name: root / name if (root / name).is_file() else None
 
 
 def _fetcher(root: str, cache: Path | None) -> Callable[[str], Path | None]:
     """Files below a URL, kept in the cache; None for one that the server does not have."""
-    if cache is None:
-        raise DataError(f"wds:{root}: is remote; --fetch allows downloads")
+    assert cache is not None, "addresses are refused without one"
     folder = cache / "wds" / sha256_bytes(root.encode())[:16]
 
     def get(name: str) -> Path | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipq.data.sources import Want
+from clipq.data.source import Source, Want
 from clipq.data.views import UNLABELLED, Classes, EncodedView, Sample
 from clipq.errors import DataError
 
@@ -26,21 +25,15 @@ class HuggingFaceView(EncodedView):
         return data
 
 
-def open_hugging_face(
-    name: str | None, spec: str, options: Mapping[str, str], want: Want, cache: Path | None
-) -> HuggingFaceView:
-    """Open a split; raises DataError where the library is missing, the columns do not fit or the hub is unreachable."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise DataError(f"{spec}: needs the package datasets: pip install '.[hf]' in clipq's folder") from error
-    path = spec.removeprefix("hf:")
-    if not Path(path).exists() and cache is None:
-        raise DataError(f"{spec}: is remote; --fetch allows downloads")
+def open_hugging_face(source: Source, want: Want, cache: Path | None) -> HuggingFaceView:
+    """Open a split; raises DataError where the columns do not fit or the hub is unreachable."""
+    import datasets
+
+    spec, options = source.path, source.options
     datasets.disable_progress_bars()
     try:
         table = datasets.load_dataset(
-            path,
+            source.place,
             options["config"] or None,
             split=options["split"],
             cache_dir=None if cache is None else str(cache / "hf"),
@@ -58,7 +51,6 @@ def open_hugging_face(
     # The files as they are: the library's own decoding applies EXIF rotation, open_clip's transform does not.
     table = table.cast_column(options["image"], datasets.Image(decode=False))
     columns = {name: _readable(table, name) for name in table.column_names if name != options["image"]}
-    place = name or Path(path).name
     count = len(table)
     captions: list[tuple[str, ...]] = [()] * count
     labels, classes = [UNLABELLED] * count, None
@@ -83,7 +75,7 @@ def open_hugging_face(
         )
         for row in range(count)
     )
-    return HuggingFaceView(place, spec, samples, classes, table, options["image"])
+    return HuggingFaceView(source.name, spec, samples, classes, table, options["image"])
 
 
 def _readable(table: Any, column: str) -> list[str] | None:

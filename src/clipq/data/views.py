@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipq.bundle import Preprocess
-from clipq.demo import world
 from clipq.files import sha256_bytes, sha256_file
 from clipq.preprocess import open_image, resize_and_crop
 
@@ -159,21 +158,6 @@ class EncodedView(View, ABC):
     def image_digest(self, index: int) -> str:
         """SHA-256 of the bytes of one image."""
         return sha256_bytes(self.encoded(index))
-
-
-@dataclass(frozen=True)
-class DemoView(View):
-    """Images of the demo world, drawn when they are asked for."""
-
-    set_name: str
-
-    def image(self, index: int) -> Image.Image:
-        """Draw one image."""
-        return Image.fromarray(world.sample(self.set_name, index)[1])
-
-    def image_digest(self, index: int) -> str:
-        """SHA-256 of the drawn pixels."""
-        return sha256_bytes(world.sample(self.set_name, index)[1].tobytes())
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clipq.bundle import open_bundle
-from clipq.data.sources import open_view
+from clipq.data.open import open_view
 from clipq.data.views import choose_samples
 from clipq.demo import world
 from clipq.errors import DataError

@@ -171,7 +171,8 @@ def test_command_line(tmp_path):
     path = tmp_path / "mine.toml"
     assert evaluate("suite", "init", "-o", str(path)).returncode == 0
     assert_refused(evaluate("suite", "init", "-o", str(path)), "exists")
-    assert_refused(evaluate("suite", "check", str(path)), "line 12: source", "photos/test", "does not exist")
+    line = path.read_text().splitlines().index('source = "photos/test"') + 1
+    assert_refused(evaluate("suite", "check", str(path)), f"line {line}: source", "photos/test", "does not exist")
     assert_refused(evaluate("suite", "init", "nothing"), "demo, quick, paper")
     assert "good" in evaluate("suite", "check", "demo").stdout
     assert "Square attack on test" in evaluate("suite", "show", "demo").stdout

@@ -1,23 +1,15 @@
-"""Data layouts that work, and bad input that is refused in one line."""
+"""Folders and CSV files that work, and bad ones that are refused in one line."""
 
 from __future__ import annotations
 
-import numpy as np
+import csv
+
 import pytest
+from photos import image_folder, png
 from PIL import Image
-from support import assert_refused, evaluate
 
-from clipq.data.sources import open_view
-from clipq.demo import world
+from clipq.data.open import open_view
 from clipq.errors import DataError
-
-
-def image_folder(root, classes=("circle", "ring", "star"), each=3):
-    for number, name in enumerate(classes):
-        (root / name).mkdir(parents=True)
-        for index in range(each):
-            Image.fromarray(world.sample("test", 24 * index + number)[1]).save(root / name / f"{index}.png")
-    return root
 
 
 def test_image_folder(tmp_path):
@@ -54,17 +46,21 @@ def test_csv_with_numbers_into_classnames(tmp_path):
     assert [sample.label for sample in open_view(str(tmp_path / "labels.csv")).samples] == [0, 2, 1]
 
 
+def test_captions_of_an_image_belong_together(tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    with (tmp_path / "captions.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["file", "caption"], *[[f"{n % 3}.png", f"caption, {n}"] for n in range(7)]])
+    view = open_view(str(tmp_path / "captions.csv"), "captions")
+    assert [len(sample.captions) for sample in view.samples] == [3, 2, 2]
+    assert view.samples[1].captions == ("caption, 1", "caption, 4")
+
+
 def test_digest_follows_the_content_not_the_place(tmp_path):
     first, second = image_folder(tmp_path / "a" / "x"), image_folder(tmp_path / "b" / "y")
     assert open_view(str(first)).digest == open_view(str(second)).digest
     Image.new("RGB", (48, 48)).save(second / "ring" / "0.png")
     assert open_view(str(first)).digest != open_view(str(second)).digest
-
-
-def test_demo_views_are_prefixes():
-    short, long = open_view("demo:test:n=48"), open_view("demo:test")
-    assert long.samples[:48] == short.samples and len(long.samples) == 960
-    assert {sample.groups["light"] for sample in short.samples} == {"day", "night"}
 
 
 def bad(tmp_path, case):
@@ -113,46 +109,3 @@ def test_bad_data_is_refused(tmp_path, case):
     source, words = bad(tmp_path, case)
     with pytest.raises(DataError, match=words):
         open_view(str(source))
-
-
-def test_unknown_demo_sets_and_options():
-    with pytest.raises(DataError, match="fitting ones: test"):
-        open_view("demo:textures")
-    with pytest.raises(DataError, match="not a number"):
-        open_view("demo:test:n=x")
-    with pytest.raises(DataError, match="fewer than"):
-        open_view("demo:test:n=5")
-
-
-def test_bad_images_stop_or_are_counted(bundles, tmp_path):
-    import json
-
-    root = image_folder(tmp_path / "set", each=5)
-    (root / "ring" / "1.png").write_bytes(b"")
-    (root / "star" / "2.png").write_bytes((root / "star" / "2.png").read_bytes()[:300])
-    arguments = ["run", str(bundles / "fp32"), "--data", str(root), "-o", str(tmp_path / "results"), "--no-bench"]
-    assert_refused(evaluate(*arguments), "1.png", "--on-bad-image skip")
-    assert not (tmp_path / "results" / "records").exists()
-    done = evaluate(*arguments, "--on-bad-image", "skip")
-    assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "results" / "records" / "fp32__ort-cpu.json").read_text())
-    assert record["views"][0]["n"] == 13 and set(record["views"][0]["skipped"]) == {"ring/1.png", "star/2.png"}
-    assert "2 images were skipped" in (tmp_path / "results" / "report.html").read_text()
-    assert_refused(evaluate(*arguments), "1.png")
-
-
-def test_odd_images_are_read(bundles, tmp_path):
-    root = image_folder(tmp_path / "set", each=2)
-    scene = Image.fromarray(world.sample("test", 3)[1])
-    scene.convert("P").save(root / "ring" / "palette.png")
-    scene.convert("CMYK").save(root / "ring" / "cmyk.jpg")
-    scene.convert("L").save(root / "star" / "grey.png")
-    scene.resize((10_000, 20)).save(root / "star" / "wide.png")
-    scene.save(root / "star" / "mislabelled.jpg", format="PNG")
-    done = evaluate(
-        "run", str(bundles / "fp32"), "--data", str(root), "-o", str(tmp_path / "results"), "--no-bench", "--json"
-    )
-    assert done.returncode == 0, done.stderr
-    Image.fromarray(np.full((40, 40), 9_000, np.uint16)).save(root / "ring" / "deep.png")
-    done = evaluate("run", str(bundles / "fp32"), "--data", str(root), "-o", str(tmp_path / "results"), "--no-bench")
-    assert_refused(done, "deep.png", "16 or 32 bits")

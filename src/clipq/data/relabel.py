@@ -1,0 +1,56 @@
+"""A view with other labels or groups: crossings of columns, classes of another view."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from clipq.data.source import checked_classes, read_csv
+from clipq.data.views import Classes, View
+from clipq.errors import DataError
+
+
+def join_columns(view: View, columns: str) -> View:
+    """The view with a crossing of group columns (``race*gender``) as one more column."""
+    parts = columns.split("*")
+    for part in parts:
+        if part not in view.samples[0].groups:
+            known = ", ".join(view.samples[0].groups) or "none"
+            raise DataError(f"{view.source}: has no group column {part!r}; it has: {known}")
+    samples = tuple(
+        replace(sample, groups={**sample.groups, columns: " * ".join(sample.groups[part] for part in parts)})
+        for sample in view.samples
+    )
+    return replace(view, samples=samples)
+
+
+def restrict_classes(view: View, to: View, label_map: Path | None) -> View:
+    """The view with its labels read as classes of another view; predictions are then among those classes alone.
+
+    A label is that class of ``to`` with the same key (folder name, such as a WordNet id); or what ``label_map`` (CSV:
+    ``label,class``, classes by key or name) says, which can give several classes to a label.
+    """
+    assert view.classes is not None and to.classes is not None
+    known = {name: index for index, name in enumerate(to.classes.names)}
+    known.update({key: index for index, key in enumerate(to.classes.keys)})
+    mapping = {key: [key] for key in view.classes.keys} if label_map is None else _read_label_map(label_map)
+    names, labels = [], []
+    for label, key in enumerate(view.classes.keys):
+        if key not in mapping:
+            raise DataError(f"{label_map}: says nothing about label {key!r} of {view.source}")
+        for wanted in mapping[key]:
+            if wanted not in known:
+                where = label_map or view.source
+                raise DataError(f"{where}: {wanted!r} is no class of {to.source}; give a label_map (CSV: label,class)")
+            names.append(to.classes.names[known[wanted]])
+            labels.append(label)
+    templates = view.classes.templates or to.classes.templates
+    return checked_classes(replace(view, classes=Classes(tuple(names), view.classes.keys, tuple(labels), templates)))
+
+
+def _read_label_map(path: Path) -> dict[str, list[str]]:
+    rows = read_csv(path, ("label", "class"))
+    mapping: dict[str, list[str]] = {}
+    for row in rows:
+        mapping.setdefault(row["label"], []).append(row["class"])
+    return mapping

@@ -1,0 +1,44 @@
+"""Images that cannot be decoded stop a run or are counted, odd ones are read."""
+
+from __future__ import annotations
+
+import numpy as np
+from photos import image_folder
+from PIL import Image
+from support import assert_refused, evaluate
+
+from clipq.demo import world
+
+
+def test_bad_images_stop_or_are_counted(bundles, tmp_path):
+    import json
+
+    root = image_folder(tmp_path / "set", each=5)
+    (root / "ring" / "1.png").write_bytes(b"")
+    (root / "star" / "2.png").write_bytes((root / "star" / "2.png").read_bytes()[:300])
+    arguments = ["run", str(bundles / "fp32"), "--data", str(root), "-o", str(tmp_path / "results"), "--no-bench"]
+    assert_refused(evaluate(*arguments), "1.png", "--on-bad-image skip")
+    assert not (tmp_path / "results" / "records").exists()
+    done = evaluate(*arguments, "--on-bad-image", "skip")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "results" / "records" / "fp32__ort-cpu.json").read_text())
+    assert record["views"][0]["n"] == 13 and set(record["views"][0]["skipped"]) == {"ring/1.png", "star/2.png"}
+    assert "2 images were skipped" in (tmp_path / "results" / "report.html").read_text()
+    assert_refused(evaluate(*arguments), "1.png")
+
+
+def test_odd_images_are_read(bundles, tmp_path):
+    root = image_folder(tmp_path / "set", each=2)
+    scene = Image.fromarray(world.sample("test", 3)[1])
+    scene.convert("P").save(root / "ring" / "palette.png")
+    scene.convert("CMYK").save(root / "ring" / "cmyk.jpg")
+    scene.convert("L").save(root / "star" / "grey.png")
+    scene.resize((10_000, 20)).save(root / "star" / "wide.png")
+    scene.save(root / "star" / "mislabelled.jpg", format="PNG")
+    done = evaluate(
+        "run", str(bundles / "fp32"), "--data", str(root), "-o", str(tmp_path / "results"), "--no-bench", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    Image.fromarray(np.full((40, 40), 9_000, np.uint16)).save(root / "ring" / "deep.png")
+    done = evaluate("run", str(bundles / "fp32"), "--data", str(root), "-o", str(tmp_path / "results"), "--no-bench")
+    assert_refused(done, "deep.png", "16 or 32 bits")
