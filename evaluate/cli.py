@@ -13,6 +13,7 @@ import click
 
 from clipq import __version__, strict_json
 from clipq.console import DefaultGroup, Group, progress_bars
+from clipq.engines.catalog import DEFAULT_RUNTIME
 from clipq.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 bundles_argument = click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
 runtime_option = click.option(
-    "--runtime", default="ort-cpu", show_default=True, help="Runtime of ONNX bundles; built ones run in their own."
+    "--runtime",
+    default=DEFAULT_RUNTIME,
+    show_default=True,
+    help="Runtime of ONNX bundles; built ones run in their own.",
 )
 threads_option = click.option(
     "--threads", default=0, show_default="all cores", type=click.IntRange(min=0), help="Threads of the runtime."

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from clipq.bundle import TOWERS
 from clipq.data.pixels import PixelCache
 from clipq.data.views import View
+from clipq.engines.catalog import DEFAULT_RUNTIME
 from clipq.engines.cuda import current_gpu
 from clipq.environment import environment
 from clipq.errors import EngineError
@@ -68,7 +69,7 @@ class Where:
     """
 
     results: Path
-    runtime: str = "ort-cpu"
+    runtime: str = DEFAULT_RUNTIME
     threads: int = 0
     cache: Path | None = None
     auto_batch: bool = False
@@ -445,7 +446,7 @@ def _record(
             **plan.suite.model_dump(mode="json", by_alias=True), "runtime": where.runtime, "threads": where.threads,
             "batch": embeddings.batch.size, "cuda_graphs": subject.graphs,
         },
-        environment={**environment(), **({} if subject.runtime == "ort-cpu" else {"gpu": asdict(current_gpu())})},
+        environment={**environment(), **({"gpu": asdict(current_gpu())} if subject.device == "cuda" else {})},
         views=tuple(mine.views),
         attacks=_attacks(plan),
         latency=benches[subject.label].latency if subject.label in benches else (),
