@@ -77,17 +77,25 @@ def open_engine(
 
     ``threads`` and ``simulated`` are for ONNX Runtime, ``graphs`` (CUDA graphs) for plans.
     """
-    check_fits(bundle, runtime)
+    check_fits(bundle, runtime, simulated=simulated)
     return require_runtime(runtime).open(Load(bundle, tower, threads, simulated, graphs))
 
 
-def check_fits(bundle: Bundle, runtime: str) -> None:
-    """Refuse a runtime that cannot take a bundle's files: plans go with their runtime alone, ONNX with the others."""
-    takes, built = known_runtime(runtime).takes, bundle.built_for
+def check_fits(bundle: Bundle, runtime: str, *, simulated: bool = False) -> None:
+    """Refuse a runtime that cannot take a bundle's files: plans go with their runtime alone, ONNX with the others.
+
+    With ``simulated``, one that does not run Q/DQ nodes as they are written is refused too.
+    """
+    row, built = known_runtime(runtime), bundle.built_for
     if built is not None and built != runtime:
         raise BundleError(f"{bundle.path} holds plans for {built}; --runtime {runtime} cannot load them")
-    if built is None and takes == "plan":
+    if built is None and row.takes == "plan":
         raise BundleError(
             f"{bundle.path} holds ONNX files; make plans of them first: clipq-export build {bundle.path} "
             f"--runtime {runtime}"
+        )
+    if simulated and not row.can_simulate:
+        raise BundleError(
+            f"{bundle.path}: {runtime} does not run Q/DQ nodes as they are written; simulate the ONNX bundle with "
+            f"--runtime {simulator().name}"
         )

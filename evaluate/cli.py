@@ -245,7 +245,7 @@ def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: in
 
     opened = open_bundle(bundle)
     subject = Subject(opened, runtime_of(opened, runtime), threads, simulated)
-    check_fits(opened, subject.runtime)
+    check_fits(opened, subject.runtime, simulated=simulated)
     require_runtime(subject.runtime)
     rows = [subject_census(subject, tower, plausible_feed(opened, tower, batch)) for tower in TOWERS]
     if as_json:

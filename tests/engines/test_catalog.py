@@ -102,6 +102,12 @@ def test_a_runtime_that_does_not_work_says_why(toy, monkeypatch, tmp_path):
     assert not (tmp_path / "out" / "results.csv").exists()
 
 
+def test_simulation_is_refused_where_a_runtime_cannot(toy):
+    done = CliRunner().invoke(evaluate, ["inspect", str(DEMO_BUNDLE), "--runtime", "toy", "--simulated"])
+    assert done.exit_code == 2 and "toy does not run Q/DQ nodes as they are written" in done.output
+    assert "--runtime ort-cpu" in done.output
+
+
 def test_unknown_names_are_told_the_known_ones():
     with pytest.raises(RuntimeUnavailable, match=r"unknown runtime 'x'; known: ort-cpu, ort-cuda, .*tensorrt-rtx$"):
         known_runtime("x")
