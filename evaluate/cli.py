@@ -36,6 +36,9 @@ runtime_option = click.option(
     show_default=True,
     help="Runtime of ONNX bundles; built ones run in their own.",
 )
+reference_option = click.option(
+    "--reference", metavar="NAME", help="Bundle the others are compared with [default: the FP32 one]."
+)
 threads_option = click.option(
     "--threads", default=0, show_default="all cores", type=click.IntRange(min=0), help="Threads of the runtime."
 )
@@ -88,7 +91,7 @@ def main() -> None:
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="RESULTS", help="Results folder."
 )
 @runtime_option
-@click.option("--reference", metavar="NAME", help="Bundle the others are compared with [default: the FP32 one].")
+@reference_option
 @click.option(
     "--simulated", is_flag=True, help="Also run each Q/DQ bundle with integer kernels off (fake quantization)."
 )
@@ -257,6 +260,7 @@ def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: in
 @main.command()
 @bundles_argument
 @runtime_option
+@reference_option
 @threads_option
 @batches_option
 @repeats_option
@@ -273,6 +277,7 @@ def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: in
 def bench(
     bundles: Sequence[Path],
     runtime: str,
+    reference: str | None,
     threads: int,
     batches: Sequence[int],
     repeats: int,
@@ -280,17 +285,17 @@ def bench(
     towers: str,
     as_json: bool,
 ) -> None:
-    """Time BUNDLES side by side, in turns, and give latencies as ratios to the FP32 one among them."""
+    """Time BUNDLES side by side, in turns, and give latencies as ratios to the reference's."""
     from clipq.evaluate.bench import BenchSettings, time_subjects
     from clipq.evaluate.subjects import gather_subjects
     from clipq.evaluate.tables import latency_rows, print_latency
 
-    subjects, reference = gather_subjects(
-        bundles, runtime=runtime, threads=threads, simulated=False, reference=None, graphs=cuda_graphs
+    subjects, base = gather_subjects(
+        bundles, runtime=runtime, threads=threads, simulated=False, reference=reference, graphs=cuda_graphs
     )
     chosen = cast("tuple[TowerName, ...]", ("image", "text") if towers == "both" else (towers,))
     settings = BenchSettings(batches=tuple(sorted(set(batches))), repeats=repeats)
-    rows = latency_rows(time_subjects(subjects, chosen, settings), reference.label if reference else None)
+    rows = latency_rows(time_subjects(subjects, chosen, settings), base.label if base else None)
     if as_json:
         click.echo(strict_json.dumps(rows))
     else:

@@ -127,7 +127,8 @@ def _reference(bundles: Sequence[Bundle], asked: str | None) -> Bundle | None:
     fp32 = [bundle for bundle in bundles if bundle.manifest.recipe.name == "fp32"]
     if len(fp32) > 1:
         raise ResultsError(
-            f"several FP32 bundles ({', '.join(b.name for b in fp32)}): choose one with --reference NAME"
+            f"several FP32 bundles ({', '.join(b.name for b in fp32)}): choose one with --reference NAME "
+            "(in a suite: reference)"
         )
     return fp32[0] if fp32 else None
 
