@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from support import DEMO_BUNDLE
+from support import DEMO_BUNDLE, ROOT
 
 from clipq.bundle import open_bundle
 from clipq.engines.base import Engine, TensorSpec
@@ -21,6 +22,7 @@ from clipq.errors import RuntimeUnavailable
 from clipq.evaluate.cli import main as evaluate
 from clipq.evaluate.sweep.grid import read_grid
 from clipq.exporters.cli import main as export
+from clipq.exporters.recipes import KINDS
 from clipq.record import read_records
 
 
@@ -123,6 +125,24 @@ def test_rows_agree_with_what_they_stand_for():
     assert all(runtime.device == "cuda" for runtime in RUNTIMES.values() if runtime.takes == "plan")
     default = RUNTIMES[DEFAULT_RUNTIME]
     assert default.device == "cpu" and default.takes == "onnx" and simulator() is default
+
+
+def test_recipes_fit_known_runtimes():
+    """What recipes say by runtime is a table of theirs; its keys are this one's."""
+    for recipe in KINDS:
+        assert {*recipe.fitted, *recipe.no_kernels} <= set(RUNTIMES), recipe.name
+
+
+def test_the_documents_table_is_this_one():
+    table = re.findall(
+        r"^\| `([^`]+)` \| (.+) \| (.+) \| (.+) \| (.+) \|$", (ROOT / "docs" / "runtimes.md").read_text(), re.M
+    )
+    devices = {"cpu": "CPU", "cuda": "GPU"}
+    files = {"onnx": "ONNX bundles", "plan": "plans built for it"}
+    assert table == [
+        (row.name, row.summary, devices[row.device], files[row.takes], "yes" if row.can_simulate else "no")
+        for row in RUNTIMES.values()
+    ]
 
 
 def test_memory_is_of_the_device(monkeypatch):
