@@ -1,92 +1,34 @@
-"""The runtimes clipq knows: whether each works on this machine, and how it opens a bundle's tower."""
+"""The runtimes clipq knows, one table: who wants to know something of a runtime asks its row, not its name.
+
+Light to import, for the command lines take names and defaults from here: a runtime's code is imported as it is used.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from typing import TYPE_CHECKING, Literal
 
-from clipq.bundle import Bundle, TowerName
-from clipq.engines.base import Engine
-from clipq.engines.cuda import current_gpu
-from clipq.engines.ort import OrtEngine
-from clipq.engines.ort_providers import PROVIDERS, OrtRuntime, find_provider
-from clipq.engines.tensorrt_library import TensorRtRuntime, open_library
-from clipq.engines.trt import TensorRtEngine
-from clipq.environment import onnxruntime_package
+from clipq.engines.ort_rows import kernels_or, one_node, onnxruntime_row, profile
+from clipq.engines.runtime import Load, Runtime
+from clipq.engines.trt_rows import tensorrt_row
 from clipq.errors import BundleError, RuntimeUnavailable
 
+if TYPE_CHECKING:
+    from clipq.bundle import Bundle, TowerName
+    from clipq.engines.base import Engine
 
-@dataclass(frozen=True)
-class Status:
-    """Whether a runtime works here, and what was found or what is missing.
-
-    ``state`` is ``run`` (engines run here), ``built`` (plans can be built here, not run) or ``no``.
-    """
-
-    state: str
-    detail: str
-
-    @property
-    def works(self) -> bool:
-        """Whether engines run here."""
-        return self.state == "run"
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """A runtime by name: its one-line description and its check."""
-
-    name: str
-    summary: str
-    status: Callable[[], Status]
-
-
-def onnxruntime_version() -> str | None:
-    """Package and version of the ONNX Runtime that is here, or None."""
-    found = onnxruntime_package()
-    return None if found is None else " ".join(found)
-
-
-def runtime_identity(runtime: str) -> dict[str, str | None]:
-    """What a runtime's numbers depend on: its name and version, and the GPU it runs on."""
-    found = onnxruntime_version() if runtime in PROVIDERS else open_library(runtime).name
-    identity = {"runtime": runtime, "runtime_version": found}
-    return identity if runtime == "ort-cpu" else {**identity, "gpu": current_gpu().name}
-
-
-def _ort_status(runtime: OrtRuntime) -> Status:
-    found = onnxruntime_version()
-    if found is None:
-        return Status("no", "ONNX Runtime is not installed: pip install onnxruntime")
-    try:
-        find_provider(runtime)
-        gpu = "" if runtime == "ort-cpu" else f", {current_gpu().name}"
-    except RuntimeUnavailable as error:
-        return Status("no", str(error))
-    return Status("run", f"{found}{gpu}")
-
-
-def _tensorrt_status(runtime: TensorRtRuntime) -> Status:
-    try:
-        library = open_library(runtime)
-    except RuntimeUnavailable as error:
-        return Status("no", str(error))
-    try:
-        gpu = current_gpu()
-    except RuntimeUnavailable as error:
-        if library.targets:
-            return Status("built", f"{library.name} builds for {', '.join(library.targets)}; cannot run: {error}")
-        return Status("no", f"{library.name}: {error}")
-    if library.targets and gpu.capability not in library.targets:
-        return Status("built", f"{library.name} does not support {gpu.name} ({gpu.capability})")
-    return Status("run", f"{library.name}, {gpu.name} ({gpu.capability})")
-
+# What is meant where no runtime is named: it works wherever clipq is installed.
+DEFAULT_RUNTIME: Literal["ort-cpu"] = "ort-cpu"
 
 RUNTIMES: dict[str, Runtime] = {
-    **{name: Runtime(name, entry.summary, partial(_ort_status, name)) for name, entry in PROVIDERS.items()},
-    "tensorrt": Runtime("tensorrt", "TensorRT plans", partial(_tensorrt_status, "tensorrt")),
-    "tensorrt-rtx": Runtime("tensorrt-rtx", "TensorRT-RTX plans", partial(_tensorrt_status, "tensorrt-rtx")),
+    runtime.name: runtime
+    for runtime in (
+        onnxruntime_row("ort-cpu", "ONNX Runtime, CPU provider", "cpu", profile, can_simulate=True),
+        onnxruntime_row("ort-cuda", "ONNX Runtime, CUDA provider", "cuda", kernels_or(profile)),
+        onnxruntime_row("ort-tensorrt", "ONNX Runtime, TensorRT provider", "cuda", kernels_or(one_node)),
+        onnxruntime_row("ort-tensorrt-rtx", "ONNX Runtime, TensorRT-RTX plugin provider", "cuda", kernels_or(one_node)),
+        tensorrt_row("tensorrt", "TensorRT plans"),
+        tensorrt_row("tensorrt-rtx", "TensorRT-RTX plans"),
+    )
 }
 
 
@@ -106,6 +48,22 @@ def require_runtime(name: str) -> Runtime:
     return runtime
 
 
+def simulator() -> Runtime:
+    """The runtime in which Q/DQ files are simulated: the first that can."""
+    return next(runtime for runtime in RUNTIMES.values() if runtime.can_simulate)
+
+
+def runtime_identity(name: str) -> dict[str, str | None]:
+    """What a runtime's numbers depend on: its name and version, and the GPU it runs on."""
+    runtime = known_runtime(name)
+    identity = {"runtime": name, "runtime_version": runtime.version()}
+    if runtime.device == "cpu":
+        return identity
+    from clipq.engines.cuda import current_gpu
+
+    return {**identity, "gpu": current_gpu().name}
+
+
 def open_engine(
     bundle: Bundle,
     tower: TowerName,
@@ -119,22 +77,25 @@ def open_engine(
 
     ``threads`` and ``simulated`` are for ONNX Runtime, ``graphs`` (CUDA graphs) for plans.
     """
-    entry = bundle.manifest.tower(tower)
-    check_fits(bundle, runtime)
-    require_runtime(runtime)
-    if entry.plan is not None:
-        return TensorRtEngine(bundle.tower_path(tower), entry.plan, graphs=graphs)
-    return OrtEngine(bundle.tower_path(tower), runtime, threads=threads, simulated=simulated)  # type: ignore[arg-type]
+    check_fits(bundle, runtime, simulated=simulated)
+    return require_runtime(runtime).open(Load(bundle, tower, threads, simulated, graphs))
 
 
-def check_fits(bundle: Bundle, runtime: str) -> None:
-    """Refuse a runtime that cannot take a bundle's files: plans go with their runtime alone, ONNX with the others."""
-    known_runtime(runtime)
-    built = bundle.built_for
+def check_fits(bundle: Bundle, runtime: str, *, simulated: bool = False) -> None:
+    """Refuse a runtime that cannot take a bundle's files: plans go with their runtime alone, ONNX with the others.
+
+    With ``simulated``, one that does not run Q/DQ nodes as they are written is refused too.
+    """
+    row, built = known_runtime(runtime), bundle.built_for
     if built is not None and built != runtime:
         raise BundleError(f"{bundle.path} holds plans for {built}; --runtime {runtime} cannot load them")
-    if built is None and runtime not in PROVIDERS:
+    if built is None and row.takes == "plan":
         raise BundleError(
             f"{bundle.path} holds ONNX files; make plans of them first: clipq-export build {bundle.path} "
             f"--runtime {runtime}"
+        )
+    if simulated and not row.can_simulate:
+        raise BundleError(
+            f"{bundle.path}: {runtime} does not run Q/DQ nodes as they are written; simulate the ONNX bundle with "
+            f"--runtime {simulator().name}"
         )

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from clipq.engines.base import Array
-from clipq.engines.ort import OrtEngine, trace_kernels
-from clipq.engines.ort_providers import OrtRuntime
+from clipq.engines.ort import ON_CPU, OrtEngine, trace_kernels
+from clipq.engines.ort_providers import PROVIDERS, OrtRuntime
 
 Arithmetic = Literal["integer", "float", "unknown"]
 Verdict = Literal["integer", "mixed", "float", "unknown"]
@@ -137,7 +137,7 @@ def take_census(
     tower: str,
     feed: Mapping[str, Array],
     *,
-    runtime: OrtRuntime = "ort-cpu",
+    runtime: OrtRuntime = ON_CPU,
     runs: int = 3,
     threads: int = 0,
     simulated: bool = False,
@@ -146,6 +146,7 @@ def take_census(
 
     On a GPU the profile proves which operators ran there, and its times are those of launching them.
     """
+    on_gpu = PROVIDERS[runtime].on_gpu
     events, model = trace_kernels(path, feed, runs=runs, runtime=runtime, threads=threads, simulated=simulated)
     nodes = {node.name: node for node in model.graph.node}
     weights = {value.name: tuple(value.dims) for value in model.graph.initializer}
@@ -160,9 +161,8 @@ def take_census(
         arithmetic: Arithmetic = "integer" if op in INTEGER_KERNELS else "float"
         if op == BLOCKWISE:
             # The CUDA provider dequantizes the weights, or multiplies them with half-precision activations.
-            on_cpu = runtime == "ort-cpu"
             arithmetic = "float"
-            if on_cpu:
+            if not on_gpu:
                 arithmetic = "unknown" if node is None else _blockwise_arithmetic(node, weights, model)
         macs = _multiply_accumulates(event, node, weights)
         groups[op, arithmetic].append((event["name"], macs, event["microseconds"] / 1e3))
@@ -179,7 +179,7 @@ def take_census(
             for (op, arithmetic), rows in sorted(groups.items(), key=lambda item: -sum(row[1] for row in item[1]))
         ),
         other_milliseconds=dict(sorted(other.items(), key=lambda item: -item[1])),
-        evidence=EVIDENCE if runtime == "ort-cpu" else f"{EVIDENCE}; times are launch times, not kernel times",
+        evidence=f"{EVIDENCE}; times are launch times, not kernel times" if on_gpu else EVIDENCE,
     )
 
 

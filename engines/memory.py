@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipq.engines.runtime import Feed, Load
 from clipq.errors import EngineError
 
 # The process that measures imports the runtime and numpy and nothing else, so that its size is the engine's.
@@ -75,6 +76,17 @@ def peak_memory(
     """Peak resident memory in bytes (lower is better), runtime and Python included."""
     arguments = [str(path), input_name, dtype, str(threads), str(int(simulated)), *map(str, shape)]
     return int(_run(_PROBE, arguments, str(path)))
+
+
+def host_bytes(load: Load, feed: Feed) -> int:
+    """Peak host memory of a tower in ONNX Runtime on the CPU, and of a batch of this feed's shape."""
+    ((name, array),) = feed.items()
+    return peak_memory(load.path, name, str(array.dtype), array.shape, threads=load.threads, simulated=load.simulated)
+
+
+def gpu_bytes(runtime: str, load: Load, feed: Feed) -> int:
+    """Peak GPU memory of a tower in a runtime of the catalog, and of a batch of this feed's size."""
+    return gpu_memory(load.bundle.path, load.tower, runtime, len(next(iter(feed.values())))).peak
 
 
 def _run(probe: str, arguments: Sequence[str], what: str) -> str:

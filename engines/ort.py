@@ -17,12 +17,12 @@ import numpy as np
 from clipq.engines.base import Array, Engine, TensorSpec
 from clipq.engines.cuda import Stream
 from clipq.engines.device_batch import DeviceBatch, refuse_dynamic
-from clipq.engines.ort_providers import OrtRuntime, find_provider, make_session
+from clipq.engines.ort_providers import PROVIDERS, OrtRuntime, find_provider, make_session
 from clipq.errors import ClipqError, EngineError, OutOfMemory
 
 logger = logging.getLogger(__name__)
 
-RUNTIME: OrtRuntime = "ort-cpu"
+ON_CPU: OrtRuntime = "ort-cpu"
 
 # The arena's words, CUDA's, and those of cuBLAS and cuDNN.
 _OUT_OF_MEMORY = re.compile(r"failed to allocate memory|out of memory|STATUS_ALLOC_FAILED", re.I)
@@ -47,7 +47,7 @@ class OrtEngine(Engine):
     def __init__(
         self,
         path: Path,
-        runtime: OrtRuntime = RUNTIME,
+        runtime: OrtRuntime = ON_CPU,
         *,
         threads: int = 0,
         simulated: bool = False,
@@ -71,12 +71,12 @@ class OrtEngine(Engine):
         find_provider(runtime)
         self._session: Any = None
         self._batches: dict[tuple[int, int], DeviceBatch] = {}
-        self._device = None if runtime == "ort-cpu" else "cuda"
+        self._device = "cuda" if PROVIDERS[runtime].on_gpu else None
         self._uploads = None if self._device is None else Stream()
         self._stream: Stream | None = None
         try:
             own = {}
-            if runtime == "ort-cuda":
+            if PROVIDERS[runtime].takes_stream:
                 # Ours, so that it can follow uploads, and events can be put around what the provider queues.
                 self._stream = Stream()
                 own = {"user_compute_stream": str(int(self._stream.handle))}
@@ -183,7 +183,7 @@ def trace_kernels(
     feed: Mapping[str, Array],
     *,
     runs: int,
-    runtime: OrtRuntime = RUNTIME,
+    runtime: OrtRuntime = ON_CPU,
     threads: int = 0,
     simulated: bool = False,
 ) -> tuple[list[dict[str, Any]], Any]:

@@ -33,24 +33,30 @@ COMPUTE = {
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider: its name, a line about it, its options, and the package of a plugin."""
+    """An execution provider: its name, its options, and the package of a plugin.
+
+    ``takes_stream``: it runs on a CUDA stream that it is handed.
+    """
 
     name: str
-    summary: str
     options: dict[str, str] = field(default_factory=dict)
     package: str | None = None
+    takes_stream: bool = False
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it runs on a GPU; all but one do."""
+        return self.name != CPU
 
 
 # Tensor cores would round float32 products to 10 bits by default; a float32 engine must be one.
 CUDA_OPTIONS = {"use_tf32": "0"}
 # TensorRT's provider gets no precision flags: with any of them its network is weakly typed, and FP32 may run in FP16.
 PROVIDERS: dict[OrtRuntime, Provider] = {
-    "ort-cpu": Provider(CPU, "ONNX Runtime, CPU provider"),
-    "ort-cuda": Provider("CUDAExecutionProvider", "ONNX Runtime, CUDA provider", CUDA_OPTIONS),
-    "ort-tensorrt": Provider("TensorrtExecutionProvider", "ONNX Runtime, TensorRT provider"),
-    "ort-tensorrt-rtx": Provider(
-        "NvTensorRTRTXExecutionProvider", "ONNX Runtime, TensorRT-RTX plugin provider", package=RTX_PLUGIN
-    ),
+    "ort-cpu": Provider(CPU),
+    "ort-cuda": Provider("CUDAExecutionProvider", CUDA_OPTIONS, takes_stream=True),
+    "ort-tensorrt": Provider("TensorrtExecutionProvider"),
+    "ort-tensorrt-rtx": Provider("NvTensorRTRTXExecutionProvider", package=RTX_PLUGIN),
 }
 
 
@@ -72,7 +78,7 @@ def find_provider(runtime: OrtRuntime) -> Provider:
             f"runtime {runtime!r}: this ONNX Runtime has no {provider.name}; pip install onnxruntime-gpu "
             "(after pip uninstall onnxruntime)"
         )
-    if runtime != "ort-cpu":
+    if provider.on_gpu:
         if not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
             raise RuntimeUnavailable(
                 f"runtime {runtime!r}: ONNX Runtime {onnxruntime.__version__} does not say what it leaves to the CPU; "
@@ -162,10 +168,10 @@ def make_session(path: str, runtime: OrtRuntime, options: Any, provider_options:
     the runtime raises where it cannot load the file.
     """
     provider = PROVIDERS[runtime]
-    if runtime != "ort-cpu":
+    if provider.on_gpu:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     session = _open(path, runtime, options, {**provider.options, **provider_options})
-    if runtime != "ort-cpu":
+    if provider.on_gpu:
         refuse_fallback(session, runtime, provider)
     return session
 
@@ -174,7 +180,7 @@ def _open(model: str | bytes, runtime: OrtRuntime, options: Any, provider_option
     import onnxruntime
 
     provider = PROVIDERS[runtime]
-    if runtime == "ort-cpu":
+    if not provider.on_gpu:
         return onnxruntime.InferenceSession(model, options, providers=[provider.name])
     load_cuda_libraries()
     if provider.package is None:

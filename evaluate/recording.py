@@ -81,7 +81,7 @@ def record_of(
             **plan.suite.model_dump(mode="json", by_alias=True), "runtime": where.runtime, "threads": where.threads,
             "batch": embeddings.batch.size, "cuda_graphs": subject.graphs,
         },
-        environment={**environment(), **({} if subject.runtime == "ort-cpu" else {"gpu": asdict(current_gpu())})},
+        environment={**environment(), **({"gpu": asdict(current_gpu())} if subject.device == "cuda" else {})},
         views=tuple(mine.views),
         attacks=_attacks(plan),
         latency=benches[subject.label].latency if subject.label in benches else (),

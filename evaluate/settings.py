@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipq.data.pixels import PixelCache
+from clipq.engines.catalog import DEFAULT_RUNTIME
 from clipq.evaluate.cells.cells import BATCH
 from clipq.evaluate.cells.storage import Storage
 
@@ -22,7 +23,7 @@ class Where:
     """
 
     results: Path
-    runtime: str = "ort-cpu"
+    runtime: str = DEFAULT_RUNTIME
     threads: int = 0
     cache: Path | None = None
     auto_batch: bool = False

@@ -12,6 +12,7 @@ import click
 from clipq import __version__
 from clipq.console import Group, fetch_option, progress_bars
 from clipq.data.open import describe_sources
+from clipq.engines.catalog import DEFAULT_RUNTIME, RUNTIMES, known_runtime, require_runtime
 from clipq.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
@@ -45,9 +46,10 @@ opset_option = click.option(
     help="ONNX version of the FP32 bundle; TensorRT 8.6 reads 17, which its build makes of 21 itself.",
 )  # fmt: skip
 runtime_option = click.option(
-    "--runtime", "runtimes", multiple=True, default=["ort-cpu"], show_default=True,
+    "--runtime", "runtimes", multiple=True, default=[DEFAULT_RUNTIME], show_default=True,
     help="Runtime the bundles are for; repeatable. Recipes take the form it needs; TensorRT's get plans as well.",
 )  # fmt: skip
+plan_runtime = click.Choice([runtime.name for runtime in RUNTIMES.values() if runtime.takes == "plan"])
 target_option = click.option(
     "--target", metavar="sm_XY", help="GPU that plans are for, by compute capability [default: the one that is here].",
 )  # fmt: skip
@@ -112,7 +114,7 @@ def onnx(checkpoint: str, pretrained: str | None, opset: str, output: Path) -> N
 @calibration_option
 @towers_option
 @click.option(
-    "--runtime", default="ort-cpu", show_default=True,
+    "--runtime", default=DEFAULT_RUNTIME, show_default=True,
     help="Runtime the bundles are for: options not given take the values it needs.",
 )  # fmt: skip
 @click.option(
@@ -131,7 +133,6 @@ def quantize(
     BUNDLE is a folder, or demo: the built-in one, put into OUTPUT/fp32.
     """
     from clipq.bundle import open_bundle
-    from clipq.engines.catalog import known_runtime
     from clipq.exporters.calibration_set import DEMO_SET
 
     parsed = _parse(recipes, known_runtime(runtime).name)
@@ -172,8 +173,6 @@ def run(
     output: Path,
 ) -> None:
     """All of it: export CHECKPOINT (bundle `fp32`), quantize it by each recipe, build plans for TensorRT runtimes."""
-    from clipq.engines.catalog import known_runtime, require_runtime
-    from clipq.engines.tensorrt_library import PACKAGES
     from clipq.exporters.build import BuildSettings, open_toolchain
     from clipq.exporters.calibration_set import DEMO_SET
 
@@ -181,7 +180,7 @@ def run(
     parsed = {known_runtime(runtime).name: _parse(recipes, runtime) for runtime in runtimes}
     builds = {}
     for runtime in parsed:
-        if runtime in PACKAGES:
+        if known_runtime(runtime).takes == "plan":
             settings = BuildSettings(cast("Any", runtime), _batch(batch), target)
             builds[runtime] = settings, open_toolchain(settings)
         else:
@@ -207,9 +206,7 @@ def run(
 
 @main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--runtime", required=True, type=click.Choice(["tensorrt", "tensorrt-rtx"]), help="Library that builds and runs it."
-)
+@click.option("--runtime", required=True, type=plan_runtime, help="Library that builds and runs it.")
 @target_option
 @batch_option
 @click.option("--tf32", is_flag=True, help="Let float32 products round their factors to 10 bits.")
@@ -252,9 +249,7 @@ def build(
 
 @main.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--runtime", required=True, type=click.Choice(["tensorrt", "tensorrt-rtx"]), help="Whose parser reads it."
-)
+@click.option("--runtime", required=True, type=plan_runtime, help="Whose parser reads it.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def check(bundle: Path, runtime: str, as_json: bool) -> None:
     """Let TensorRT's parser read BUNDLE, node by node: what would not build, and why. Needs no GPU."""
@@ -302,7 +297,7 @@ def _demo_bundle(target: Path) -> Path:
     return target
 
 
-def _parse(texts: Sequence[str], runtime: str = "ort-cpu") -> list[Recipe]:
+def _parse(texts: Sequence[str], runtime: str = DEFAULT_RUNTIME) -> list[Recipe]:
     from clipq.exporters.recipes import parse_recipe
 
     parsed = [parse_recipe(text, runtime) for text in texts if text != "fp32"]

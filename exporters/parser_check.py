@@ -14,6 +14,9 @@ from clipq.errors import BuildError, RuntimeUnavailable
 from clipq.exporters.build import count_layers, create_network
 from clipq.exporters.opset import readable
 
+# Whose parser answers where a library's own does not work here.
+STAND_INS: dict[TensorRtRuntime, TensorRtRuntime] = {"tensorrt": "tensorrt-rtx"}
+
 
 class RefusedNodes(BaseModel):
     """Nodes of one operator that the parser refuses for one reason."""
@@ -63,12 +66,13 @@ def _parser(runtime: TensorRtRuntime) -> tuple[TensorRtLibrary, str]:
         return library, library.name
     except RuntimeUnavailable as error:
         reason = str(error)
-    if runtime == "tensorrt-rtx":
+    if runtime not in STAND_INS:
         raise RuntimeUnavailable(reason)
+    other = STAND_INS[runtime]
     try:
-        library = open_library("tensorrt-rtx")
+        library = open_library(other)
     except RuntimeUnavailable as error:
-        raise RuntimeUnavailable(f"{reason}; or pip install tensorrt-rtx, whose parser needs no GPU") from error
+        raise RuntimeUnavailable(f"{reason}; or pip install {other}, whose parser needs no GPU") from error
     return library, f"{library.name}, in place of TensorRT's, which does not work here"
 
 

@@ -14,8 +14,8 @@ import onnx
 from clipq import __version__
 from clipq.bundle import Bundle, Recipe, Tower, TowerName, open_bundle, stored_file, write_manifest
 from clipq.engines.base import Array
-from clipq.engines.catalog import onnxruntime_version, open_engine
-from clipq.engines.ort import RUNTIME
+from clipq.engines.catalog import DEFAULT_RUNTIME, open_engine
+from clipq.engines.ort_rows import onnxruntime_version
 from clipq.errors import EngineError, RecipeError
 from clipq.exporters import modelopt_quantizer as _modelopt_quantizer  # noqa: F401 (importing it registers its recipes)
 from clipq.exporters import recipes
@@ -113,7 +113,7 @@ def _check_runs(bundle: Bundle, recipe: recipes.Recipe) -> None:
     for name in bundle.manifest.recipe.towers:
         tower = bundle.manifest.tower(name)
         try:
-            with open_engine(bundle, name, RUNTIME) as engine:
+            with open_engine(bundle, name, DEFAULT_RUNTIME) as engine:
                 output = engine.run({tower.input_name: feeds[name]})[tower.output_name]
         except EngineError as error:
             raise RecipeError(f"recipe {recipe.name}: the {name} tower does not run: {error}") from error

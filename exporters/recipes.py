@@ -12,6 +12,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from clipq.engines.catalog import DEFAULT_RUNTIME
 from clipq.errors import RecipeError
 
 TENSORRT = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-tensorrt-rtx")
@@ -288,7 +289,7 @@ KINDS: tuple[type[Recipe], ...] = (
 RECIPES: dict[str, type[Recipe]] = {recipe.name: recipe for recipe in (*KINDS[:-1], *SIMULATED)}
 
 
-def parse_recipe(text: str, runtime: str = "ort-cpu") -> Recipe:
+def parse_recipe(text: str, runtime: str = DEFAULT_RUNTIME) -> Recipe:
     """``int8-static:ranges=entropy`` to a recipe; raises RecipeError naming what is known.
 
     Options not given take the value that ``runtime`` needs (``fitted``), else their default.

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import tomllib
 
+from clipq.engines.catalog import DEFAULT_RUNTIME, RUNTIMES
+
 ROOT = Path(__file__).resolve().parent.parent
 
 FOLDERS = {
@@ -134,6 +136,35 @@ def test_help_loads_nothing_heavy(command):
         [sys.executable, "-c", code + f"print('HEAVY', {heavy})"], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip().endswith("HEAVY []"), done.stdout
+
+
+def compared_strings(tree):
+    """Strings that are compared with or matched against, alone or in a tuple, list, set or dict written out there."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare | ast.MatchValue):
+            yield from (part.value for part in ast.walk(node) if isinstance(part, ast.Constant))
+
+
+@pytest.mark.parametrize(
+    ("package", "path"),
+    [(package, path) for package, path in sources() if package != "clipq.engines"],
+    ids=lambda value: str(getattr(value, "name", value)),
+)
+def test_nobody_asks_for_a_runtimes_name(package, path):
+    """What is wanted of a runtime is asked of its row: device, takes, can_simulate, … And its default is named once."""
+    tree = ast.parse(path.read_text())
+    assert not set(compared_strings(tree)) & set(RUNTIMES), f"{path} compares with a runtime's name"
+    constants = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    assert DEFAULT_RUNTIME not in constants, f"{path} names the default runtime itself"
+    tables = {name.id for name in ast.walk(tree) if isinstance(name, ast.Name)} & {"PROVIDERS", "PACKAGES"}
+    assert not tables or path.name == "environment.py", f"{path} asks {tables}, which are the engines' own"
+
+
+@pytest.mark.parametrize(
+    "code", ["x == 'ort-cpu'", "x in ('a', 'tensorrt')", "'ort-cuda' != x", "match x:\n case 'tensorrt-rtx': pass"]
+)
+def test_a_runtimes_name_is_seen_however_it_is_compared(code):
+    assert set(compared_strings(ast.parse(code))) & set(RUNTIMES)
 
 
 def test_packages_are_listed():

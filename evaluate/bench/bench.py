@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from clipq.bundle import TOWERS, Bundle, TowerName
 from clipq.engines.base import Array, Engine
-from clipq.engines.census import Census, take_census, unknown_census
+from clipq.engines.catalog import known_runtime
+from clipq.engines.census import Census
 from clipq.engines.gpu_state import joules_per_run, read_gpu_state
 from clipq.engines.latency import measure_latency
-from clipq.engines.layers import take_kernel_census, take_layers_census
-from clipq.engines.memory import gpu_memory, peak_memory
-from clipq.engines.ort import OrtEngine
-from clipq.engines.ort_providers import OrtRuntime
-from clipq.engines.trt import TensorRtEngine
 from clipq.environment import environment
-from clipq.errors import RuntimeUnavailable
 from clipq.evaluate.cells.subjects import Subject
 from clipq.evaluate.results.record import CensusRecord, GpuRecord, KernelRecord, LatencyRecord
 from clipq.files import sha256_bytes, write_atomic
@@ -84,34 +78,25 @@ def bench(
         advance(f"kernels and memory of {subject.label}")
         census: list[CensusRecord] = []
         memory: dict[str, int] = {}
-        on_gpu: dict[str, int] = {}
         energy: dict[str, float] = {}
+        measure_memory, on_gpu = known_runtime(subject.runtime).memory, subject.device == "cuda"
         for tower in TOWERS:
             feed = plausible_feed(subject.bundle, tower, largest)
             census.append(subject_census(subject, tower, feed))
-            (name, array), *_ = feed.items()
-            if subject.runtime != "ort-cpu":
-                on_gpu[tower] = gpu_memory(subject.bundle.path, tower, subject.runtime, largest).peak
+            if measure_memory is not None:
+                memory[tower] = measure_memory(subject.load(tower), feed)
+            if on_gpu:
                 with subject.open(tower) as engine:
                     joules = joules_per_run(partial(engine.run, feed))
                 if joules is not None:
                     energy[tower] = joules / largest
-                continue
-            memory[tower] = peak_memory(
-                subject.bundle.tower_path(tower),
-                name,
-                str(array.dtype),
-                array.shape,
-                threads=subject.threads,
-                simulated=subject.simulated,
-            )
         benches[subject.label] = SubjectBench(
             latency=tuple(latencies[subject.label]),
             census=tuple(census),
-            peak_rss_bytes=memory,
-            gpu_bytes=on_gpu,
+            peak_rss_bytes={} if on_gpu else memory,
+            gpu_bytes=memory if on_gpu else {},
             joules_per_sample=energy,
-            gpu=gpu if subject.runtime != "ort-cpu" else None,
+            gpu=gpu if on_gpu else None,
         )
     write_atomic(path, _Stored(subjects=benches).model_dump_json())
     return benches
@@ -159,32 +144,8 @@ def seconds_per_sample(engine: Engine, bundle: Bundle, tower: TowerName, batch: 
 
 def subject_census(subject: Subject, tower: TowerName, feed: dict[str, Array]) -> CensusRecord:
     """Which kernels ran in one tower of a subject, by the proof its runtime offers."""
-    recipe = subject.bundle.manifest.tower(tower).recipe
-    if subject.bundle.built_for is not None:
-        # The library's profiler sees no layers inside a CUDA graph.
-        with replace(subject, graphs=False).open(tower) as engine:
-            assert isinstance(engine, TensorRtEngine)
-            return census_record(take_layers_census(engine, tower, feed), recipe)
-    runtime, path = cast("OrtRuntime", subject.runtime), subject.bundle.tower_path(tower)
-    untraced = ""
-    if runtime != "ort-cpu":
-        with subject.open(tower) as engine:
-            assert isinstance(engine, OrtEngine)
-            try:
-                return census_record(take_kernel_census(engine, tower, feed), recipe)
-            except RuntimeUnavailable as error:
-                untraced = f"; no kernel names: {error}"
-        if runtime != "ort-cuda":
-            return census_record(unknown_census(tower, f"{runtime} runs the tower as one node{untraced}"), recipe)
-    taken = take_census(
-        path,
-        tower,
-        feed,
-        runtime=runtime,
-        threads=subject.threads,
-        simulated=subject.simulated,
-    )
-    return census_record(replace(taken, evidence=taken.evidence + untraced), recipe)
+    census = known_runtime(subject.runtime).census(subject.load(tower), feed)
+    return census_record(census, subject.bundle.manifest.tower(tower).recipe)
 
 
 def census_record(census: Census, recipe: str) -> CensusRecord:

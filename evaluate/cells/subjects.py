@@ -9,8 +9,16 @@ from typing import Any
 
 from clipq.bundle import TOWERS, Bundle, TowerName, open_bundle
 from clipq.engines.base import Engine
-from clipq.engines.catalog import check_fits, open_engine, require_runtime, runtime_identity
+from clipq.engines.catalog import (
+    check_fits,
+    known_runtime,
+    open_engine,
+    require_runtime,
+    runtime_identity,
+    simulator,
+)
 from clipq.engines.ort import has_quantize_dequantize
+from clipq.engines.runtime import Device, Load
 from clipq.errors import BundleError, ResultsError
 from clipq.evaluate.results.estimates import Engine as EngineColumns
 
@@ -39,6 +47,15 @@ class Subject:
         recipe = self.bundle.manifest.recipe.name
         simulated = self.simulated or recipe.startswith("simulated-")
         return EngineColumns(self.bundle.name, recipe, self.runtime, simulated)
+
+    @property
+    def device(self) -> Device:
+        """Where its runtime runs."""
+        return known_runtime(self.runtime).device
+
+    def load(self, tower: TowerName) -> Load:
+        """One tower, as this subject's runtime loads it."""
+        return Load(self.bundle, tower, self.threads, self.simulated, self.graphs)
 
     def open(self, tower: TowerName) -> Engine:
         """Load one tower."""
@@ -83,8 +100,7 @@ def gather_subjects(
         check_fits(subject.bundle, subject.runtime)
         require_runtime(subject.runtime)
     if simulated:
-        # Only the CPU provider runs a file as it is written.
-        twins = [Subject(bundle, "ort-cpu", threads, simulated=True) for bundle in bundles if has_twin(bundle)]
+        twins = [Subject(bundle, simulator().name, threads, simulated=True) for bundle in bundles if has_twin(bundle)]
         if not twins:
             raise BundleError("--simulated: none of the bundles has Q/DQ nodes (int8-static has); nothing to simulate")
         subjects += twins
@@ -111,7 +127,8 @@ def _reference(bundles: Sequence[Bundle], asked: str | None) -> Bundle | None:
     fp32 = [bundle for bundle in bundles if bundle.manifest.recipe.name == "fp32"]
     if len(fp32) > 1:
         raise ResultsError(
-            f"several FP32 bundles ({', '.join(b.name for b in fp32)}): choose one with --reference NAME"
+            f"several FP32 bundles ({', '.join(b.name for b in fp32)}): choose one with --reference NAME "
+            "(in a suite: reference)"
         )
     return fp32[0] if fp32 else None
 

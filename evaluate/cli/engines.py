@@ -13,6 +13,7 @@ from clipq.evaluate.cli.options import (
     bundles_argument,
     graphs_option,
     json_option,
+    reference_option,
     repeats_option,
     runtime_option,
     threads_option,
@@ -42,7 +43,7 @@ def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: in
 
     opened = open_bundle(bundle)
     subject = Subject(opened, runtime_of(opened, runtime), threads, simulated)
-    check_fits(opened, subject.runtime)
+    check_fits(opened, subject.runtime, simulated=simulated)
     require_runtime(subject.runtime)
     rows = [subject_census(subject, tower, plausible_feed(opened, tower, batch)) for tower in TOWERS]
     if as_json:
@@ -54,6 +55,7 @@ def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: in
 @click.command()
 @bundles_argument
 @runtime_option
+@reference_option
 @threads_option
 @batches_option
 @repeats_option
@@ -70,6 +72,7 @@ def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: in
 def bench(
     bundles: Sequence[Path],
     runtime: str,
+    reference: str | None,
     threads: int,
     batches: Sequence[int],
     repeats: int,
@@ -77,17 +80,17 @@ def bench(
     towers: str,
     as_json: bool,
 ) -> None:
-    """Time BUNDLES side by side, in turns, and give latencies as ratios to the FP32 one among them."""
+    """Time BUNDLES side by side, in turns, and give latencies as ratios to the reference's."""
     from clipq.evaluate.bench.bench import BenchSettings, time_subjects
     from clipq.evaluate.cells.subjects import gather_subjects
     from clipq.evaluate.report.terminal import latency_rows, print_latency
 
-    subjects, reference = gather_subjects(
-        bundles, runtime=runtime, threads=threads, simulated=False, reference=None, graphs=cuda_graphs
+    subjects, base = gather_subjects(
+        bundles, runtime=runtime, threads=threads, simulated=False, reference=reference, graphs=cuda_graphs
     )
     chosen = cast("tuple[TowerName, ...]", ("image", "text") if towers == "both" else (towers,))
     settings = BenchSettings(batches=tuple(sorted(set(batches))), repeats=repeats)
-    rows = latency_rows(time_subjects(subjects, chosen, settings), reference.label if reference else None)
+    rows = latency_rows(time_subjects(subjects, chosen, settings), base.label if base else None)
     if as_json:
         click.echo(strict_json.dumps(rows))
     else:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from clipq.engines.catalog import DEFAULT_RUNTIME
+
 if TYPE_CHECKING:
     from clipq.data.pixels import PixelCache
 
@@ -15,7 +17,13 @@ bundles_argument = click.argument("bundles", nargs=-1, required=True, type=click
 
 
 runtime_option = click.option(
-    "--runtime", default="ort-cpu", show_default=True, help="Runtime of ONNX bundles; built ones run in their own."
+    "--runtime",
+    default=DEFAULT_RUNTIME,
+    show_default=True,
+    help="Runtime of ONNX bundles; built ones run in their own.",
+)
+reference_option = click.option(
+    "--reference", metavar="NAME", help="Bundle the others are compared with [default: the FP32 one]."
 )
 
 

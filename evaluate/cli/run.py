@@ -20,6 +20,7 @@ from clipq.evaluate.cli.options import (
     pixel_cache_of,
     pixel_cache_option,
     pixel_cache_size_option,
+    reference_option,
     runtime_option,
     threads_option,
 )
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="RESULTS", help="Results folder."
 )
 @runtime_option
-@click.option("--reference", metavar="NAME", help="Bundle the others are compared with [default: the FP32 one].")
+@reference_option
 @click.option(
     "--simulated", is_flag=True, help="Also run each Q/DQ bundle with integer kernels off (fake quantization)."
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from clipq.bundle import MANIFEST
-from clipq.engines.ort_providers import PROVIDERS
+from clipq.engines.catalog import known_runtime
 from clipq.errors import ResultsError
 from clipq.evaluate.sweep.grid import Grid, folder_name
 from clipq.files import write_atomic
@@ -47,7 +47,7 @@ def make_bundles(grid: Grid, results: Path, progress: Progress, *, makes: bool =
 def commands(grid: Grid, checkpoint: str, folder: Path) -> dict[str, list[str]]:
     """What ``clipq-export`` is asked for, by step: the FP32 bundle, each recipe, and plans for TensorRT's runtimes."""
     calibrated = [] if grid.calibration_set is None else ["--calibration-set", str(grid.calibration_set)]
-    plans = [runtime for runtime in grid.runtimes if runtime not in PROVIDERS]
+    plans = [runtime for runtime in grid.runtimes if known_runtime(runtime).takes == "plan"]
     if plans:
         every = [flag for recipe in grid.recipes for flag in ("--recipe", recipe)]
         runtimes = [flag for runtime in grid.runtimes for flag in ("--runtime", runtime)]

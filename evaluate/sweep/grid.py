@@ -9,7 +9,7 @@ from typing import Any
 import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clipq.engines.catalog import known_runtime
+from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import ClipqError, DataError
 from clipq.evaluate.suites.suite import BUILT_IN, read_suite
 
@@ -25,7 +25,7 @@ class Grid(BaseModel):
     suite: str
     checkpoints: tuple[str, ...] = ()
     recipes: tuple[str, ...] = ()
-    runtimes: tuple[str, ...] = Field(default=("ort-cpu",), min_length=1)
+    runtimes: tuple[str, ...] = Field(default=(DEFAULT_RUNTIME,), min_length=1)
     calibration_set: Path | None = None
     bundles: tuple[str, ...] = ()
     threads: int = Field(default=0, ge=0)

@@ -11,7 +11,7 @@ from typing import Any
 
 from clipq.bundle import open_bundle
 from clipq.data.pixels import PixelCache
-from clipq.engines.ort_providers import PROVIDERS
+from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import ResultsError
 from clipq.evaluate.cells.cells import BatchSize
 from clipq.evaluate.cells.embeddings import Embeddings
@@ -130,7 +130,7 @@ def connected(grid: Grid, means: Means) -> Iterator[Cluster | None]:
     if means.ray is None:
         yield None
         return
-    on_gpu = any(runtime != "ort-cpu" for runtime in grid.runtimes)
+    on_gpu = any(known_runtime(runtime).device == "cuda" for runtime in grid.runtimes)
     cluster = connect(means.ray, max(1, grid.threads), grid.gpus if on_gpu else 0.0)
     try:
         yield cluster
@@ -242,22 +242,22 @@ class Listener:
 
 
 def _groups(grid: Grid, made: dict[str, list[Path]], suite: Suite) -> list[Group]:
-    """Bundles by checkpoint and ONNX Runtime provider; plans, which have a runtime of their own, join the first."""
+    """Bundles by checkpoint and the runtime of ONNX files; plans, which have a runtime of their own, join the first."""
     families = {name: list(paths) for name, paths in made.items() if paths}
     for path in bundle_folders(grid):
         name = folder_name(open_bundle(path).manifest.checkpoint.name)
         families.setdefault(name, []).append(path)
-    providers = [runtime for runtime in grid.runtimes if runtime in PROVIDERS] or ["ort-cpu"]
+    takers = [runtime for runtime in grid.runtimes if known_runtime(runtime).takes == "onnx"] or [DEFAULT_RUNTIME]
     threads = grid.threads
     groups = []
     for name, paths in families.items():
-        for runtime in providers:
-            chosen = [path for path in paths if runtime == providers[0] or open_bundle(path).built_for is None]
+        for runtime in takers:
+            chosen = [path for path in paths if runtime == takers[0] or open_bundle(path).built_for is None]
             # A twin needs Q/DQ nodes; where the recipe that has them failed, the others go on.
             simulated = suite.simulated and any(has_twin(open_bundle(path)) for path in chosen)
             subjects, reference = gather_subjects(
                 chosen, runtime=runtime, threads=threads, simulated=simulated, reference=suite.reference
             )
-            label = name if len(providers) == 1 else f"{name}--{runtime}"
+            label = name if len(takers) == 1 else f"{name}--{runtime}"
             groups.append(Group(label, runtime, threads, tuple(subjects), reference, simulated))
     return groups

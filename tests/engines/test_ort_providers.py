@@ -14,8 +14,9 @@ from driver import Cuda, Status
 from support import CALIBRATION, DEMO_BUNDLE, assert_refused, evaluate, export
 
 from clipq.bundle import open_bundle
+from clipq.engines import census as census_module
 from clipq.engines import cuda as cuda_module
-from clipq.engines import kernel_trace, ort, ort_providers
+from clipq.engines import kernel_trace, layers, ort, ort_providers, ort_rows
 from clipq.engines.catalog import RUNTIMES
 from clipq.engines.census import take_census
 from clipq.engines.ort import OrtEngine
@@ -302,11 +303,11 @@ def test_without_cupti_the_census_says_why(monkeypatch):
     def refused(*arguments, **options):
         raise RuntimeUnavailable("CUPTI: no privilege")
 
-    monkeypatch.setattr(bench, "take_kernel_census", refused)
+    monkeypatch.setattr(layers, "take_kernel_census", refused)
     monkeypatch.setattr(
-        bench, "take_census", lambda path, tower, feed, runtime, **options: take_census(path, tower, feed)
+        census_module, "take_census", lambda path, tower, feed, runtime, **options: take_census(path, tower, feed)
     )
-    monkeypatch.setattr(Subject, "open", lambda self, tower: OrtEngine(DEMO_BUNDLE / f"{tower}.onnx"))
+    monkeypatch.setattr(ort_rows, "_open", lambda runtime, load: OrtEngine(load.path))
     bundle = open_bundle(DEMO_BUNDLE)
     feed = bench.plausible_feed(bundle, "image", 2)
     census = bench.subject_census(Subject(bundle, "ort-cuda", 0), "image", feed)

@@ -235,6 +235,19 @@ def test_terminal_output(results, bundles):
     )
 
 
+def test_bench_takes_a_reference(bundles, tmp_path):
+    """Two FP32 bundles, of which one must be chosen: by the option that the refusal names."""
+    names = ("a", "b")
+    both = [str(shutil.copytree(bundles / "fp32", tmp_path / name)) for name in names]
+    ask = ("--repeats", "3", "--batch", "1", "--tower", "image", "--json")
+    assert_refused(evaluate("bench", *both, *ask), "several FP32 bundles", "choose one with --reference NAME")
+    assert_refused(evaluate("bench", *both, *ask, "--reference", "c"), "'c' is not among the bundles: a, b")
+    for name in names:
+        rows = json.loads(evaluate("bench", *both, *ask, "--reference", name).stdout)
+        ratios = {row["bundle"]: row["ratio"] for row in rows}
+        assert set(ratios) == set(names) and ratios[name] == 1
+
+
 def test_wrong_use_is_refused(bundles, tmp_path):
     fp32, out = str(bundles / "fp32"), str(tmp_path / "out")
     run = ["--data", "demo:test:n=48", "-o", out, "--no-bench"]

@@ -21,7 +21,7 @@ from clipq.evaluate.cells.subjects import Subject
 
 pytestmark = pytest.mark.gpu
 
-GPU_RUNTIMES = [name for name in RUNTIMES if name != "ort-cpu"]
+GPU_RUNTIMES = [name for name, runtime in RUNTIMES.items() if runtime.device == "cuda"]
 RECIPES = {"fp16": "fp16", "int8-static": "int8-static", "int4-weight-only": "int4-weight-only"}
 # TensorRT 8.6 has no 4 bits, and reads half-precision scales no more than any of that opset.
 OLD_RECIPES = {"fp16": "fp16", "int8-static": "int8-static:floats=fp32"}
@@ -48,7 +48,7 @@ def engines(request, tmp_path_factory):
     done = export("quantize", str(DEMO_BUNDLE), *flags, *arguments)
     assert done.returncode == 0, done.stderr
     made = {"fp32": DEMO_BUNDLE} | dict(zip(recipes, done.stdout.split(), strict=True))
-    if runtime in ("tensorrt", "tensorrt-rtx"):
+    if RUNTIMES[runtime].takes == "plan":
         for name, bundle in made.items():
             done = export("build", str(bundle), "--runtime", runtime, "-o", str(folder))
             assert done.returncode == 0, f"{name}: {done.stderr}"

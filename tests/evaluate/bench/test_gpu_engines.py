@@ -10,8 +10,8 @@ from driver import Cuda, make_trt
 from support import DEMO_BUNDLE
 
 from clipq.bundle import Plan
-from clipq.engines import catalog, trt
 from clipq.engines import cuda as cuda_module
+from clipq.engines import memory, tensorrt_library, trt
 from clipq.engines.memory import GpuMemory
 from clipq.engines.tensorrt_library import Log, TensorRtLibrary
 from clipq.errors import BundleError
@@ -35,10 +35,10 @@ def engine(tmp_path, monkeypatch):
     cuda = Cuda()
     library = TensorRtLibrary("tensorrt", make_trt(cuda), Log())
     monkeypatch.setattr(cuda_module, "cudart", lambda: cuda)
-    for module in (catalog, trt):
+    for module in (tensorrt_library, trt):
         monkeypatch.setattr(module, "open_library", lambda runtime: library)
     # It runs in a process of its own, which has no stand-ins.
-    monkeypatch.setattr(bench, "gpu_memory", lambda *arguments: GpuMemory(1000, 2000))
+    monkeypatch.setattr(memory, "gpu_memory", lambda *arguments: GpuMemory(1000, 2000))
     folder = tmp_path / "engine"
     shutil.copytree(DEMO_BUNDLE, folder)
     manifest = json.loads((folder / "clipq.json").read_text())

@@ -1,0 +1,74 @@
+"""What a runtime is: where it runs, what it takes, and how it loads, proves and measures a tower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from clipq.bundle import Bundle, TowerName
+    from clipq.engines.base import Array, Engine
+    from clipq.engines.census import Census
+
+Device = Literal["cpu", "cuda"]
+Feed: TypeAlias = "Mapping[str, Array]"
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a runtime works here, and what was found or what is missing.
+
+    ``state`` is ``run`` (engines run here), ``built`` (plans can be built here, not run) or ``no``.
+    """
+
+    state: Literal["run", "built", "no"]
+    detail: str
+
+    @property
+    def works(self) -> bool:
+        """Whether engines run here."""
+        return self.state == "run"
+
+
+@dataclass(frozen=True)
+class Load:
+    """A tower that a runtime is to load, and how.
+
+    ``threads`` 0 leaves their number to the runtime; ``simulated`` runs Q/DQ nodes as they are written, around
+    floating-point kernels; ``graphs`` launches plans as CUDA graphs.
+    """
+
+    bundle: Bundle
+    tower: TowerName
+    threads: int = 0
+    simulated: bool = False
+    graphs: bool = False
+
+    @property
+    def path(self) -> Path:
+        """The tower's file."""
+        return self.bundle.tower_path(self.tower)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What is known of a runtime; a row of the catalog.
+
+    ``device``: where it runs; on ``cuda`` results name the GPU. ``takes``: a bundle's ONNX files, or plans built for it
+    alone. ``version``: package and version. ``open`` loads a tower. ``census``: which kernels ran in a tower for a
+    batch, by the proof that this runtime offers. ``memory``: bytes of the device's memory that a tower and a batch take
+    in a process of their own; None where nobody measures it. ``can_simulate``: it runs a Q/DQ file as it is written.
+    """
+
+    name: str
+    summary: str
+    device: Device
+    takes: Literal["onnx", "plan"]
+    status: Callable[[], Status]
+    version: Callable[[], str | None]
+    open: Callable[[Load], Engine]
+    census: Callable[[Load, Feed], Census]
+    memory: Callable[[Load, Feed], int] | None = None
+    can_simulate: bool = False
