@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from clipq.bundle import TOWERS, Bundle, TowerName
+from clipq.bundle import TOWERS, Bundle, Recipe, TowerName
 from clipq.engines.base import Array, Engine
 from clipq.engines.census import Census, take_census, unknown_census
 from clipq.engines.gpu_state import joules_per_run, read_gpu_state
@@ -27,7 +27,7 @@ from clipq.errors import RuntimeUnavailable
 from clipq.evaluate.statistics import percentile_draws
 from clipq.evaluate.subjects import Subject
 from clipq.files import sha256_bytes, write_atomic
-from clipq.record import CensusRecord, GpuRecord, KernelRecord, LatencyRecord, Measurement
+from clipq.record import BundleRecord, CensusRecord, GpuRecord, KernelRecord, LatencyRecord, Measurement
 from clipq.tokenizer import TextTokenizer
 
 PERCENTILES = (50, 90, 99)
@@ -207,9 +207,9 @@ def census_record(census: Census, recipe: str) -> CensusRecord:
     )
 
 
-def breaks_promise(census: CensusRecord, *, simulated: bool) -> bool:
+def breaks_promise(census: CensusRecord, made: Recipe | BundleRecord, *, simulated: bool) -> bool:
     """Whether a tower whose recipe says integers did not do most of its matrix multiplication in them."""
-    promised = census.recipe in ("int8-static", "int8-dynamic", "modelopt-int8", "tensorrt-int8")
+    promised = made.scheme.arithmetic == "integer" and census.tower in made.towers
     return not simulated and promised and census.verdict != "unknown" and census.integer_share < 0.5
 
 
@@ -221,9 +221,7 @@ def bench_measurements(
     other = None if reference is None or reference.label == subject.label else benches[reference.label]
     label = reference.label if reference is not None and other is not None else ""
 
-    def row(**values: Any) -> Measurement:
-        return Measurement(**vars(subject.columns), **values)
-
+    row = subject.columns.row
     rows = []
     timed = [
         (metric, getattr(latency, field), latency, getattr(other.latency[index], field) if other else ())

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from clipq.bundle import Recipe
 from clipq.evaluate.bench import breaks_promise
 from clipq.evaluate.compare import Comparison, latency_title, pair_title, shown, verdict_text
 from clipq.evaluate.gate import Finding, outcome
@@ -161,7 +162,7 @@ def _print_engines(console: Console, records: Sequence[Record]) -> None:
             )
         for census in record.census:
             share = f"{100 * census.integer_share:.0f} %"
-            broken = breaks_promise(census, simulated=record.simulated)
+            broken = breaks_promise(census, record.bundle, simulated=record.simulated)
             cells.append(f"[bold red]{share}, says {census.recipe}[/]" if broken else share)
         table.add_row(*cells)
     console.print(table)
@@ -227,7 +228,7 @@ def points(row: Measurement) -> str:
     return f"{100 * row.delta:+.1f} [{100 * row.delta_low:+.1f}, {100 * row.delta_high:+.1f}]"
 
 
-def print_census(name: str, rows: Sequence[CensusRecord], *, simulated: bool) -> None:
+def print_census(name: str, recipe: Recipe, rows: Sequence[CensusRecord], *, simulated: bool) -> None:
     """The kernels of a bundle's towers."""
     console = _console()
     for census in rows:
@@ -258,7 +259,7 @@ def print_census(name: str, rows: Sequence[CensusRecord], *, simulated: bool) ->
         )
         for name in dict.fromkeys(name for kernel in census.kernels for name in kernel.kernels):
             console.print(f"  {name}", style="dim", markup=False)
-        if breaks_promise(census, simulated=simulated):
+        if breaks_promise(census, recipe, simulated=simulated):
             console.print(f"[bold red]this tower says {census.recipe} and computes in floating point here[/]")
         console.print(f"evidence: {census.evidence}", style="dim")
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from clipq.engines.catalog import RUNTIMES
 from clipq.errors import CheckpointError
-from clipq.exporters.recipes import KINDS, ModelOpt
+from clipq.exporters import recipes
 
 
 def known_checkpoints() -> list[str]:
@@ -45,9 +45,9 @@ def overview() -> list[dict[str, Any]]:
         for name, detail in forms.items()
     ]
     rows.append({"kind": "recipe", "name": "fp32", "state": "run", "detail": "the reference; always made"})
-    for recipe in KINDS:
+    for recipe in recipes.KINDS:
         detail = f"{recipe.summary}{_options(recipe)}"
-        usable = not issubclass(recipe, ModelOpt) or find_spec("modelopt") is not None
+        usable = not issubclass(recipe, recipes.ModelOpt) or find_spec("modelopt") is not None
         needs = "" if usable else "needs pip install 'clip-quant[modelopt]' in an environment of its own; "
         state = "run" if usable else "no"
         rows.append({"kind": "recipe", "name": recipe.name, "state": state, "detail": f"{needs}{detail}"})

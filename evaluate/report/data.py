@@ -16,7 +16,6 @@ from clipq.evaluate.judgement import higher, judge_row
 from clipq.evaluate.metrics import CLASSIFICATION
 from clipq.evaluate.report.kept import charts
 from clipq.evaluate.report.results import Entry, Key, Results
-from clipq.evaluate.report.scheme import scheme_of
 from clipq.evaluate.statistics import median_ratio, percentile_draws
 from clipq.record import LatencyRecord, Measurement, ReliabilityBin, ViewRecord
 
@@ -176,11 +175,11 @@ def same_latency(entry: Entry, wanted: LatencyRecord) -> LatencyRecord | None:
 
 
 def _engine(entry: Entry, index_of: dict[int, int]) -> dict[str, Any]:
-    record, scheme = entry.record, scheme_of(entry.record)
+    record, scheme = entry.record, entry.record.bundle.scheme
     return {
         "name": entry.name, "recipe": record.bundle.recipe, "runtime": record.runtime, "twin": record.twin,
         "simulated": record.simulated, "bits": scheme.weight_bits, "widths": scheme.widths, "method": scheme.method,
-        "towers": scheme.towers, "reference": -1 if entry.reference is None else index_of[id(entry.reference)],
+        "towers": record.bundle.scope, "reference": -1 if entry.reference is None else index_of[id(entry.reference)],
     }  # fmt: skip
 
 

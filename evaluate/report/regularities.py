@@ -17,7 +17,6 @@ import numpy as np
 from clipq.evaluate.headline import AXES, headline
 from clipq.evaluate.judgement import higher, judge_row
 from clipq.evaluate.report.results import Entry, Results
-from clipq.evaluate.report.scheme import scheme_of
 from clipq.evaluate.report.verdicts import confidence_state
 from clipq.evaluate.statistics import holm
 from clipq.record import Measurement
@@ -98,14 +97,14 @@ def _families(results: Results) -> dict[str, list[tuple[str, str, Measurement]]]
 
 
 def _families_of(entry: Entry, axis: str, row: Measurement) -> Iterable[str]:
-    scheme = scheme_of(entry.record)
+    scheme, scope = entry.record.bundle.scheme, entry.record.bundle.scope
     kind = "simulated" if entry.record.simulated else "engines"
     names = [f"all {kind}"]
     if scheme.weight_bits:
         names.append(f"{kind} with {scheme.weight_bits}-bit weights")
     names.append(f"{kind}, method {scheme.method}")
-    if scheme.towers != "both":
-        names.append(f"{kind}, {scheme.towers} tower only")
+    if scope != "both":
+        names.append(f"{kind}, {scope} tower only")
     yield from names
     if axis == "calibration":
         assert entry.reference is not None

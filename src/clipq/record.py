@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.errors import ResultsError
 from clipq.files import write_atomic
+from clipq.scheme import Scheme, with_scheme
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 CSV_COLUMNS = (
     "bundle", "recipe", "runtime", "simulated", "view", "group", "metric", "unit", "value", "low", "high", "n",
@@ -177,11 +178,17 @@ class BundleRecord(_Model):
     digest: str
     checkpoint: str
     recipe: str
+    scheme: Scheme
     options: dict[str, Any]
     towers: tuple[str, ...]
     calibration: dict[str, Any] | None
     file_bytes: int
     plans: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @property
+    def scope(self) -> str:
+        """Which towers were quantized: ``both``, ``image`` or ``text``."""
+        return "both" if len(self.towers) != 1 else self.towers[0]
 
 
 class Record(_Model):
@@ -261,6 +268,8 @@ def read_record(path: Path) -> Record:
             raise ResultsError(
                 f"{path} has schema version {found}, this clipq reads up to {SCHEMA_VERSION}; upgrade clip-quant"
             )
+        if isinstance(found, int) and found < 5:
+            raw |= {"schema_version": SCHEMA_VERSION, "bundle": with_scheme(raw.get("bundle"), "recipe")}
         return Record.model_validate(raw)
     except (ValueError, AttributeError, ValidationError) as error:
         raise ResultsError(f"{path} is damaged; delete it and run again") from error
