@@ -68,13 +68,17 @@ def _can_export() -> bool:
     return find_spec("torch") is not None and find_spec("open_clip") is not None
 
 
-def _options(recipe: Any) -> str:
+def _options(recipe: type[recipes.Recipe]) -> str:
+    parts = [f"{option}={'|'.join(values)}" for option, values in option_values(recipe).items()]
+    return f" [{', '.join(parts)}]" if parts else ""
+
+
+def option_values(recipe: type[recipes.Recipe]) -> dict[str, tuple[str, ...]]:
+    """What each option of a recipe takes, its default first; a number's default alone."""
     types = typing.get_type_hints(recipe)
-    parts = []
+    found = {}
     for field in dataclasses.fields(recipe):
         kind = types[field.name]
-        choices = (
-            typing.get_args(kind) if typing.get_origin(kind) is Literal else ("true", "false") if kind is bool else ()
-        )
-        parts.append(f"{field.name}={'|'.join(map(str, choices)) if choices else field.default}")
-    return f" [{', '.join(parts)}]" if parts else ""
+        choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else (False, True) if kind is bool else ()
+        found[field.name] = tuple(str(value).lower() for value in dict.fromkeys((field.default, *choices)))
+    return found

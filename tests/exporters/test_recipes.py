@@ -7,16 +7,17 @@ from types import SimpleNamespace
 import onnx
 import pytest
 from click.testing import CliRunner
-from support import CALIBRATION, DEMO_BUNDLE, assert_refused, export
+from support import CALIBRATION, DEMO_BUNDLE, ROOT, assert_refused, export
 
 from clipq.bundle import open_bundle
 from clipq.errors import RecipeError
 from clipq.exporters import build, recipes
+from clipq.exporters.catalog import option_values
 from clipq.exporters.cli import main
 from clipq.exporters.quantize import quantize_tower
 from clipq.exporters.recipes import KINDS, known_recipes, parse_recipe
 from clipq.progress import Progress
-from clipq.scheme import Scheme, with_scheme
+from clipq.scheme import FP32, Scheme, with_scheme
 
 
 @pytest.mark.parametrize(
@@ -114,6 +115,35 @@ def test_a_calibrators_plans_say_integers(monkeypatch, tmp_path):
     assert recipe.name == "tensorrt-int8" and recipe.source_digest == source.digest
     assert recipe.scheme.model_dump() == with_scheme(recipe.model_dump(), "name")["scheme"]
     assert (recipe.scheme.widths, recipe.scheme.method) == ("W8A8", "tensorrt entropy2")
+
+
+def documented(heading):
+    """The rows of the table of docs/recipes.md with this first heading, cells without backticks."""
+    lines = (ROOT / "docs" / "recipes.md").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {heading} |")) + 2
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            return
+        yield [cell.replace("`", "").strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_document_has_every_recipe_with_its_scheme():
+    said = {name: (widths.split(", "), arithmetic) for name, widths, arithmetic, *_ in documented("recipe")}
+    known = {"fp32": ([FP32.widths], FP32.arithmetic), "simulated-wXaY": (["WXAY"], "simulated")}
+    for kind in KINDS[:-1]:
+        schemes = [kind(floats=floats).scheme for floats in ("fp32", "fp16")] if "floats" in option_values(kind) else [kind().scheme]  # fmt: skip
+        known[kind.name] = (list(dict.fromkeys(scheme.widths for scheme in schemes)), schemes[0].arithmetic)
+    assert said == known
+
+
+def test_the_document_has_every_option_with_its_values():
+    said = [
+        (recipe, option, tuple(values.split()))
+        for option, values, of, _ in documented("option")
+        for recipe in of.split()
+    ]
+    known = [(kind.name, option, values) for kind in KINDS for option, values in option_values(kind).items()]
+    assert sorted(said) == sorted(known)
 
 
 def test_a_new_recipe_is_a_row_and_a_function(monkeypatch, tmp_path):
