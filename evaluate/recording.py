@@ -61,6 +61,7 @@ def record_of(
             digest=subject.bundle.digest,
             checkpoint=manifest.checkpoint.name,
             recipe=manifest.recipe.name,
+            scheme=manifest.recipe.scheme,
             options=manifest.recipe.options,
             towers=manifest.recipe.towers,
             calibration=manifest.recipe.calibration,

@@ -18,7 +18,6 @@ from typing import Any
 import onnx
 
 from clipq.bundle import (
-    SCHEMA_VERSION,
     TOWERS,
     Bundle,
     Plan,
@@ -38,6 +37,7 @@ from clipq.exporters.int8_calibrator import Calibrator, check_cache, make_calibr
 from clipq.exporters.opset import readable
 from clipq.files import directory_in_making, write_atomic
 from clipq.progress import Progress
+from clipq.scheme import Scheme
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def build_bundle(
     """
     if source.built_for is not None:
         raise BuildError(f"{source.path} is built already, for {source.built_for}; build the ONNX bundle it came from")
-    if settings.calibrator and source.manifest.recipe.name != "fp32":
+    if settings.calibrator and not source.manifest.recipe.scheme.is_fp32:
         raise BuildError(
             f"--calibrator chooses integers in an FP32 bundle; {source.path} was made by "
             f"{source.manifest.recipe.name!r}"
@@ -144,13 +144,15 @@ def build_bundle(
         }
         recipe = source.manifest.recipe
         if settings.calibrator:
+            scheme = Scheme(
+                weight_bits=8, activation_bits=8, arithmetic="integer", method=f"tensorrt {settings.calibrator}"
+            )
             options = {"calibrator": settings.calibrator}
-            recipe = recipe.model_copy(update={"name": "tensorrt-int8", "options": options})
+            recipe = recipe.model_copy(update={"name": "tensorrt-int8", "scheme": scheme, "options": options})
         write_manifest(
             making,
             source.manifest.model_copy(
                 update={
-                    "schema_version": SCHEMA_VERSION,
                     "recipe": recipe.model_copy(update={"source_digest": source.digest}),
                     **towers,
                     "environment": {**source.manifest.environment, "builder": toolchain.library.name},

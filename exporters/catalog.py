@@ -10,7 +10,7 @@ from typing import Any, Literal
 from clipq.data.open import SCHEMES
 from clipq.engines.catalog import RUNTIMES
 from clipq.errors import CheckpointError
-from clipq.exporters.recipes import KINDS, ModelOpt
+from clipq.exporters import recipes
 
 
 def known_checkpoints() -> list[str]:
@@ -46,9 +46,9 @@ def overview() -> list[dict[str, Any]]:
         for name, detail in forms.items()
     ]
     rows.append({"kind": "recipe", "name": "fp32", "state": "run", "detail": "the reference; always made"})
-    for recipe in KINDS:
+    for recipe in recipes.KINDS:
         detail = f"{recipe.summary}{_options(recipe)}"
-        usable = not issubclass(recipe, ModelOpt) or find_spec("modelopt") is not None
+        usable = not issubclass(recipe, recipes.ModelOpt) or find_spec("modelopt") is not None
         needs = "" if usable else "needs pip install 'clip-quant[modelopt]' in an environment of its own; "
         state = "run" if usable else "no"
         rows.append({"kind": "recipe", "name": recipe.name, "state": state, "detail": f"{needs}{detail}"})
@@ -74,13 +74,17 @@ def _can_export() -> bool:
     return find_spec("torch") is not None and find_spec("open_clip") is not None
 
 
-def _options(recipe: Any) -> str:
+def _options(recipe: type[recipes.Recipe]) -> str:
+    parts = [f"{option}={'|'.join(values)}" for option, values in option_values(recipe).items()]
+    return f" [{', '.join(parts)}]" if parts else ""
+
+
+def option_values(recipe: type[recipes.Recipe]) -> dict[str, tuple[str, ...]]:
+    """What each option of a recipe takes, its default first; a number's default alone."""
     types = typing.get_type_hints(recipe)
-    parts = []
+    found = {}
     for field in dataclasses.fields(recipe):
         kind = types[field.name]
-        choices = (
-            typing.get_args(kind) if typing.get_origin(kind) is Literal else ("true", "false") if kind is bool else ()
-        )
-        parts.append(f"{field.name}={'|'.join(map(str, choices)) if choices else field.default}")
-    return f" [{', '.join(parts)}]" if parts else ""
+        choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else (False, True) if kind is bool else ()
+        found[field.name] = tuple(str(value).lower() for value in dict.fromkeys((field.default, *choices)))
+    return found

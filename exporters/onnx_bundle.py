@@ -28,6 +28,7 @@ from clipq.bundle import (
 from clipq.errors import CheckpointError
 from clipq.exporters.checkpoints import DEMO, LoadedCheckpoint, load_checkpoint, parse_checkpoint
 from clipq.files import directory_in_making
+from clipq.scheme import FP32
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def export_bundle(
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             checkpoint=Checkpoint(name=loaded.name, weights_sha256=loaded.weights_sha256),
-            recipe=Recipe(name="fp32"),
+            recipe=Recipe(name="fp32", scheme=FP32),
             image=entries["image"],
             text=entries["text"],
             embed_dim=_embed_dim(expected["image"]),

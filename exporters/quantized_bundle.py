@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from clipq.engines.base import Array
 from clipq.engines.catalog import DEFAULT_RUNTIME, open_engine
 from clipq.engines.ort_rows import onnxruntime_version
 from clipq.errors import EngineError, RecipeError
-from clipq.exporters import modelopt_quantizer as _modelopt_quantizer  # noqa: F401 (importing it registers its recipes)
 from clipq.exporters import recipes
 from clipq.exporters.calibration_set import CalibrationSet
 from clipq.exporters.quantize import TowerSource, quantize_tower
@@ -42,7 +42,7 @@ def quantize_bundle(
     """
     if source.built_for is not None:
         raise RecipeError(f"{source.path} holds plans for {source.built_for}; quantize the fp32 bundle they came from")
-    if source.manifest.recipe.name != "fp32":
+    if not source.manifest.recipe.scheme.is_fp32:
         raise RecipeError(
             f"{source.path} was made by {source.manifest.recipe.name!r}; quantize the fp32 bundle instead"
         )
@@ -64,6 +64,7 @@ def quantize_bundle(
             update={
                 "recipe": Recipe(
                     name=recipe.name,
+                    scheme=recipe.scheme,
                     options=recipe.options(),
                     towers=towers,
                     calibration=_describe(measured) if measured else None,
@@ -97,6 +98,7 @@ def _quantized_tower(
 
     else:
         progress.start(f"{recipe.name}, {name} tower", 0)
+    import_module(f"clipq.exporters.{recipe.quantizer}")
     model = quantize_tower(recipe, TowerSource(source.tower_path(name), feeds))
     model.producer_name, model.producer_version = "clipq", __version__
     onnx.save(model, str(making / entry.file))

@@ -1,7 +1,7 @@
 """Quantization recipes: what can be asked for, every option explicit, nothing left to a library's defaults.
 
 A recipe is written ``NAME`` or ``NAME:option=value,option=value``; ``parse_recipe`` reads it, ``slug`` names the bundle
-made by it, ``options`` is what the manifest records.
+made by it, ``scheme`` and ``options`` are what the manifest records.
 """
 
 from __future__ import annotations
@@ -9,24 +9,33 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from clipq.engines.catalog import DEFAULT_RUNTIME
 from clipq.errors import RecipeError
+from clipq.scheme import Scheme
 
 TENSORRT = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-tensorrt-rtx")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(ABC):
     """Base of all recipes."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    # The module beside this one that registers the quantizer with ``quantize_tower``.
+    quantizer: ClassVar[str] = "quantize"
     # Options that a runtime needs to be other than their defaults; given explicitly, the user's own value stays.
     fitted: ClassVar[dict[str, dict[str, str]]] = {}
     no_kernels: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    @abstractmethod
+    def scheme(self) -> Scheme:
+        """Bits, arithmetic and method of what it makes; no recipe inherits a guess."""
 
     @property
     def needs_calibration(self) -> bool:
@@ -54,6 +63,11 @@ class Fp16(Recipe):
 
     name: ClassVar[str] = "fp16"
     summary: ClassVar[str] = "half precision (on the CPU: half the size, not faster)"
+
+    @property
+    def scheme(self) -> Scheme:
+        """Bits, arithmetic and method."""
+        return Scheme(weight_bits=16, activation_bits=16, arithmetic="float", method=self.name)
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,11 @@ class Int8Static(Static):
         if self.form == "matmulinteger" and self.activations != "symmetric":
             raise RecipeError(f"{self.name}: form=matmulinteger goes with activations=symmetric")
 
+    @property
+    def scheme(self) -> Scheme:
+        """Bits, arithmetic and method."""
+        return Scheme(weight_bits=8, activation_bits=8, arithmetic="integer", method=self.ranges)
+
 
 @dataclass(frozen=True)
 class Simulated(Static):
@@ -119,6 +138,16 @@ class Simulated(Static):
 
     name: ClassVar[str] = "simulated-wXaY"
     summary: ClassVar[str] = "fake quantization in floating point; X-bit weights, Y-bit activations, each from 2 to 8"
+
+    @property
+    def scheme(self) -> Scheme:
+        """Bits, arithmetic and method."""
+        return Scheme(
+            weight_bits=self.weight_bits,
+            activation_bits=self.activation_bits,
+            arithmetic="simulated",
+            method=f"simulated {self.ranges}",
+        )
 
     def slug(self) -> str:
         """``simulated-w4a8``, with the options that differ from their defaults."""
@@ -140,6 +169,11 @@ class Int8Dynamic(Recipe):
     no_kernels: ClassVar[tuple[str, ...]] = (*TENSORRT, "ort-cuda")
 
     weights: Literal["per-channel", "per-tensor"] = "per-channel"
+
+    @property
+    def scheme(self) -> Scheme:
+        """Bits, arithmetic and method."""
+        return Scheme(weight_bits=8, activation_bits=8, arithmetic="integer", method="dynamic")
 
     def slug(self) -> str:
         """``int8-dynamic``, with the weights' granularity where it is not per-channel."""
@@ -188,6 +222,13 @@ class WeightOnly(Recipe):
             )
 
     @property
+    def scheme(self) -> Scheme:
+        """Bits, arithmetic and method."""
+        return Scheme(
+            weight_bits=self.bits, activation_bits=_bits(self.floats), arithmetic="float", method=self.algorithm
+        )
+
+    @property
     def needs_calibration(self) -> bool:
         """Where the algorithm looks at inputs."""
         return self.algorithm in ("gptq", "awq")
@@ -229,6 +270,8 @@ class Int2WeightOnly(WeightOnly):
 class ModelOpt(Recipe):
     """Base of the recipes that NVIDIA ModelOpt's quantizer makes, on clipq's placement and calibration set."""
 
+    quantizer: ClassVar[str] = "modelopt_quantizer"
+
     floats: Literal["fp32", "fp16"] = "fp16"
 
     @property
@@ -252,6 +295,11 @@ class ModelOptInt8(ModelOpt):
 
     ranges: Literal["max", "entropy"] = "max"
 
+    @property
+    def scheme(self) -> Scheme:
+        """Bits, arithmetic and method."""
+        return Scheme(weight_bits=8, activation_bits=8, arithmetic="integer", method=f"modelopt {self.ranges}")
+
 
 @dataclass(frozen=True)
 class ModelOptInt4(ModelOpt):
@@ -263,6 +311,13 @@ class ModelOptInt4(ModelOpt):
     algorithm: Literal["rtn", "awq-lite", "awq-clip"] = "awq-lite"
     block_size: Literal[32, 64, 128] = 128
 
+    @property
+    def scheme(self) -> Scheme:
+        """Bits, arithmetic and method."""
+        return Scheme(
+            weight_bits=4, activation_bits=_bits(self.floats), arithmetic="float", method=f"modelopt {self.algorithm}"
+        )
+
 
 @dataclass(frozen=True)
 class ModelOptFp8(ModelOpt):
@@ -271,9 +326,14 @@ class ModelOptFp8(ModelOpt):
     name: ClassVar[str] = "modelopt-fp8"
     summary: ClassVar[str] = "NVIDIA ModelOpt: 8-bit floating point, for sm_89 and later"
 
+    @property
+    def scheme(self) -> Scheme:
+        """Bits, arithmetic and method."""
+        return Scheme(weight_bits=8, activation_bits=8, arithmetic="float", method="modelopt fp8")
+
 
 SIMULATED = tuple(_simulated(weights, activations) for weights in range(2, 9) for activations in range(2, 9))
-# What ``clipq-export list`` shows: the simulated ones in one line.
+# What there is, and what ``clipq-export list`` shows: the simulated ones in one line.
 KINDS: tuple[type[Recipe], ...] = (
     Fp16,
     Int8Static,
@@ -286,7 +346,11 @@ KINDS: tuple[type[Recipe], ...] = (
     ModelOptFp8,
     Simulated,
 )
-RECIPES: dict[str, type[Recipe]] = {recipe.name: recipe for recipe in (*KINDS[:-1], *SIMULATED)}
+
+
+def known_recipes() -> dict[str, type[Recipe]]:
+    """Every recipe by its name, each width of the simulated ones too."""
+    return {recipe.name: recipe for kind in KINDS for recipe in (SIMULATED if kind is Simulated else (kind,))}
 
 
 def parse_recipe(text: str, runtime: str = DEFAULT_RUNTIME) -> Recipe:
@@ -298,12 +362,13 @@ def parse_recipe(text: str, runtime: str = DEFAULT_RUNTIME) -> Recipe:
     'int4-weight-only-hqq'
     """
     name, _, rest = text.partition(":")
-    if name not in RECIPES:
-        close = difflib.get_close_matches(name, RECIPES, n=1)
+    recipes = known_recipes()
+    if name not in recipes:
+        close = difflib.get_close_matches(name, recipes, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         known = ", ".join(kind.name for kind in KINDS)
         raise RecipeError(f"unknown recipe {name!r}: {hint}known: {known} (fp32 is always there)")
-    kind = RECIPES[name]
+    kind = recipes[name]
     types = typing.get_type_hints(kind)
     options = [field.name for field in dataclasses.fields(kind)]
     values: dict[str, Any] = {}
@@ -337,6 +402,10 @@ def _convert(recipe: str, option: str, value: str, kind: Any) -> Any:
         return kind(value)
     except ValueError as error:
         raise RecipeError(f"{recipe}: {option}={value!r} is not a number") from error
+
+
+def _bits(floats: Literal["fp32", "fp16"]) -> int:
+    return 16 if floats == "fp16" else 32
 
 
 def _word(option: str, value: Any) -> str:

@@ -22,6 +22,7 @@ from clipq.evaluate.results.record import (
     write_record,
 )
 from clipq.files import sha256_bytes
+from clipq.scheme import Scheme, with_scheme
 
 CLASSES = 5
 
@@ -57,46 +58,45 @@ def estimates(views, metrics):
     return rows
 
 
+def scheme_of(recipe, options=None):
+    """What files from before schemes were written mean by a recipe's name and options."""
+    return Scheme(**with_scheme({"recipe": recipe, "options": options or {}}, "recipe")["scheme"])
+
+
 def record(
     name, views, *, recipe="int8-static", reference=None, base=(), runtime="ort-cpu", failed="", extra=(), ids=None, milliseconds=None,
     file_bytes=1_000_000, options=None, towers=("image", "text"), integer_share=1.0, metrics=("acc1", "ece", "confidence_gap"),
 ):  # fmt: skip
     """A record of an engine with these predictions by view, and its estimates; ``base`` are the reference's."""
     found = [*estimates(views, metrics), *extra]
-    engine = Engine(name, recipe, runtime, recipe.startswith("simulated-"))
+    scheme = scheme_of(recipe, options)
+    engine = Engine(name, recipe, runtime, scheme.arithmetic == "simulated")
     other = None if reference is None else Engine(reference, "fp32", runtime, False)
     rows = [] if failed else measurements(engine, found, other, base)
-    columns = vars(engine)
-    rows += [Measurement(**columns, view="", metric="file_bytes", unit="bytes", value=file_bytes, n=1)]
+    rows += [engine.row(view="", metric="file_bytes", unit="bytes", value=file_bytes, n=1)]
     census = CensusRecord(
         tower="image", recipe=recipe, verdict="integer", integer_share=integer_share, integer_time_share=integer_share, matmul_time_share=0.9,
         kernels=(KernelRecord(op="MatMul", arithmetic="integer", count=1, macs=1, milliseconds=1.0),), other_milliseconds={},
         evidence="test",
     )  # fmt: skip
-    rows += [
-        Measurement(**columns, view="tower:image", metric="integer_share", unit="fraction", value=integer_share, n=1)
-    ]
+    rows += [engine.row(view="tower:image", metric="integer_share", unit="fraction", value=integer_share, n=1)]
     latency = ()
     if milliseconds is not None:
         times = tuple((np.random.default_rng(3).normal(1, 0.02, 30) * milliseconds).tolist())
         latency = (LatencyRecord(tower="image", batch=8, milliseconds=times),)
         where = {"view": "tower:image", "group": "batch=8", "n": 30}
         rows += [
-            Measurement(**columns, **where, metric=f"latency_ms.p{q}", unit="ms", value=float(np.percentile(times, q)))
+            engine.row(**where, metric=f"latency_ms.p{q}", unit="ms", value=float(np.percentile(times, q)))
             for q in (50, 90, 99)
         ]
-        rows += [
-            Measurement(**columns, **where, metric="throughput", unit="samples/s", value=8e3 / float(np.median(times)))
-        ]
-        rows += [
-            Measurement(**columns, view="tower:image", metric="file_bytes", unit="bytes", value=file_bytes / 2, n=1)
-        ]
-        rows += [Measurement(**columns, view="tower:image", metric="peak_rss_bytes", unit="bytes", value=1e8, n=1)]
+        rows += [engine.row(**where, metric="throughput", unit="samples/s", value=8e3 / float(np.median(times)))]
+        rows += [engine.row(view="tower:image", metric="file_bytes", unit="bytes", value=file_bytes / 2, n=1)]
+        rows += [engine.row(view="tower:image", metric="peak_rss_bytes", unit="bytes", value=1e8, n=1)]
     made = Record(
         created="2026-01-01T00:00:00+00:00",
         bundle=BundleRecord(
-            name=name, digest=f"{name:0<64}", checkpoint="synthetic", recipe=recipe, options=options or {}, towers=towers, calibration=None,
-            file_bytes=file_bytes,
+            name=name, digest=f"{name:0<64}", checkpoint="synthetic", recipe=recipe, scheme=scheme, options=options or {}, towers=towers,
+            calibration=None, file_bytes=file_bytes,
         ),
         runtime=runtime, simulated=engine.simulated, twin=False, failed=failed, reference=reference or name,
         arguments_given={}, arguments_resolved={"seed": 0, "ece_bins": 15}, environment={"cpu": "none", "cores": 1, "system": "-", "python": "3", "packages": {}},
@@ -159,7 +159,7 @@ def many(engines, views):
         records.append(
             base.model_copy(
                 update={
-                    "bundle": base.bundle.model_copy(update={"name": name, "recipe": columns["recipe"], "digest": f"{number:064}"}),
+                    "bundle": base.bundle.model_copy(update={"name": name, "recipe": columns["recipe"], "scheme": scheme_of(columns["recipe"]), "digest": f"{number:064}"}),
                     "reference": "fp32",
                     "measurements": tuple(rows),
                     "views": tuple(base.views[0].model_copy(update={"name": f"view {view}", "digest": f"{view:064}", "reliability": tuple(shown)}) for view in range(views)),

@@ -22,9 +22,7 @@ def bench_measurements(
     other = None if reference is None or reference.label == subject.label else benches[reference.label]
     label = reference.label if reference is not None and other is not None else ""
 
-    def row(**values: Any) -> Measurement:
-        return Measurement(**vars(subject.columns), **values)
-
+    row = subject.columns.row
     rows = []
     timed = [
         (metric, getattr(latency, field), latency, getattr(other.latency[index], field) if other else ())

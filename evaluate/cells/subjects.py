@@ -44,9 +44,9 @@ class Subject:
     @property
     def columns(self) -> EngineColumns:
         """The first columns of its measurements."""
-        recipe = self.bundle.manifest.recipe.name
-        simulated = self.simulated or recipe.startswith("simulated-")
-        return EngineColumns(self.bundle.name, recipe, self.runtime, simulated)
+        recipe = self.bundle.manifest.recipe
+        simulated = self.simulated or recipe.scheme.arithmetic == "simulated"
+        return EngineColumns(self.bundle.name, recipe.name, self.runtime, simulated, is_twin=self.simulated)
 
     @property
     def device(self) -> Device:
@@ -124,7 +124,7 @@ def _reference(bundles: Sequence[Bundle], asked: str | None) -> Bundle | None:
             if bundle.name == asked:
                 return bundle
         raise ResultsError(f"--reference {asked!r} is not among the bundles: {', '.join(b.name for b in bundles)}")
-    fp32 = [bundle for bundle in bundles if bundle.manifest.recipe.name == "fp32"]
+    fp32 = [bundle for bundle in bundles if bundle.manifest.recipe.scheme.is_fp32]
     if len(fp32) > 1:
         raise ResultsError(
             f"several FP32 bundles ({', '.join(b.name for b in fp32)}): choose one with --reference NAME "

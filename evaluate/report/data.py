@@ -18,7 +18,6 @@ from clipq.evaluate.report.kept import charts
 from clipq.evaluate.results.folders import Entry, Results
 from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.record import LatencyRecord, Measurement, ReliabilityBin, ViewRecord
-from clipq.evaluate.results.scheme import scheme_of
 from clipq.evaluate.verdicts.judgement import judge_row
 
 # A gallery that is looked at, and a page that opens at once.
@@ -184,11 +183,11 @@ def _said(key: Key) -> tuple[bool, str, int]:
 
 
 def _engine(entry: Entry, index_of: dict[int, int]) -> dict[str, Any]:
-    record, scheme = entry.record, scheme_of(entry.record)
+    record, scheme = entry.record, entry.record.bundle.scheme
     return {
         "name": entry.name, "recipe": record.bundle.recipe, "runtime": record.runtime, "twin": record.twin,
         "simulated": record.simulated, "bits": scheme.weight_bits, "widths": scheme.widths, "method": scheme.method,
-        "towers": scheme.towers, "reference": -1 if entry.reference is None else index_of[id(entry.reference)],
+        "towers": record.bundle.scope, "reference": -1 if entry.reference is None else index_of[id(entry.reference)],
     }  # fmt: skip
 
 

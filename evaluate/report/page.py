@@ -86,7 +86,7 @@ class _Page:
         ]
         kernels = [
             {"index": index, "entry": entry, "census": census,
-             "broken": breaks_promise(census, simulated=entry.record.simulated)}
+             "broken": breaks_promise(census, entry.record.bundle, simulated=entry.record.simulated)}
             for index, entry in numbered
             for census in entry.record.census
         ]  # fmt: skip

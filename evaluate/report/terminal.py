@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from clipq.bundle import Recipe
 from clipq.evaluate.axes.headline import headline, title
 from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.metrics.table import metric_of
@@ -163,7 +164,7 @@ def _print_engines(console: Console, records: Sequence[Record]) -> None:
             )
         for census in record.census:
             share = f"{100 * census.integer_share:.0f} %"
-            broken = breaks_promise(census, simulated=record.simulated)
+            broken = breaks_promise(census, record.bundle, simulated=record.simulated)
             cells.append(f"[bold red]{share}, says {census.recipe}[/]" if broken else share)
         table.add_row(*cells)
     console.print(table)
@@ -217,7 +218,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
     console.print(f"[bold]{outcome(findings)}[/]: {counts}, of {len(findings)} checks")
 
 
-def print_census(name: str, rows: Sequence[CensusRecord], *, simulated: bool) -> None:
+def print_census(name: str, recipe: Recipe, rows: Sequence[CensusRecord], *, simulated: bool) -> None:
     """The kernels of a bundle's towers."""
     console = _console()
     for census in rows:
@@ -248,7 +249,7 @@ def print_census(name: str, rows: Sequence[CensusRecord], *, simulated: bool) ->
         )
         for name in dict.fromkeys(name for kernel in census.kernels for name in kernel.kernels):
             console.print(f"  {name}", style="dim", markup=False)
-        if breaks_promise(census, simulated=simulated):
+        if breaks_promise(census, recipe, simulated=simulated):
             console.print(f"[bold red]this tower says {census.recipe} and computes in floating point here[/]")
         console.print(f"evidence: {census.evidence}", style="dim")
 

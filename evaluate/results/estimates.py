@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.agreement import mcnemar_p
@@ -18,24 +19,31 @@ from clipq.evaluate.results.record import Measurement
 class Engine:
     """Whose measurements these are: the first columns of ``results.csv``.
 
-    Simulated are bundles of a ``simulated-`` recipe, and the twins of Q/DQ bundles: integer kernels off.
+    Simulated are bundles whose recipe only simulates, and the twins of Q/DQ bundles: integer kernels off.
     """
 
     bundle: str
     recipe: str
     runtime: str
     simulated: bool
+    is_twin: bool = False
 
     @property
     def label(self) -> str:
         """What the column ``reference`` says when others are compared with this one."""
-        says_so = self.recipe.startswith("simulated-") and "simulated" in self.bundle
+        says_so = not self.is_twin and "simulated" in self.bundle
         return f"{self.bundle} (simulated)" if self.simulated and not says_so else self.bundle
 
     @property
     def twin(self) -> Engine:
         """The same bundle with integer kernels off."""
-        return replace(self, simulated=True)
+        return replace(self, simulated=True, is_twin=True)
+
+    def row(self, **values: Any) -> Measurement:
+        """A row of ``results.csv`` that begins with these columns."""
+        return Measurement(
+            bundle=self.bundle, recipe=self.recipe, runtime=self.runtime, simulated=self.simulated, **values
+        )
 
 
 @dataclass(frozen=True)
@@ -91,8 +99,7 @@ def measurements(
             p_value = mcnemar_p(one.correct, other.correct) if both else difference.p_value()  # type: ignore[arg-type]
         compares = other is not None or (one.paired and reference not in (None, engine))
         rows.append(
-            Measurement(
-                **vars(engine),
+            engine.row(
                 view=one.view,
                 group=one.group,
                 metric=one.metric,

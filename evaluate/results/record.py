@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from clipq.errors import ResultsError
 from clipq.evaluate.results.key import Key
 from clipq.files import write_atomic
+from clipq.scheme import Scheme, with_scheme
 
 SCHEMA_VERSION = 5
 
@@ -183,11 +184,17 @@ class BundleRecord(_Model):
     digest: str
     checkpoint: str
     recipe: str
+    scheme: Scheme
     options: dict[str, Any]
     towers: tuple[str, ...]
     calibration: dict[str, Any] | None
     file_bytes: int
     plans: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @property
+    def scope(self) -> str:
+        """Which towers were quantized: ``both``, ``image`` or ``text``."""
+        return "both" if len(self.towers) != 1 else self.towers[0]
 
 
 class Record(_Model):
@@ -267,6 +274,8 @@ def read_record(path: Path) -> Record:
             raise ResultsError(
                 f"{path} has schema version {found}, this clipq reads up to {SCHEMA_VERSION}; upgrade clip-quant"
             )
+        if isinstance(found, int) and found < SCHEMA_VERSION:
+            raw |= {"bundle": with_scheme(raw.get("bundle"), "recipe")}
         return _renamed(Record.model_validate(raw))
     except (ValueError, AttributeError, ValidationError) as error:
         raise ResultsError(f"{path} is damaged; delete it and run again") from error
@@ -283,7 +292,7 @@ def _renamed(record: Record) -> Record:
         row.model_copy(update={"metric": RENAMED.get(row.metric, row.metric)}) if row.unit == "ratio" else row
         for row in record.measurements
     )
-    return record.model_copy(update={"measurements": tuple(rows)})
+    return record.model_copy(update={"schema_version": SCHEMA_VERSION, "measurements": tuple(rows)})
 
 
 def write_csv(folder: Path, records: Iterable[Record]) -> Path:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from clipq.bundle import Recipe
 from clipq.evaluate.metrics.statistics import CONFIDENCE
 from clipq.evaluate.metrics.table import metric_of
-from clipq.evaluate.results.record import CensusRecord, Measurement
+from clipq.evaluate.results.record import BundleRecord, CensusRecord, Measurement
 
 Verdict = Literal["better", "same", "worse", "unknown"]
 
@@ -80,7 +81,7 @@ def samples_to_decide(n: int, delta: float, low: float, high: float, *, margin: 
     return max(n, math.ceil(n * (half / distance) ** 2 - 1e-6))
 
 
-def breaks_promise(census: CensusRecord, *, simulated: bool) -> bool:
+def breaks_promise(census: CensusRecord, made: Recipe | BundleRecord, *, simulated: bool) -> bool:
     """Whether a tower whose recipe says integers did not do most of its matrix multiplication in them."""
-    promised = census.recipe in ("int8-static", "int8-dynamic", "modelopt-int8", "tensorrt-int8")
+    promised = made.scheme.arithmetic == "integer" and census.tower in made.towers
     return not simulated and promised and census.verdict != "unknown" and census.integer_share < 0.5

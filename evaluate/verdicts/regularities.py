@@ -19,7 +19,6 @@ from clipq.evaluate.metrics.statistics import holm
 from clipq.evaluate.metrics.table import metric_of
 from clipq.evaluate.results.folders import Entry, Results
 from clipq.evaluate.results.record import Measurement
-from clipq.evaluate.results.scheme import scheme_of
 from clipq.evaluate.verdicts.by_axis import confidence_state
 from clipq.evaluate.verdicts.judgement import judge_row
 
@@ -99,14 +98,14 @@ def _families(results: Results) -> dict[str, list[tuple[str, str, Measurement]]]
 
 
 def _families_of(entry: Entry, axis: str, row: Measurement) -> Iterable[str]:
-    scheme = scheme_of(entry.record)
+    scheme, scope = entry.record.bundle.scheme, entry.record.bundle.scope
     kind = "simulated" if entry.record.simulated else "engines"
     names = [f"all {kind}"]
     if scheme.weight_bits:
         names.append(f"{kind} with {scheme.weight_bits}-bit weights")
     names.append(f"{kind}, method {scheme.method}")
-    if scheme.towers != "both":
-        names.append(f"{kind}, {scheme.towers} tower only")
+    if scope != "both":
+        names.append(f"{kind}, {scope} tower only")
     yield from names
     if axis == "calibration":
         assert entry.reference is not None

@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.errors import BundleError
 from clipq.files import sha256_file, write_atomic
+from clipq.scheme import Scheme, with_scheme
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "clipq.json"
 
 TowerName = Literal["image", "text"]
@@ -103,9 +104,10 @@ class Checkpoint(_Model):
 
 
 class Recipe(_Model):
-    """How the towers were quantized: name, every option as resolved, and what was measured on the way."""
+    """How the towers were quantized: name, scheme, every option as resolved, and what was measured on the way."""
 
     name: str
+    scheme: Scheme
     options: dict[str, Any] = Field(default_factory=dict)
     towers: tuple[TowerName, ...] = TOWERS
     calibration: dict[str, Any] | None = None
@@ -225,8 +227,11 @@ def open_bundle(path: Path) -> Bundle:
         raise BundleError(
             f"{manifest_path} has schema version {version}, this clipq reads up to {SCHEMA_VERSION}; upgrade clip-quant"
         )
+    if version < 3:
+        raw["recipe"] = with_scheme(raw.get("recipe"), "name")
     try:
-        manifest = Manifest.model_validate(raw)
+        # What is made of a bundle is written in today's schema.
+        manifest = Manifest.model_validate(raw | {"schema_version": SCHEMA_VERSION})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

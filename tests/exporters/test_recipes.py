@@ -2,12 +2,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
+import onnx
 import pytest
-from support import CALIBRATION, assert_refused, export
+from click.testing import CliRunner
+from support import CALIBRATION, DEMO_BUNDLE, ROOT, assert_refused, export
 
+from clipq.bundle import open_bundle
 from clipq.errors import RecipeError
-from clipq.exporters.recipes import KINDS, RECIPES, parse_recipe
+from clipq.exporters import build, recipes
+from clipq.exporters.catalog import option_values
+from clipq.exporters.cli import main
+from clipq.exporters.quantize import quantize_tower
+from clipq.exporters.recipes import KINDS, known_recipes, parse_recipe
+from clipq.progress import Progress
+from clipq.scheme import FP32, Scheme, with_scheme
 
 
 @pytest.mark.parametrize(
@@ -26,11 +36,142 @@ def test_slugs_tell_variants_apart(text, slug):
     assert parse_recipe(text).slug() == slug
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", known_recipes())
 def test_every_option_is_recorded(name):
     recipe = parse_recipe(name)
     assert set(recipe.options()) == {field.name for field in dataclasses.fields(recipe)}
     assert recipe.summary
+
+
+FLOATS = {"W{}A32": "floats=fp32", "W{}A16": "floats=fp16"}
+
+
+@pytest.mark.parametrize(
+    ("text", "widths", "arithmetic", "method"),
+    [
+        ("fp16", "W16A16", "float", "fp16"),
+        ("int8-static:ranges=entropy,floats=fp16", "W8A8", "integer", "entropy"),
+        ("int8-static:form=matmulinteger", "W8A8", "integer", "minmax"),
+        ("int8-dynamic:weights=per-tensor", "W8A8", "integer", "dynamic"),
+        *[(f"int{n}-weight-only:{floats}", widths.format(n), "float", "rtn")
+          for n in (2, 4, 8) for widths, floats in FLOATS.items()],
+        ("int4-weight-only:algorithm=hqq", "W4A32", "float", "hqq"),
+        ("modelopt-int8:ranges=entropy", "W8A8", "integer", "modelopt entropy"),
+        ("modelopt-int4", "W4A16", "float", "modelopt awq-lite"),
+        ("modelopt-int4:floats=fp32,algorithm=rtn", "W4A32", "float", "modelopt rtn"),
+        ("modelopt-fp8", "W8A8", "float", "modelopt fp8"),
+        ("simulated-w4a6:ranges=mse", "W4A6", "simulated", "simulated mse"),
+    ],
+)  # fmt: skip
+def test_schemes(text, widths, arithmetic, method):
+    scheme = parse_recipe(text).scheme
+    assert (scheme.widths, scheme.arithmetic, scheme.method) == (widths, arithmetic, method)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "refused"),
+    [
+        ("ort-cpu", set()),
+        ("ort-cuda", {"int8-dynamic"}),
+        ("tensorrt", {"int8-dynamic", "int8-weight-only", "int2-weight-only"}),
+    ],
+)
+def test_recipes_say_what_older_files_are_read_as(runtime, refused):
+    for name in known_recipes().keys() - refused:
+        recipe = parse_recipe(name, runtime)
+        entry = {"name": name, "options": recipe.options()}
+        assert recipe.scheme.model_dump() == with_scheme(entry, "name")["scheme"] and not recipe.scheme.is_fp32
+
+
+def test_a_recipe_without_a_scheme_cannot_be_made():
+    with pytest.raises(TypeError, match="scheme"):
+        recipes.Recipe()
+
+
+def test_the_manifest_says_the_scheme(bundles):
+    found = {
+        path.name: open_bundle(path).manifest.recipe.scheme
+        for path in bundles.iterdir()
+        if json.loads((path / "clipq.json").read_text())["schema_version"] == 3
+    }
+    assert set(found) == {path.name for path in bundles.iterdir()} - {"fp32"}
+    assert found["int8-static-entropy"] == parse_recipe("int8-static:ranges=entropy").scheme
+    assert {name: scheme.widths for name, scheme in found.items() if "weight-only-rtn" in name} == {
+        "int8-weight-only-rtn": "W8A32", "int4-weight-only-rtn": "W4A32", "int2-weight-only-rtn": "W2A32",
+        "int4-weight-only-rtn-qdq-symmetric": "W4A32", "int4-weight-only-rtn-token-table": "W4A32",
+    }  # fmt: skip
+
+
+def test_a_calibrators_plans_say_integers(monkeypatch, tmp_path):
+    built = build.BuiltPlan(b"plan", flags=("INT8",), strongly_typed=False, layers={})
+    monkeypatch.setattr(build, "build_plan", lambda *arguments, **options: built)
+    settings = build.BuildSettings("tensorrt", calibrator="entropy2")
+    toolchain = build.Toolchain(SimpleNamespace(name="tensorrt 10.9.0"), "sm_89", None)
+    source = open_bundle(DEMO_BUNDLE)
+    made = build.build_bundle(
+        source, settings, tmp_path / "made", toolchain=toolchain, calibration=SimpleNamespace(), progress=Progress()
+    )
+    recipe = made.manifest.recipe
+    assert recipe.name == "tensorrt-int8" and recipe.source_digest == source.digest
+    assert recipe.scheme.model_dump() == with_scheme(recipe.model_dump(), "name")["scheme"]
+    assert (recipe.scheme.widths, recipe.scheme.method) == ("W8A8", "tensorrt entropy2")
+
+
+def documented(heading):
+    """The rows of the table of docs/recipes.md with this first heading, cells without backticks."""
+    lines = (ROOT / "docs" / "recipes.md").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {heading} |")) + 2
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            return
+        yield [cell.replace("`", "").strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_document_has_every_recipe_with_its_scheme():
+    said = {name: (widths.split(", "), arithmetic) for name, widths, arithmetic, *_ in documented("recipe")}
+    known = {"fp32": ([FP32.widths], FP32.arithmetic), "simulated-wXaY": (["WXAY"], "simulated")}
+    for kind in KINDS[:-1]:
+        schemes = [kind(floats=floats).scheme for floats in ("fp32", "fp16")] if "floats" in option_values(kind) else [kind().scheme]  # fmt: skip
+        known[kind.name] = (list(dict.fromkeys(scheme.widths for scheme in schemes)), schemes[0].arithmetic)
+    assert said == known
+
+
+def test_the_document_has_every_option_with_its_values():
+    said = [
+        (recipe, option, tuple(values.split()))
+        for option, values, of, _ in documented("option")
+        for recipe in of.split()
+    ]
+    known = [(kind.name, option, values) for kind in KINDS for option, values in option_values(kind).items()]
+    assert sorted(said) == sorted(known)
+
+
+def test_a_new_recipe_is_a_row_and_a_function(monkeypatch, tmp_path):
+    """Listed, quantized by, and its scheme in the manifest: nothing else knows recipes by name."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Toy(recipes.Recipe):
+        name = "toy"
+        summary = "weights as they are"
+
+        depth: int = 3
+
+        @property
+        def scheme(self):
+            return Scheme(weight_bits=self.depth, activation_bits=16, arithmetic="float", method="toy")
+
+    @quantize_tower.register(Toy)
+    def _(recipe, source):
+        return onnx.load(source.path)
+
+    monkeypatch.setattr(recipes, "KINDS", (*KINDS, Toy))
+    listed = json.loads(CliRunner().invoke(main, ["list", "--json"]).stdout)
+    assert {"kind": "recipe", "name": "toy", "state": "run", "detail": "weights as they are [depth=3]"} in listed
+    done = CliRunner().invoke(main, ["quantize", "demo", "--recipe", "toy:depth=5", "-o", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    made = open_bundle(tmp_path / "toy-depth5").manifest
+    assert made.recipe.name == made.image.recipe == "toy" and made.recipe.options == {"depth": 5}
+    assert made.recipe.scheme.widths == "W5A16" and made.recipe.scheme.method == "toy"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from clipq.evaluate.results.estimates import Estimate
 from clipq.evaluate.results.folders import gather
 from clipq.evaluate.results.record import AttackRecord
 from clipq.evaluate.verdicts.by_axis import axis_verdicts, findings, sentence
+from clipq.evaluate.verdicts.judgement import breaks_promise
 
 BASE = predictions(3000, accuracy=0.8)
 
@@ -163,6 +164,36 @@ def test_faster_than_a_simulation_says_nothing():
     made = record("int8", {"test": BASE}, reference="w8", base=reference[1], milliseconds=2.0)
     (entry,) = gather([(Path("r"), [reference[0], made[0]])]).candidates
     assert findings(entry).startswith("the reference is simulated, so size and speed say nothing")
+
+
+@pytest.mark.parametrize(
+    ("change", "broken"),
+    [
+        ({"recipe": "int8-static"}, True),
+        ({"recipe": "int8-static", "integer_share": 0.6}, False),
+        ({"recipe": "int8-static", "towers": ("text",)}, False),
+        ({"recipe": "int8-dynamic"}, True),
+        ({"recipe": "modelopt-int8"}, True),
+        ({"recipe": "tensorrt-int8"}, True),
+        ({"recipe": "modelopt-fp8"}, False),
+        ({"recipe": "int4-weight-only"}, False),
+        ({"recipe": "fp16"}, False),
+        ({"recipe": "simulated-w8a8"}, False),
+    ],
+)
+def test_integers_are_a_promise(change, broken):
+    made, _, _ = record("e", {"test": BASE}, milliseconds=2.0, **{"integer_share": 0.2, **change})
+    (census,) = made.census
+    assert breaks_promise(census, made.bundle, simulated=made.simulated) == broken
+    assert not breaks_promise(census, made.bundle, simulated=True)
+    assert not breaks_promise(census.model_copy(update={"verdict": "unknown"}), made.bundle, simulated=False)
+
+
+def test_the_promise_is_in_the_scheme_and_not_in_the_name():
+    made, _, _ = record("e", {"test": BASE}, recipe="fp16", milliseconds=2.0, integer_share=0.2)
+    promising = made.bundle.scheme.model_copy(update={"arithmetic": "integer"})
+    bundle = made.bundle.model_copy(update={"scheme": promising})
+    assert breaks_promise(made.census[0], bundle, simulated=False)
 
 
 def exchanged(base, part, rng):

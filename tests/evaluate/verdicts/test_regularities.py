@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import norm
-from synthetic import predictions, record
+from synthetic import predictions, record, scheme_of
 
 from clipq.evaluate.metrics.statistics import wilson
 from clipq.evaluate.results.folders import gather
 from clipq.evaluate.results.record import Measurement
-from clipq.evaluate.results.scheme import Scheme, scheme_of
 from clipq.evaluate.verdicts.regularities import find_regularities
 
 BASE = record("fp32", {"test": predictions(100)}, recipe="fp32")[0]
@@ -42,7 +41,8 @@ def study(effects, *, gap=0.0):
     for number, (recipe, options) in enumerate(RECIPES):
         name = f"{recipe}-{number}"
         rows = tuple(row_of(name, recipe, metric, z[number]) for metric, z in effects.items())
-        bundle = BASE.bundle.model_copy(update={"name": name, "recipe": recipe, "options": options})
+        made = {"name": name, "recipe": recipe, "scheme": scheme_of(recipe, options), "options": options}
+        bundle = BASE.bundle.model_copy(update=made)
         records.append(BASE.model_copy(update={"bundle": bundle, "reference": "fp32", "measurements": rows}))
     return gather([(Path("r"), records)])
 
@@ -74,6 +74,18 @@ def test_two_engines_are_no_family():
     assert looked_at and not any("2-bit" in one.text for one in found)
 
 
+def test_families_are_read_off_the_scheme():
+    found = study({"ece": [-6.0] * 6 + [0.0] * 6})
+    for entry in found.candidates:
+        bundle = entry.record.bundle
+        if bundle.scheme.weight_bits == 8:
+            odd = bundle.model_copy(update={"scheme": bundle.scheme.model_copy(update={"weight_bits": 3})})
+            object.__setattr__(entry, "record", entry.record.model_copy(update={"bundle": odd}))
+    texts = [one.text for one in find_regularities(found)[0]]
+    assert "among engines with 3-bit weights, confidence calibration improves in 6 of 6 engines" in texts
+    assert not any("8-bit" in text for text in texts)
+
+
 def test_half_of_the_engines_is_needed():
     found, _ = find_regularities(study({"ece": [9.0] * 2 + [0.0] * 10}))
     assert found == []
@@ -91,22 +103,3 @@ def test_false_alarms_are_at_the_stated_rate(common):
             effects[metric] = np.sqrt(common) * shared + np.sqrt(1 - common) * rng.normal(size=len(RECIPES))
         alarms += bool(find_regularities(study(effects))[0])
     assert wilson(alarms, 200)[0] <= 0.05, alarms
-
-
-@pytest.mark.parametrize(
-    ("recipe", "options", "expected"),
-    [
-        ("int8-static", {"ranges": "entropy"}, Scheme(8, 8, "entropy", "both")),
-        ("int4-weight-only", {"algorithm": "gptq", "floats": "fp16"}, Scheme(4, 16, "gptq", "both")),
-        ("int8-dynamic", {}, Scheme(8, 8, "dynamic", "both")),
-        ("simulated-w6a8", {"ranges": "minmax"}, Scheme(6, 8, "simulated minmax", "both")),
-        ("modelopt-int4", {"algorithm": "awq_lite"}, Scheme(4, 32, "modelopt awq_lite", "both")),
-        ("modelopt-fp8", {}, Scheme(8, 8, "modelopt fp8", "both")),
-        ("tensorrt-int8", {"calibrator": "entropy"}, Scheme(8, 8, "tensorrt entropy", "both")),
-        ("fp16", {}, Scheme(16, 16, "fp16", "both")),
-        ("<b>", {}, Scheme(0, 0, "<b>", "both")),
-    ],
-)
-def test_schemes(recipe, options, expected):
-    bundle = BASE.bundle.model_copy(update={"recipe": recipe, "options": options})
-    assert scheme_of(BASE.model_copy(update={"bundle": bundle})) == expected
