@@ -49,24 +49,25 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
 
     Exit code 0: pass, 1: fail, 3: investigate (an interval holds its limit: more samples would decide).
     """
-    from clipq.evaluate.report import ci as gate_output
+    from clipq.evaluate.report import ci
     from clipq.evaluate.report.terminal import print_findings
     from clipq.evaluate.results.folders import Measured
     from clipq.evaluate.results.record import read_records
     from clipq.evaluate.verdicts import gate as gating
+    from clipq.evaluate.verdicts.policy import read_policy
     from clipq.files import write_atomic
 
-    rules = gating.read_policy(policy)
+    rules = read_policy(policy)
     findings = gating.judge_policy([Measured(record, results) for record in read_records(results)], rules)
     if junit is not None:
-        write_atomic(junit, gate_output.as_junit(findings))
+        write_atomic(junit, ci.as_junit(findings))
     if as_json:
-        click.echo(strict_json.dumps(gate_output.as_json(findings)))
+        click.echo(strict_json.dumps(ci.as_json(findings)))
     else:
         print_findings(findings)
     if github:
         # Beside JSON on stdout they would break it; the runner reads both streams.
-        for line in gate_output.as_annotations(findings):
+        for line in ci.as_annotations(findings):
             click.echo(line, err=as_json)
     click.get_current_context().exit(gating.EXIT_CODES[gating.outcome(findings)])
 

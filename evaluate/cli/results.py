@@ -55,13 +55,15 @@ def compare(a: Path, b: Path, margin: float, markdown: Path | None, as_json: boo
 
     Paired where the samples are the same. Exit code 0: same or better, 1: worse beyond chance, 3: undecided.
     """
+    from clipq.evaluate.report.comparison import as_markdown
     from clipq.evaluate.report.terminal import print_comparison
+    from clipq.evaluate.results.folders import read_measured
     from clipq.evaluate.verdicts import compare as comparing
     from clipq.files import write_atomic
 
-    found = comparing.compare(comparing.read_measured(a), comparing.read_measured(b), margin=margin)
+    found = comparing.compare(read_measured(a), read_measured(b), margin=margin)
     if markdown is not None:
-        write_atomic(markdown, comparing.as_markdown(found))
+        write_atomic(markdown, as_markdown(found))
     if as_json:
         click.echo(strict_json.dumps(found.as_json()))
     else:
