@@ -11,7 +11,7 @@ from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.agreement import mcnemar_p
 from clipq.evaluate.metrics.predictions import Booleans
 from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap
-from clipq.evaluate.results.record import Measurement
+from clipq.evaluate.results.record import Measurement, engine_name
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class Engine:
     @property
     def label(self) -> str:
         """What the column ``reference`` says when others are compared with this one."""
-        says_so = self.recipe.startswith("simulated-") and "simulated" in self.bundle
-        return f"{self.bundle} (simulated)" if self.simulated and not says_so else self.bundle
+        return engine_name(self.bundle, self.recipe, simulated=self.simulated)
 
     @property
     def twin(self) -> Engine:
