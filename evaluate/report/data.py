@@ -15,7 +15,9 @@ from typing import Any
 from clipq.evaluate.metrics import CLASSIFICATION
 from clipq.evaluate.metrics.statistics import median_ratio, percentile_draws
 from clipq.evaluate.report.kept import charts
-from clipq.evaluate.results.folders import Entry, Key, Results
+from clipq.evaluate.results.entry import Entry
+from clipq.evaluate.results.folders import Results
+from clipq.evaluate.results.pairing import Key
 from clipq.evaluate.results.record import LatencyRecord, Measurement, ReliabilityBin, ViewRecord
 from clipq.evaluate.results.scheme import scheme_of
 from clipq.evaluate.verdicts.judgement import higher, judge_row
@@ -61,7 +63,7 @@ class PageData:
     def encode(self) -> str:
         """Base64 of gzipped JSON: it holds nothing that could end the script element it stands in."""
         entries = self.results.entries
-        index_of = {id(entry.record): index for index, entry in enumerate(entries)}
+        index_of = {entry: index for index, entry in enumerate(entries)}
         sizes = self._sizes()
         photos: dict[str, str] = {}
         data = {
@@ -171,16 +173,16 @@ def costs(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 def same_latency(entry: Entry, wanted: LatencyRecord) -> LatencyRecord | None:
     """The reference's times of the same tower and batch."""
-    latencies: Iterable[LatencyRecord] = () if entry.reference is None else entry.reference.latency
+    latencies: Iterable[LatencyRecord] = () if entry.reference is None else entry.reference.record.latency
     return next((one for one in latencies if (one.tower, one.batch) == (wanted.tower, wanted.batch)), None)
 
 
-def _engine(entry: Entry, index_of: dict[int, int]) -> dict[str, Any]:
+def _engine(entry: Entry, index_of: dict[Entry, int]) -> dict[str, Any]:
     record, scheme = entry.record, scheme_of(entry.record)
     return {
         "name": entry.name, "recipe": record.bundle.recipe, "runtime": record.runtime, "twin": record.twin,
         "simulated": record.simulated, "bits": scheme.weight_bits, "widths": scheme.widths, "method": scheme.method,
-        "towers": scheme.towers, "reference": -1 if entry.reference is None else index_of[id(entry.reference)],
+        "towers": scheme.towers, "reference": -1 if entry.reference is None else index_of.get(entry.reference, -1),
     }  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def render(results: Results, *, images: bool = True) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = _Page(results, PageData(results, images))
+    page = _Page(results.working(), PageData(results, images))
     context = page.context()
     data = page.data.encode()
     return environment.get_template("report.html.j2").render(
@@ -123,7 +123,7 @@ class _Page:
             "version": __version__,
             "entries": entries,
             "failed": results.failed,
-            "references": [entry for entry in entries if entry.reference is entry.record],
+            "references": [entry for entry in entries if entry.is_reference],
             "checkpoints": list(dict.fromkeys(entry.record.bundle.checkpoint for entry in entries)),
             "runtimes": list(dict.fromkeys(entry.record.runtime for entry in entries)),
             "dates": sorted({entry.record.created[:10] for entry in entries}),

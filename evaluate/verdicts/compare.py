@@ -20,7 +20,8 @@ from clipq.evaluate.metrics.agreement import mcnemar_p
 from clipq.evaluate.metrics.calibration import BINS, ece
 from clipq.evaluate.metrics.predictions import Outcome
 from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap, holm
-from clipq.evaluate.results.folders import Measured
+from clipq.evaluate.results.entry import Entry
+from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.pairing import Key, SampleAnswers, unpaired
 from clipq.evaluate.results.record import Measurement
 from clipq.evaluate.verdicts.judgement import MARGIN, Verdict, judge, reach, samples_to_decide
@@ -111,14 +112,13 @@ class Comparison:
         }
 
 
-def compare(a: Sequence[Measured], b: Sequence[Measured], *, margin: float = MARGIN) -> Comparison:
+def compare(a: Results, b: Results, *, margin: float = MARGIN) -> Comparison:
     """Compare B with A, record by record: two single ones whatever they are called, else those of one name.
 
     Raises ResultsError where nothing belongs together.
     """
-    broken = {one.record.name: one.record.failed for one in b if one.record.failed}
-    a, b = ([one for one in side if not one.record.failed] for side in (a, b))
-    partners = _partners(a, b)
+    broken = {one.record.name: one.record.failed for one in b.failed}
+    partners = _partners(a.entries, b.entries)
     if not partners:
         names = (", ".join(one.record.name for one in side) or "none" for side in (a, b))
         raise ResultsError("no working engine is in both: A has {}, B has {}; name two record files".format(*names))
@@ -129,7 +129,7 @@ def compare(a: Sequence[Measured], b: Sequence[Measured], *, margin: float = MAR
     return Comparison(tuple(pairs), tuple(name for name in alone_a if name not in broken), only_b, failed, margin)
 
 
-def _partners(a: Sequence[Measured], b: Sequence[Measured]) -> list[tuple[Measured, Measured]]:
+def _partners(a: Sequence[Entry], b: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
     if len(a) == len(b) == 1:
         return [(a[0], b[0])]
     found = []
@@ -143,25 +143,25 @@ def _partners(a: Sequence[Measured], b: Sequence[Measured]) -> list[tuple[Measur
     return found
 
 
-def _differences(a: Measured, b: Measured) -> list[Difference]:
+def _differences(a: Entry, b: Entry) -> list[Difference]:
     rows = []
     axes = headline(b.record, ratios=False)
     for axis, measured in axes.items():
         for row in measured:
             key = (row.view, row.group, row.metric)
-            if key in a.values:
+            if key in a.rows:
                 rows.append(_difference(a, b, row, axis))
     if not rows:
         raise ResultsError(f"{a.record.name} and {b.record.name} have no metric in common; evaluate them by one suite")
     return rows
 
 
-def _missing(a: Measured, b: Measured) -> tuple[str, ...]:
+def _missing(a: Entry, b: Entry) -> tuple[str, ...]:
     rows = [row for measured in headline(a.record, ratios=False).values() for row in measured]
-    return tuple(title(row) for row in rows if (row.view, row.group, row.metric) not in b.values)
+    return tuple(title(row) for row in rows if (row.view, row.group, row.metric) not in b.rows)
 
 
-def _difference(a: Measured, b: Measured, row: Measurement, axis: str) -> Difference:
+def _difference(a: Entry, b: Entry, row: Measurement, axis: str) -> Difference:
     key = (row.view, row.group, row.metric)
     mine, theirs = b.draws(key), a.draws(key)
     how: How = "paired"
@@ -183,7 +183,7 @@ def _difference(a: Measured, b: Measured, row: Measurement, axis: str) -> Differ
     )  # fmt: skip
 
 
-def _on_common_samples(a: Measured, b: Measured, key: Key) -> tuple[tuple[Draws, Draws], float | None] | None:
+def _on_common_samples(a: Entry, b: Entry, key: Key) -> tuple[tuple[Draws, Draws], float | None] | None:
     """Accuracy or ECE on the samples that both have, by id; None where too few are common or it needs more."""
     view, group, metric = key
     one, two = a.pairing.answers.get(view), b.pairing.answers.get(view)
@@ -206,7 +206,7 @@ def _statistic(metric: str, answers: SampleAnswers, bins: int) -> Statistic:
     return partial(ece, outcome, bins=bins)
 
 
-def _judged(found: Sequence[tuple[Measured, Measured, list[Difference]]], margin: float) -> list[PairOfRecords]:
+def _judged(found: Sequence[tuple[Entry, Entry, list[Difference]]], margin: float) -> list[PairOfRecords]:
     """Verdicts by Holm over everything compared: of twenty metrics one is beyond its 95 % interval by chance."""
     flat = [one for _, _, rows in found for one in rows]
     survives = dict(zip(map(id, flat), holm([one.p_value for one in flat]), strict=True))
@@ -229,10 +229,10 @@ def _judged(found: Sequence[tuple[Measured, Measured, list[Difference]]], margin
     return pairs
 
 
-def _latency(a: Measured, b: Measured) -> list[dict[str, Any]]:
+def _latency(a: Entry, b: Entry) -> list[dict[str, Any]]:
     rows = []
-    for key in b.values:
-        if key[2] != "latency_ms.p50" or key not in a.values:
+    for key in b.rows:
+        if key[2] != "latency_ms.p50" or key not in a.rows:
             continue
         ratios = [_latency_ratio(one, key) for one in (a, b)]
         if ratios[0] is None or ratios[1] is None:
@@ -244,10 +244,10 @@ def _latency(a: Measured, b: Measured) -> list[dict[str, Any]]:
     return rows
 
 
-def _latency_ratio(measured: Measured, key: Key) -> Draws | None:
+def _latency_ratio(entry: Entry, key: Key) -> Draws | None:
     """An engine's p50 over that of its own run's reference; None for the reference itself."""
-    reference = measured.reference
-    if reference is None or reference.record == measured.record or key not in reference.values:
+    reference = entry.reference
+    if reference is None or reference is entry or key not in reference.rows:
         return None
-    mine, theirs = measured.draws(key), unpaired(reference.draws(key))
+    mine, theirs = entry.draws(key), unpaired(reference.draws(key))
     return Draws(mine.value / theirs.value, mine.resampled / theirs.resampled, mine.n)
