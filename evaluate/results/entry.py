@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from clipq.errors import NotInResults
 from clipq.evaluate.metrics.statistics import Draws, percentile_draws
 from clipq.evaluate.results.pairing import Key, Pairing, read_pairing
 from clipq.evaluate.results.record import Measurement, Record
@@ -20,7 +22,7 @@ from clipq.evaluate.results.record import Measurement, Record
 class Entry:
     """One engine under a name that no other has among those read with it.
 
-    ``folder`` holds its draws, answers
+    ``entry[view, metric]`` and ``entry[view, group, metric]`` are its measurements. ``folder`` holds its draws, answers
     and thumbnails. ``reference`` is what its run compared it with: itself for the reference, None where there was none.
     ``renamed`` holds views that have another name here than in the folder: the folder's name and the one here.
     """
@@ -51,6 +53,21 @@ class Entry:
     def rows(self) -> dict[Key, Measurement]:
         """Its measurements by view, group and metric."""
         return {(row.view, row.group, row.metric): row for row in self.record.measurements}
+
+    def __getitem__(self, key: tuple[str, str] | tuple[str, str, str]) -> Measurement:
+        """A measurement by view and metric, or by view, group and metric; raises NotInResults where there is none."""
+        if isinstance(key, str) or len(key) not in (2, 3):
+            raise NotInResults(f"a measurement of {self.name} is asked for by [view, metric] or [view, group, metric]")
+        view, group, metric = key if len(key) == 3 else (key[0], "", key[1])
+        if (view, group, metric) in self.rows:
+            return self.rows[view, group, metric]
+        metrics = [(group, metric) for where, group, metric in self.rows if where == view]
+        groups = [where for where, one in metrics if one == metric]
+        if not metrics:
+            raise NotInResults(f"{self.name} has no view {view!r}; {meant(view, (key[0] for key in self.rows))}")
+        if groups:
+            raise NotInResults(f"{self.name} has no group {group!r} of {metric} on {view}; {meant(group, groups)}")
+        raise NotInResults(f"{self.name} has no {metric!r} on {view}; {meant(metric, (one for _, one in metrics))}")
 
     @cached_property
     def pairing(self) -> Pairing:
@@ -106,3 +123,10 @@ class Entry:
         if group in ("near", "far"):
             parts += [sorted((name, samples(name)) for name, one in views.items() if "-ood" in one.role)]
         return parts
+
+
+def meant(asked: str, known: Iterable[str]) -> str:
+    """What someone may have meant who asked for a name that there is not: the closest one, else all there are."""
+    names = list(dict.fromkeys(known))
+    close = difflib.get_close_matches(asked, names, 1)
+    return f"did you mean {close[0]!r}?" if close else f"there is {', '.join(map(repr, names)) or 'none'}"

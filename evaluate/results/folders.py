@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from clipq.errors import ResultsError
+from clipq.errors import NotInResults, ResultsError
 from clipq.evaluate.metrics.statistics import holm
-from clipq.evaluate.results.entry import Entry
+from clipq.evaluate.results.entry import Entry, meant
 from clipq.evaluate.results.pairing import Key
 from clipq.evaluate.results.record import (
     Measurement,
@@ -25,7 +25,10 @@ from clipq.evaluate.results.record import (
 
 @dataclass(frozen=True)
 class Results:
-    """Engines that were read together."""
+    """Engines that were read together; those that failed are among ``engines`` alone.
+
+    ``results[name]`` is an engine that worked; ``len``, ``in`` (a name) and iteration are over these too.
+    """
 
     engines: tuple[Entry, ...]
 
@@ -49,6 +52,24 @@ class Results:
         if not self.entries:
             raise ResultsError("no engine of these results worked; there is nothing to report")
         return self
+
+    def __getitem__(self, name: str) -> Entry:
+        """The engine of that name; raises NotInResults where there is none or it failed."""
+        found = next((entry for entry in self.engines if entry.name == name), None)
+        if found is None:
+            raise NotInResults(f"no engine is called {name!r}; {meant(name, (entry.name for entry in self.engines))}")
+        if found.record.failed:
+            raise NotInResults(f"{name} failed and has no measurements: {found.record.failed}")
+        return found
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __contains__(self, name: object) -> bool:
+        return any(entry.name == name for entry in self.entries)
 
     @cached_property
     def views(self) -> dict[str, ViewRecord]:
