@@ -51,14 +51,13 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
     """
     from clipq.evaluate.report import ci
     from clipq.evaluate.report.terminal import print_findings
-    from clipq.evaluate.results.folders import Measured
-    from clipq.evaluate.results.record import read_records
+    from clipq.evaluate.results.folders import read_results
     from clipq.evaluate.verdicts import gate as gating
     from clipq.evaluate.verdicts.policy import read_policy
     from clipq.files import write_atomic
 
     rules = read_policy(policy)
-    findings = gating.judge_policy([Measured(record, results) for record in read_records(results)], rules)
+    findings = gating.judge_policy(read_results([results]), rules)
     if junit is not None:
         write_atomic(junit, ci.as_junit(findings))
     if as_json:
@@ -83,17 +82,17 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
 )
 def gate_init(results: Path, output: Path, bundles: Sequence[str], margin: float) -> None:
     """Write a policy that the engines in RESULTS pass, with a margin: today's figures as tomorrow's limits."""
-    from clipq.evaluate.results.folders import Measured
-    from clipq.evaluate.results.record import read_records
+    from clipq.evaluate.results.folders import read_results
     from clipq.evaluate.verdicts.gate import policy_from
     from clipq.files import write_atomic
 
     if output.exists():
         raise DataError(f"{output} exists; choose another name with -o")
-    records = read_records(results)
+    engines = read_results([results]).engines
+    names = [one.record.bundle.name for one in engines]
     for name in bundles:
-        if name not in {record.bundle.name for record in records}:
-            raise DataError(f"--bundle {name}: the results have {', '.join(r.bundle.name for r in records)}")
-    chosen = [Measured(one, results) for one in records if not bundles or one.bundle.name in bundles]
+        if name not in names:
+            raise DataError(f"--bundle {name}: the results have {', '.join(names)}")
+    chosen = [one for one in engines if not bundles or one.record.bundle.name in bundles]
     write_atomic(output, policy_from(chosen, margin))
     click.echo(str(output))

@@ -57,11 +57,11 @@ def compare(a: Path, b: Path, margin: float, markdown: Path | None, as_json: boo
     """
     from clipq.evaluate.report.comparison import as_markdown
     from clipq.evaluate.report.terminal import print_comparison
-    from clipq.evaluate.results.folders import read_measured
+    from clipq.evaluate.results.folders import read_results
     from clipq.evaluate.verdicts import compare as comparing
     from clipq.files import write_atomic
 
-    found = comparing.compare(read_measured(a), read_measured(b), margin=margin)
+    found = comparing.compare(read_results([a]), read_results([b]), margin=margin)
     if markdown is not None:
         write_atomic(markdown, as_markdown(found))
     if as_json:

@@ -9,7 +9,8 @@ from clipq.errors import ResultsError
 from clipq.evaluate.axes.headline import AXES, headline, title
 from clipq.evaluate.report.markdown import plain
 from clipq.evaluate.results import numbers
-from clipq.evaluate.results.folders import Entry, Results
+from clipq.evaluate.results.entry import Entry
+from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.record import BundleRecord, Measurement, Record
 from clipq.evaluate.verdicts.by_axis import findings
 from clipq.evaluate.verdicts.judgement import judge_row
@@ -25,7 +26,7 @@ _RETRIEVAL = ("image-text-to-text", "Image-Text Retrieval")
 
 def choose_engine(results: Results, bundle: str | None) -> Entry:
     """The deployed candidate of that name, or the only one; raises ResultsError where that leaves a choice or none."""
-    working = [entry for entry in results.entries if not entry.record.twin]
+    working = [entry for entry in results.working() if not entry.record.twin]
     if bundle is not None:
         found = [entry for entry in working if entry.record.bundle.name == bundle]
         if not found:

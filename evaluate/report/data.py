@@ -15,7 +15,8 @@ from typing import Any
 from clipq.evaluate.metrics.statistics import median_ratio, percentile_draws
 from clipq.evaluate.metrics.table import metric_of, title_of
 from clipq.evaluate.report.kept import charts
-from clipq.evaluate.results.folders import Entry, Results
+from clipq.evaluate.results.entry import Entry
+from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.record import LatencyRecord, Measurement, ReliabilityBin, ViewRecord
 from clipq.evaluate.verdicts.judgement import judge_row
@@ -56,7 +57,7 @@ class PageData:
     def encode(self) -> str:
         """Base64 of gzipped JSON: it holds nothing that could end the script element it stands in."""
         entries = self.results.entries
-        index_of = {id(entry.record): index for index, entry in enumerate(entries)}
+        index_of = {entry: index for index, entry in enumerate(entries)}
         sizes = self._sizes()
         photos: dict[str, str] = {}
         data = {
@@ -94,7 +95,7 @@ class PageData:
             for key, row in entry.rows.items():
                 units.setdefault(key, row.unit)
         return [
-            [*key, title_of(key[2]), units[key], metric_of(key[2]).higher_is_better, sizes[key], *_said(Key(*key))]
+            [*key, title_of(key.metric), units[key], metric_of(key.metric).higher_is_better, sizes[key], *_said(key)]
             for key in self.keys
         ]
 
@@ -164,7 +165,7 @@ def costs(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         size = entry.record.bundle.file_bytes / 1e6
         note("file MB, both towers", index, size, size, size)
         for key, row in entry.rows.items():
-            metric, tower = metric_of(key[2]), Key(*key).tower
+            metric, tower = metric_of(key.metric), key.tower
             if tower and metric.section == "costs":
                 unit, value = ("MB", row.value / 1e6) if metric.unit == "bytes" else (metric.unit, row.value)
                 note(f"{metric.title} {unit}, {tower} tower", index, value, value, value)
@@ -173,7 +174,7 @@ def costs(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 def same_latency(entry: Entry, wanted: LatencyRecord) -> LatencyRecord | None:
     """The reference's times of the same tower and batch."""
-    latencies: Iterable[LatencyRecord] = () if entry.reference is None else entry.reference.latency
+    latencies: Iterable[LatencyRecord] = () if entry.reference is None else entry.reference.record.latency
     return next((one for one in latencies if (one.tower, one.batch) == (wanted.tower, wanted.batch)), None)
 
 
@@ -182,12 +183,12 @@ def _said(key: Key) -> tuple[bool, str, int]:
     return of_data and not key.part and key.condition is None, key.part, key.condition[1] if key.condition else 0
 
 
-def _engine(entry: Entry, index_of: dict[int, int]) -> dict[str, Any]:
+def _engine(entry: Entry, index_of: dict[Entry, int]) -> dict[str, Any]:
     record, scheme = entry.record, entry.record.bundle.scheme
     return {
         "name": entry.name, "recipe": record.bundle.recipe, "runtime": record.runtime, "twin": record.twin,
         "simulated": record.simulated, "bits": scheme.weight_bits, "widths": scheme.widths, "method": scheme.method,
-        "towers": record.bundle.scope, "reference": -1 if entry.reference is None else index_of[id(entry.reference)],
+        "towers": record.bundle.scope, "reference": -1 if entry.reference is None else index_of.get(entry.reference, -1),
     }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def write(results: Results, form: str, target: Path, *, images: bool) -> Path:
     if form == "pdf":
         write_atomic(target, _pdf(render(results, images=images)))
     else:
-        write_atomic(target, {"md": as_markdown, "json": as_json, "csv": as_csv}[form](results))
+        write_atomic(target, {"md": as_markdown, "json": as_json, "csv": as_csv}[form](results.working()))
     return target
 
 

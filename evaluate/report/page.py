@@ -48,7 +48,7 @@ def render(results: Results, *, images: bool = True) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = _Page(results, PageData(results, images))
+    page = _Page(results.working(), PageData(results, images))
     context = page.context()
     data = page.data.encode()
     return environment.get_template("report.html.j2").render(
@@ -77,7 +77,7 @@ class _Page:
         entries, views = results.entries, results.views
         numbered = list(enumerate(entries))
         attacks = {(one.view, one.kind, one.method): one for entry in entries for one in entry.record.attacks}
-        corrupted = dict.fromkeys(key[0] for key in self.data.keys if key[2] == "corruption_acc1")
+        corrupted = dict.fromkeys(key.view for key in self.data.keys if key.metric == "corruption_acc1")
         regularities, looked_at = find_regularities(results)
         verdicts: list[dict[str, Any]] = [
             {"index": index, "entry": entry, "findings": findings(entry), "axes": axis_verdicts(entry)}
@@ -94,7 +94,7 @@ class _Page:
             "version": __version__,
             "entries": entries,
             "failed": results.failed,
-            "references": [entry for entry in entries if entry.reference is entry.record],
+            "references": [entry for entry in entries if entry.is_reference],
             "checkpoints": list(dict.fromkeys(entry.record.bundle.checkpoint for entry in entries)),
             "runtimes": list(dict.fromkeys(entry.record.runtime for entry in entries)),
             "dates": sorted({entry.record.created[:10] for entry in entries}),
@@ -132,11 +132,13 @@ class _Page:
 
     def classified(self, view: ViewRecord) -> dict[str, Any]:
         name, table = view.name, self.data.table
-        gaps = dict.fromkeys(key[1] for key in self.data.keys if key[0] == name and key[2] == "group_gap.acc1")
-        groups = [key for key in self.data.keys if key[0] == name and Key(*key).part and key[2] == "acc1"]
+        gaps = dict.fromkeys(
+            key.column for key in self.data.keys if key.view == name and key.metric == "group_gap.acc1"
+        )
+        groups = [key for key in self.data.keys if key.view == name and key.part and key.metric == "acc1"]
         further = self.columns("classification, further", name)
         small = view.smallest_group or 0
-        sizes = {key[1]: self._n(key) for key in groups}
+        sizes = {key.part: self._n(key) for key in groups}
         return {
             "record": view,
             "metrics": table(f"Metrics on {name}", self.columns("classification", name) + further),
@@ -152,14 +154,14 @@ class _Page:
             ),
         }
 
-    def _n(self, key: tuple[str, str, str]) -> int:
+    def _n(self, key: Key) -> int:
         return max(entry.rows[key].n for entry in self.results.entries if key in entry.rows)
 
     def confidence(self, view: str) -> dict[str, list[str]]:
         """Which engines are over- and which underconfident, by the interval of confidence − accuracy."""
         found: dict[str, list[str]] = {}
         for entry in self.results.entries:
-            row = entry.rows.get((view, "", "confidence_gap"))
+            row = entry.rows.get(Key(view, "", "confidence_gap"))
             if row is not None:
                 state = confidence_state(row) or "neither over- nor underconfident beyond the interval"
                 found.setdefault(state, []).append(entry.name)
@@ -196,12 +198,14 @@ class _Page:
     def corruptions(self, view: str) -> dict[str, Any]:
         clean = Key(view, "", "clean_acc1")
         means = [(METRICS[clean.metric].title, clean), *self.columns("corruptions", view)]
-        groups = [key for key in self.data.keys if key[0] == view and key[2] == "corruption_acc1" and key[1]]
+        groups = [
+            key for key in self.data.keys if key.view == view and key.metric == "corruption_acc1" and key.condition
+        ]
         return {
             "view": view,
             "n": self._n(clean),
             "means": self.data.table(f"Corruption means of {view}", means),
-            "by_condition": self.data.table(f"Corruptions of {view} one by one", [(key[1], key) for key in groups]),
+            "by_condition": self.data.table(f"Corruptions of {view} one by one", [(key.group, key) for key in groups]),
         }
 
     def attack(self, attack: AttackRecord) -> dict[str, Any]:
@@ -256,7 +260,7 @@ class _Page:
         missing = [title for axis, title in AXES.items() if verdicts and not any(one[axis].rows for one in verdicts)]
         timed = any(entry.record.latency for entry in self.results.entries)
         missing += [] if timed else ["latency", "memory", "which kernels ran"]
-        energy = any(key[2] == "joules_per_sample" for key in self.data.keys)
+        energy = any(key.metric == "joules_per_sample" for key in self.data.keys)
         return [*missing, *([] if energy else ["energy"])]
 
 

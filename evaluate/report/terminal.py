@@ -70,9 +70,7 @@ def _view_table(records: Sequence[Record], view: ViewRecord) -> Table:
 
 def _print_axes(console: Console, records: Sequence[Record]) -> None:
     """One row per axis, one column per engine; marks where the paired interval leaves out zero."""
-    columns = [
-        (title(row), (row.view, row.group, row.metric)) for rows in headline(records[0]).values() for row in rows
-    ]
+    columns = [(title(row), row.key) for rows in headline(records[0]).values() for row in rows]
     if not columns:
         return
     heading = "every axis: ▲ better, ▼ worse than the reference, beyond the interval"
@@ -82,7 +80,7 @@ def _print_axes(console: Console, records: Sequence[Record]) -> None:
         table.add_column("", min_width=label)
         for record in block:
             table.add_column(escape(record.name), justify="right", overflow="fold")
-        by_record = [{(row.view, row.group, row.metric): row for row in record.measurements} for record in block]
+        by_record = [{row.key: row for row in record.measurements} for record in block]
         for name, key in columns:
             table.add_row(escape(name), *(_marked(rows[key]) if key in rows else "" for rows in by_record))
         console.print(table)

@@ -12,7 +12,7 @@ from clipq.evaluate.metrics.agreement import mcnemar_p
 from clipq.evaluate.metrics.predictions import Booleans
 from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap
 from clipq.evaluate.metrics.table import metric_of
-from clipq.evaluate.results.record import Measurement
+from clipq.evaluate.results.record import Measurement, engine_name
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class Engine:
     @property
     def label(self) -> str:
         """What the column ``reference`` says when others are compared with this one."""
-        says_so = not self.is_twin and "simulated" in self.bundle
-        return f"{self.bundle} (simulated)" if self.simulated and not says_so else self.bundle
+        return engine_name(self.bundle, simulated=self.simulated, twin=self.is_twin)
 
     @property
     def twin(self) -> Engine:

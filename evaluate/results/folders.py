@@ -1,57 +1,75 @@
-"""The engines of one or more results folders, each beside its own run's reference."""
+"""Engines of one or more results folders, by name."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from clipq.errors import ResultsError
-from clipq.evaluate.metrics.statistics import Draws, holm, percentile_draws
-from clipq.evaluate.results.pairing import Key, Pairing, read_pairing
-from clipq.evaluate.results.record import Measurement, Record, ViewRecord, in_order, labels, read_record, read_records
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One engine under a name that no other has in the report; ``folder`` holds its thumbnails."""
-
-    name: str
-    record: Record
-    reference: Record | None
-    folder: Path
-
-    @property
-    def is_candidate(self) -> bool:
-        """Whether it is compared with a reference; twins (integer kernels off) are diagnostics, no candidates."""
-        return self.reference is not None and self.record is not self.reference and not self.record.twin
-
-    @cached_property
-    def rows(self) -> dict[Key, Measurement]:
-        """Its measurements by view, group and metric."""
-        return {(row.view, row.group, row.metric): row for row in self.record.measurements}
+from clipq.errors import NotInResults, ResultsError
+from clipq.evaluate.metrics.statistics import holm
+from clipq.evaluate.results.entry import Entry, meant
+from clipq.evaluate.results.key import Key, corrupted_view
+from clipq.evaluate.results.record import (
+    Measurement,
+    Record,
+    ViewRecord,
+    in_order,
+    labels,
+    read_record,
+    read_records,
+    record_stem,
+)
 
 
 @dataclass(frozen=True)
 class Results:
-    """Engines that worked and engines that failed; raises ResultsError where none worked."""
+    """Engines that were read together; those that failed are among ``engines`` alone.
 
-    entries: tuple[Entry, ...]
-    failed: tuple[Entry, ...] = ()
+    ``results[name]`` is an engine that worked; ``len``, ``in`` (a name) and iteration are over these too.
+    """
 
-    def __post_init__(self) -> None:
-        if not self.entries:
-            raise ResultsError("no engine of these results worked; there is nothing to report")
+    engines: tuple[Entry, ...]
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """The engines that worked."""
+        return tuple(entry for entry in self.engines if not entry.record.failed)
+
+    @cached_property
+    def failed(self) -> tuple[Entry, ...]:
+        """The engines that failed."""
+        return tuple(entry for entry in self.engines if entry.record.failed)
 
     @property
     def candidates(self) -> list[Entry]:
         """The engines with a verdict."""
         return [entry for entry in self.entries if entry.is_candidate]
+
+    def working(self) -> Results:
+        """These results; raises ResultsError where no engine worked."""
+        if not self.entries:
+            raise ResultsError("no engine of these results worked; there is nothing to report")
+        return self
+
+    def __getitem__(self, name: str) -> Entry:
+        """The engine of that name; raises NotInResults where there is none or it failed."""
+        found = next((entry for entry in self.engines if entry.name == name), None)
+        if found is None:
+            raise NotInResults(f"no engine is called {name!r}; {meant(name, (entry.name for entry in self.engines))}")
+        if found.record.failed:
+            raise NotInResults(f"{name} failed and has no measurements: {found.record.failed}")
+        return found
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __contains__(self, name: object) -> bool:
+        return any(entry.name == name for entry in self.entries)
 
     @cached_property
     def views(self) -> dict[str, ViewRecord]:
@@ -69,7 +87,7 @@ class Results:
             (entry.name, key): row.p_value
             for entry in self.entries
             for key, row in entry.rows.items()
-            if row.p_value is not None and not row.view.startswith("tower:")
+            if row.p_value is not None and not key.tower
         }
 
     @cached_property
@@ -79,9 +97,22 @@ class Results:
         return {key for key, survived in zip(self.compared, kept, strict=True) if survived}
 
 
-def read_results(folders: Sequence[Path]) -> Results:
-    """The records of results folders."""
-    return gather([(folder, read_records(folder)) for folder in folders])
+def read_results(paths: Sequence[Path]) -> Results:
+    """The engines of results folders, or of one record in such a folder (``RESULTS/records/NAME.json``).
+
+    Raises ResultsError where a folder holds no records, one is damaged, or the one record is of a failed engine.
+    """
+    if len(paths) == 1 and paths[0].suffix == ".json" and paths[0].is_file():
+        return _one_engine(paths[0])
+    return gather([(path, read_records(path)) for path in paths])
+
+
+def _one_engine(path: Path) -> Results:
+    record, folder = read_record(path), path.parent.parent
+    if record.failed:
+        raise ResultsError(f"{record.name} failed and has nothing to compare: {record.failed}")
+    others = [one for one in read_records(folder) if record_stem(one) != record_stem(record)]
+    return Results(tuple(one for one in gather([(folder, [record, *others])]).engines if one.record is record))
 
 
 def gather(runs: Sequence[tuple[Path, Sequence[Record]]]) -> Results:
@@ -91,15 +122,23 @@ def gather(runs: Sequence[tuple[Path, Sequence[Record]]]) -> Results:
     """
     prefixes = _prefixes([folder for folder, _ in runs])
     conflicts = _conflicts([records for _, records in runs])
-    entries: list[Entry] = []
-    failed: list[Entry] = []
+    engines: list[Entry] = []
     for prefix, (folder, records) in zip(prefixes, runs, strict=True):
-        names = {old: f"{prefix}{old}" for view in conflicts for old in (view, f"{view}-c")}
+        names = {old: f"{prefix}{old}" for view in conflicts for old in (view, corrupted_view(view))}
         ordered = [_renamed(record, names) for record in in_order(records)] if names else in_order(records)
-        for label, record in zip(labels(ordered), ordered, strict=True):
-            entry = Entry(f"{prefix}{label}", record, _reference(record, ordered), folder)
-            (failed if record.failed else entries).append(entry)
-    return Results(tuple(entries), tuple(failed))
+        called = zip(labels(ordered), ordered, strict=True)
+        run = [Entry(f"{prefix}{label}", record, None, folder, names) for label, record in called]
+        for entry in run:
+            entry.reference = _reference(entry.record, run)
+        engines += run
+    return Results(tuple(engines))
+
+
+def _reference(record: Record, run: Sequence[Entry]) -> Entry | None:
+    """What a record was compared with: of a reference in several runtimes, the one in the record's own."""
+    working = [one for one in run if not (one.record.twin or one.record.failed)]
+    named = [one for one in working if one.record.bundle.name == record.reference]
+    return next((one for one in named if one.record.runtime == record.runtime), named[0] if named else None)
 
 
 def _prefixes(folders: Sequence[Path]) -> list[str]:
@@ -151,91 +190,3 @@ def _renamed(record: Record, names: Mapping[str, str]) -> Record:
             "deployed_minus_simulated": rows(record.deployed_minus_simulated),
         }
     )
-
-
-def _reference(record: Record, records: Sequence[Record]) -> Record | None:
-    named = [one for one in records if one.bundle.name == record.reference and not one.twin and not one.failed]
-    return next((one for one in named if one.runtime == record.runtime), named[0] if named else None)
-
-
-def read_measured(path: Path) -> list[Measured]:
-    """The records of a results folder, or one record file of such a folder."""
-    if not path.is_file():
-        return [Measured(record, path) for record in read_records(path)]
-    record = read_record(path)
-    if record.failed:
-        raise ResultsError(f"{record.name} failed and has nothing to compare: {record.failed}")
-    return [Measured(record, path.parent.parent)]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A record with what pairs it: every number it holds, with draws where it has a spread."""
-
-    record: Record
-    folder: Path
-
-    @cached_property
-    def pairing(self) -> Pairing:
-        """Read when it is first asked for."""
-        return read_pairing(self.folder, self.record)
-
-    @cached_property
-    def reference(self) -> Measured | None:
-        """The reference of the same run, or None where there was none."""
-        if not self.record.reference:
-            return None
-        found = [
-            Measured(record, self.folder)
-            for record in read_records(self.folder)
-            if record.bundle.name == self.record.reference and not record.twin and not record.failed
-        ]
-        return next((one for one in found if one.record.runtime == self.record.runtime), found[0] if found else None)
-
-    @cached_property
-    def values(self) -> dict[Key, float]:
-        """Every number by view, group and metric."""
-        return {(row.view, row.group, row.metric): row.value for row in self.record.measurements}
-
-    def draws(self, key: Key) -> Draws:
-        """The draws of a number; sizes, shares and memory are exact: every draw is the value."""
-        metric = key[2]
-        if key in self.pairing.draws:
-            return self.pairing.draws[key]
-        name, _, percentile = metric.partition(".p")
-        times = next(
-            (one for one in self.record.latency if (f"tower:{one.tower}", f"batch={one.batch}") == key[:2]), None
-        )
-        if times is not None:
-            if metric == "throughput":
-                p50 = percentile_draws(times.milliseconds, 50)
-                return Draws(1e3 * times.batch / p50.value, 1e3 * times.batch / p50.resampled, p50.n)
-            raw = times.device_milliseconds if name == "device_latency_ms" else times.milliseconds
-            return percentile_draws(raw, float(percentile))
-        return Draws(self.values[key], np.full(1, self.values[key]), 1)
-
-    def rests_on(self, key: Key) -> Any:
-        """What the samples and resamples behind a number are: two numbers that rest on the same are paired."""
-        view, group, _ = key
-        record, asked = self.record, self.record.arguments_resolved
-        views = {one.name: one for one in record.views}
-
-        def samples(name: str) -> Any:
-            one = views.get(name)
-            return None if one is None else (one.digest, sorted(one.skipped), one.smallest_group)
-
-        if view.startswith("tower:"):
-            return None
-        parts: list[Any] = [asked.get("seed"), samples(view)]
-        if view in views:
-            parts += [samples(views[view].baseline), asked.get("tune_fraction"), asked.get("ece_bins")]
-        elif view.endswith("-c"):
-            of = view.removesuffix("-c")
-            drawn = [entry for entry in asked.get("corruptions", ()) if entry.get("of") == of]
-            parts += [samples(of), json.dumps(drawn, sort_keys=True)]
-        if "/" in group:
-            attacks = [one for one in record.attacks if one.view == view]
-            parts += [[(one.method, one.digest, sorted(one.options.items())) for one in attacks]]
-        if group in ("near", "far"):
-            parts += [sorted((name, samples(name)) for name, one in views.items() if "-ood" in one.role)]
-        return parts

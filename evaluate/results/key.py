@@ -42,7 +42,7 @@ class Key(NamedTuple):
     @property
     def part(self) -> str:
         """``column=value`` where a part of the view was measured, else empty."""
-        return self.group if self._section == "classification" and not self.tower else ""
+        return self.group if self._section in ("", "classification") and not self.tower else ""
 
     @property
     def column(self) -> str:
@@ -66,7 +66,7 @@ class Key(NamedTuple):
 
     @property
     def _section(self) -> str:
-        return metric_of(self.metric).section
+        return metric_of(self.metric).section.partition(",")[0]
 
 
 def tower_view(tower: str) -> str:

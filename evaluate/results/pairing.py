@@ -20,10 +20,9 @@ from clipq.errors import ResultsError
 from clipq.evaluate.metrics.predictions import Booleans, Floats, Integers, Predictions
 from clipq.evaluate.metrics.statistics import Draws
 from clipq.evaluate.results.estimates import Estimate
+from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.record import RENAMED, Record, record_stem
 from clipq.files import write_atomic
-
-Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -118,10 +117,10 @@ def read_pairing(folder: Path, record: Record) -> Pairing:
             draws: dict[Key, Draws] = {}
             if rows:
                 resampled, values = stored.get_tensor("draws"), stored.get_tensor("values")
-                known = {(one.view, one.group, one.metric) for one in record.measurements}
+                known = {row.key for row in record.measurements}
                 for (view, group, metric, n), value, row in zip(rows, values, resampled, strict=True):
-                    key = (view, group, metric)
-                    now = (view, group, RENAMED.get(metric, metric))
+                    key = Key(view, group, metric)
+                    now = key._replace(metric=RENAMED.get(metric, metric))
                     draws[now if key not in known and now in known else key] = Draws(float(value), row, n)
             answers = {}
             for index, view in enumerate(json.loads(metadata["views"])):

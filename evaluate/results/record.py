@@ -225,8 +225,17 @@ class Record(_Model):
     @property
     def name(self) -> str:
         """What tables and charts call this record."""
-        says_so = not self.twin and "simulated" in self.bundle.name
-        return f"{self.bundle.name} (simulated)" if self.simulated and not says_so else self.bundle.name
+        return engine_name(self.bundle.name, simulated=self.simulated, twin=self.twin)
+
+
+def engine_name(bundle: str, *, simulated: bool, twin: bool) -> str:
+    """What tables and charts call an engine: its bundle, marked where it is simulated and its name does not say so.
+
+    >>> engine_name("int8-static", simulated=True, twin=True)
+    'int8-static (simulated)'
+    """
+    says_so = not twin and "simulated" in bundle
+    return f"{bundle} (simulated)" if simulated and not says_so else bundle
 
 
 def labels(records: Sequence[Record]) -> list[str]:

@@ -8,7 +8,8 @@ import numpy as np
 
 from clipq.evaluate.axes.headline import AXES, headline, title
 from clipq.evaluate.metrics.statistics import holm, median_ratio
-from clipq.evaluate.results.folders import Entry
+from clipq.evaluate.results.entry import Entry
+from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.numbers import amount, difference, points, times
 from clipq.evaluate.results.record import LatencyRecord, Measurement
 from clipq.evaluate.verdicts.judgement import MARGIN, Verdict, judge_row, reach
@@ -96,16 +97,16 @@ def findings(entry: Entry) -> str:
 
 def _cost(entry: Entry) -> str:
     assert entry.reference is not None
-    if entry.record.simulated or entry.reference.simulated:
+    base = entry.reference.record
+    if entry.record.simulated or base.simulated:
         whose = "simulated, so its" if entry.record.simulated else "the reference is simulated, so"
         return f"{whose} size and speed say nothing"
-    ratio = entry.reference.bundle.file_bytes / entry.record.bundle.file_bytes
+    ratio = base.bundle.file_bytes / entry.record.bundle.file_bytes
     size = f"{times(ratio)} smaller" if ratio >= 1.05 else f"{times(1 / ratio)} larger" if ratio <= 0.95 else "as large"
-    mine = _largest(entry.record.latency)
-    base = _largest(entry.reference.latency)
-    if mine is None or base is None or mine.batch != base.batch:
+    mine, theirs = _largest(entry.record.latency), _largest(base.latency)
+    if mine is None or theirs is None or mine.batch != theirs.batch:
         return f"{size}, speed not measured"
-    ratio, least, most = median_ratio(mine.milliseconds, base.milliseconds)
+    ratio, least, most = median_ratio(mine.milliseconds, theirs.milliseconds)
     value, low, high = 1 / ratio, 1 / most, 1 / least
     where = f"image tower, batch {mine.batch}"
     if low > 1:
@@ -158,12 +159,11 @@ def _clause(found: AxisVerdict, subject: str) -> str:
 def _confidence(entry: Entry) -> list[str]:
     """Whether the engine becomes over- or underconfident, on how many in-distribution views."""
     assert entry.reference is not None
-    base = {(row.view, row.group, row.metric): row for row in entry.reference.measurements}
     found: dict[str, int] = {}
     views = [view.name for view in entry.record.views if view.role in ("in-distribution", "groups")]
     for view in views:
-        key = (view, "", "confidence_gap")
-        mine, theirs = entry.rows.get(key), base.get(key)
+        key = Key(view, "", "confidence_gap")
+        mine, theirs = entry.rows.get(key), entry.reference.rows.get(key)
         if mine is None or theirs is None or mine.delta_low is None or mine.delta_high is None:
             continue
         now, before = confidence_state(mine), confidence_state(theirs)

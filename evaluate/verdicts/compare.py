@@ -20,8 +20,10 @@ from clipq.evaluate.metrics.agreement import mcnemar_p
 from clipq.evaluate.metrics.calibration import BINS, ece
 from clipq.evaluate.metrics.predictions import Outcome
 from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap, holm
-from clipq.evaluate.results.folders import Measured
-from clipq.evaluate.results.pairing import Key, SampleAnswers, unpaired
+from clipq.evaluate.results.entry import Entry
+from clipq.evaluate.results.folders import Results
+from clipq.evaluate.results.key import Key
+from clipq.evaluate.results.pairing import SampleAnswers, unpaired
 from clipq.evaluate.results.record import Measurement
 from clipq.evaluate.verdicts.judgement import MARGIN, Verdict, judge, reach, samples_to_decide
 
@@ -111,14 +113,13 @@ class Comparison:
         }
 
 
-def compare(a: Sequence[Measured], b: Sequence[Measured], *, margin: float = MARGIN) -> Comparison:
+def compare(a: Results, b: Results, *, margin: float = MARGIN) -> Comparison:
     """Compare B with A, record by record: two single ones whatever they are called, else those of one name.
 
     Raises ResultsError where nothing belongs together.
     """
-    broken = {one.record.name: one.record.failed for one in b if one.record.failed}
-    a, b = ([one for one in side if not one.record.failed] for side in (a, b))
-    partners = _partners(a, b)
+    broken = {one.record.name: one.record.failed for one in b.failed}
+    partners = _partners(a.entries, b.entries)
     if not partners:
         names = (", ".join(one.record.name for one in side) or "none" for side in (a, b))
         raise ResultsError("no working engine is in both: A has {}, B has {}; name two record files".format(*names))
@@ -129,7 +130,7 @@ def compare(a: Sequence[Measured], b: Sequence[Measured], *, margin: float = MAR
     return Comparison(tuple(pairs), tuple(name for name in alone_a if name not in broken), only_b, failed, margin)
 
 
-def _partners(a: Sequence[Measured], b: Sequence[Measured]) -> list[tuple[Measured, Measured]]:
+def _partners(a: Sequence[Entry], b: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
     if len(a) == len(b) == 1:
         return [(a[0], b[0])]
     found = []
@@ -143,31 +144,31 @@ def _partners(a: Sequence[Measured], b: Sequence[Measured]) -> list[tuple[Measur
     return found
 
 
-def _differences(a: Measured, b: Measured) -> list[Difference]:
+def _differences(a: Entry, b: Entry) -> list[Difference]:
     rows = []
     axes = headline(b.record, ratios=False)
     for axis, measured in axes.items():
         for row in measured:
-            key = (row.view, row.group, row.metric)
-            if key in a.values:
+            key = row.key
+            if key in a.rows:
                 rows.append(_difference(a, b, row, axis))
     if not rows:
         raise ResultsError(f"{a.record.name} and {b.record.name} have no metric in common; evaluate them by one suite")
     return rows
 
 
-def _missing(a: Measured, b: Measured) -> tuple[str, ...]:
+def _missing(a: Entry, b: Entry) -> tuple[str, ...]:
     rows = [row for measured in headline(a.record, ratios=False).values() for row in measured]
-    return tuple(title(row) for row in rows if (row.view, row.group, row.metric) not in b.values)
+    return tuple(title(row) for row in rows if row.key not in b.rows)
 
 
-def _difference(a: Measured, b: Measured, row: Measurement, axis: str) -> Difference:
-    key = (row.view, row.group, row.metric)
+def _difference(a: Entry, b: Entry, row: Measurement, axis: str) -> Difference:
+    key = row.key
     mine, theirs = b.draws(key), a.draws(key)
     how: How = "paired"
     p_value = None
     if a.rests_on(key) == b.rests_on(key) and len(mine.resampled) == len(theirs.resampled):
-        if key[2] == "acc1" and not key[1] and row.view in a.pairing.answers and row.view in b.pairing.answers:
+        if key.metric == "acc1" and not key.group and row.view in a.pairing.answers and row.view in b.pairing.answers:
             p_value = mcnemar_p(b.pairing.answers[row.view].correct, a.pairing.answers[row.view].correct)
     elif (common := _on_common_samples(a, b, key)) is not None:
         (theirs, mine), p_value, how = common[0], common[1], "paired by id"
@@ -183,7 +184,7 @@ def _difference(a: Measured, b: Measured, row: Measurement, axis: str) -> Differ
     )  # fmt: skip
 
 
-def _on_common_samples(a: Measured, b: Measured, key: Key) -> tuple[tuple[Draws, Draws], float | None] | None:
+def _on_common_samples(a: Entry, b: Entry, key: Key) -> tuple[tuple[Draws, Draws], float | None] | None:
     """Accuracy or ECE on the samples that both have, by id; None where too few are common or it needs more."""
     view, group, metric = key
     one, two = a.pairing.answers.get(view), b.pairing.answers.get(view)
@@ -206,7 +207,7 @@ def _statistic(metric: str, answers: SampleAnswers, bins: int) -> Statistic:
     return partial(ece, outcome, bins=bins)
 
 
-def _judged(found: Sequence[tuple[Measured, Measured, list[Difference]]], margin: float) -> list[PairOfRecords]:
+def _judged(found: Sequence[tuple[Entry, Entry, list[Difference]]], margin: float) -> list[PairOfRecords]:
     """Verdicts by Holm over everything compared: of twenty metrics one is beyond its 95 % interval by chance."""
     flat = [one for _, _, rows in found for one in rows]
     survives = dict(zip(map(id, flat), holm([one.p_value for one in flat]), strict=True))
@@ -229,10 +230,10 @@ def _judged(found: Sequence[tuple[Measured, Measured, list[Difference]]], margin
     return pairs
 
 
-def _latency(a: Measured, b: Measured) -> list[dict[str, Any]]:
+def _latency(a: Entry, b: Entry) -> list[dict[str, Any]]:
     rows = []
-    for key in b.values:
-        if key[2] != "latency_ms.p50" or key not in a.values:
+    for key in b.rows:
+        if key.metric != "latency_ms.p50" or key not in a.rows:
             continue
         ratios = [_latency_ratio(one, key) for one in (a, b)]
         if ratios[0] is None or ratios[1] is None:
@@ -240,14 +241,16 @@ def _latency(a: Measured, b: Measured) -> list[dict[str, Any]]:
         draws = unpaired(ratios[1]).resampled / ratios[0].resampled
         low, high = (float(bound) for bound in np.quantile(draws, [0.025, 0.975]))
         ratio = ratios[1].value / ratios[0].value
-        rows.append({"view": key[0], "group": key[1], "ratio": ratio, "low": min(low, ratio), "high": max(high, ratio)})
+        rows.append(
+            {"view": key.view, "group": key.group, "ratio": ratio, "low": min(low, ratio), "high": max(high, ratio)}
+        )
     return rows
 
 
-def _latency_ratio(measured: Measured, key: Key) -> Draws | None:
+def _latency_ratio(entry: Entry, key: Key) -> Draws | None:
     """An engine's p50 over that of its own run's reference; None for the reference itself."""
-    reference = measured.reference
-    if reference is None or reference.record == measured.record or key not in reference.values:
+    reference = entry.reference
+    if reference is None or reference is entry or key not in reference.rows:
         return None
-    mine, theirs = measured.draws(key), unpaired(reference.draws(key))
+    mine, theirs = entry.draws(key), unpaired(reference.draws(key))
     return Draws(mine.value / theirs.value, mine.resampled / theirs.resampled, mine.n)

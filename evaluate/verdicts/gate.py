@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -17,9 +17,10 @@ from clipq.errors import PolicyError
 from clipq.evaluate.axes.headline import headline
 from clipq.evaluate.metrics.statistics import CONFIDENCE, Draws
 from clipq.evaluate.metrics.table import metric_of
-from clipq.evaluate.results.folders import Measured
-from clipq.evaluate.results.pairing import Key, unpaired
-from clipq.evaluate.results.record import labels
+from clipq.evaluate.results.entry import Entry
+from clipq.evaluate.results.folders import Results
+from clipq.evaluate.results.key import Key
+from clipq.evaluate.results.pairing import unpaired
 from clipq.evaluate.verdicts.judgement import unseen
 from clipq.evaluate.verdicts.policy import Policy, Rule
 
@@ -43,35 +44,26 @@ class Finding:
     n: int | None = None
 
 
-def judge_policy(measured: Sequence[Measured], policy: Policy) -> list[Finding]:
-    """Every rule on every candidate; twins (integer kernels off) are no candidates. Raises PolicyError without any."""
-    candidates = _candidates(measured)
+def judge_policy(results: Results, policy: Policy) -> list[Finding]:
+    """Every rule on every engine that is judged, also on one that failed. Raises PolicyError without any."""
+    candidates = [one for one in results.engines if one.is_judged]
     if not candidates:
         raise PolicyError("there is no candidate in these results: only the reference was evaluated")
     findings: list[Finding] = []
-    for name, one in candidates.items():
+    for one in candidates:
         if one.record.failed:
-            findings.append(Finding(name, "engine", "fail", f"the engine failed: {one.record.failed}"))
+            findings.append(Finding(one.name, "engine", "fail", f"the engine failed: {one.record.failed}"))
             continue
-        seen = {view.name for view in one.record.views if view.n} | {key[0] for key in one.values}
+        seen = {view.name for view in one.record.views if view.n} | {key.view for key in one.rows}
         for view in policy.required:
             state: State = "pass" if view in seen else "fail"
             reason = "measured" if view in seen else "the view is required and was not measured"
-            findings.append(Finding(name, "required", state, reason, view=view))
+            findings.append(Finding(one.name, "required", state, reason, view=view))
     for rule in policy.rule:
         findings += _apply(rule, candidates, rule.confidence if rule.confidence is not None else policy.confidence)
     if not findings:
         raise PolicyError("no rule of this policy applies to these results: a gate that judges nothing passes nothing")
     return findings
-
-
-def _candidates(measured: Sequence[Measured]) -> dict[str, Measured]:
-    found = [
-        one
-        for one in measured
-        if not one.record.twin and (one.record.failed or one.record.bundle.name != one.record.reference)
-    ]
-    return dict(zip(labels([one.record for one in found]), found, strict=True))
 
 
 def outcome(findings: Sequence[Finding]) -> State:
@@ -80,48 +72,46 @@ def outcome(findings: Sequence[Finding]) -> State:
     return next(state for state in ("fail", "investigate", "pass") if state in states)
 
 
-def _apply(rule: Rule, candidates: Mapping[str, Measured], confidence: float) -> list[Finding]:
-    meant = {
-        name: one
-        for name, one in candidates.items()
+def _apply(rule: Rule, candidates: Sequence[Entry], confidence: float) -> list[Finding]:
+    meant = [
+        one
+        for one in candidates
         if _matches(one.record.bundle.name, rule.bundle) and _matches(one.record.bundle.recipe, rule.recipe)
-    }
+    ]
     # A pattern that matches nobody is a typing error more often than a choice, and would pass in silence.
     if not meant and not rule.optional:
         asked = f"no engine is called {' or '.join(rule.bundle)}"
         asked += "" if rule.recipe == ("*",) else f" and made by {' or '.join(rule.recipe)}"
         return [Finding("", _text(rule), "fail", asked)]
     findings = []
-    for name, one in meant.items():
+    for one in meant:
         if one.record.failed:
             continue
         if one.record.simulated and rule.deployed:
-            findings.append(Finding(name, _text(rule), "fail", "simulated, and the rule asks for a deployed engine"))
+            findings.append(
+                Finding(one.name, _text(rule), "fail", "simulated, and the rule asks for a deployed engine")
+            )
             continue
         keys = _matching(rule, one)
         if not keys and rule.optional is not True:
-            findings.append(Finding(name, _text(rule), "fail", "was not measured"))
+            findings.append(Finding(one.name, _text(rule), "fail", "was not measured"))
         for key in keys:
-            findings += [_judge(name, one, key, asked, confidence) for asked in rule.limits()]
+            findings += [_judge(one, key, asked, confidence) for asked in rule.limits()]
     return findings
 
 
-def _matching(rule: Rule, measured: Measured) -> list[Key]:
+def _matching(rule: Rule, entry: Entry) -> list[Key]:
     return [
         key
-        for key in measured.values
-        if fnmatchcase(key[2], rule.metric)
-        and (rule.view is None or fnmatchcase(key[0], rule.view))
-        and (_is_whole(key[1]) if rule.group is None else fnmatchcase(key[1], rule.group))
+        for key in entry.rows
+        if fnmatchcase(key.metric, rule.metric)
+        and (rule.view is None or fnmatchcase(key.view, rule.view))
+        and (not key.part if rule.group is None else fnmatchcase(key.group, rule.group))
     ]
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _is_whole(group: str) -> bool:
-    return "=" not in group or group.startswith("batch=")
 
 
 def _text(rule: Rule) -> str:
@@ -131,22 +121,22 @@ def _text(rule: Rule) -> str:
     return f"{rule.metric}{where}: {', '.join(parts)}"
 
 
-def _judge(name: str, measured: Measured, key: Key, asked: tuple[str, float], confidence: float) -> Finding:
+def _judge(entry: Entry, key: Key, asked: tuple[str, float], confidence: float) -> Finding:
     view, group, metric = key
     limit, bound = asked
     kind = limit.partition("_")[2]
     rule = f"{metric}{'.' + kind if kind else ''} {'>=' if limit.startswith('min') else '<='} {bound:g}"
     rule += f" at {100 * confidence:g}%" if confidence else ""
-    draws: Draws | None = measured.draws(key)
+    draws: Draws | None = entry.draws(key)
     if kind:
-        draws = _against_reference(measured, key, kind)
+        draws = _against_reference(entry, key, kind)
         if draws is None:
-            return Finding(name, rule, "fail", "there is no reference to compare with", view, group)
+            return Finding(entry.name, rule, "fail", "there is no reference to compare with", view, group)
     assert draws is not None
-    low, high = _interval(draws, key, confidence, measured if kind == "ratio" else None)
+    low, high = _interval(draws, key, confidence, entry if kind == "ratio" else None)
     found = (view, group, draws.value, low, high, draws.n)
     if not all(map(math.isfinite, (draws.value, low, high))):
-        return Finding(name, rule, "fail", "is not a number", *found[:2])
+        return Finding(entry.name, rule, "fail", "is not a number", *found[:2])
     passes = (low >= bound, high >= bound) if limit.startswith("min") else (high <= bound, low <= bound)
     state: State = "pass" if passes[0] else "investigate" if passes[1] else "fail"
     reason = {
@@ -156,10 +146,10 @@ def _judge(name: str, measured: Measured, key: Key, asked: tuple[str, float], co
     }[state]
     if low == high:
         reason = "passes" if state == "pass" else "fails"
-    return Finding(name, rule, state, reason, *found)
+    return Finding(entry.name, rule, state, reason, *found)
 
 
-def _interval(draws: Draws, key: Key, confidence: float, ratio_of: Measured | None = None) -> tuple[float, float]:
+def _interval(draws: Draws, key: Key, confidence: float, ratio_of: Entry | None = None) -> tuple[float, float]:
     """The interval to judge. Where no sample differs it has no width, and what so many cannot exclude is added.
 
     ``ratio_of`` is whose ratio to the reference it is: a change counts for more where the reference is small.
@@ -167,21 +157,21 @@ def _interval(draws: Draws, key: Key, confidence: float, ratio_of: Measured | No
     if not confidence or len(draws.resampled) < 2:
         return draws.value, draws.value
     low, high = draws.interval(confidence)
-    if low == high and not key[0].startswith("tower:"):
+    if low == high and not key.tower:
         more = unseen(draws.n, confidence)
         if ratio_of is not None and ratio_of.reference is not None:
-            more /= abs(ratio_of.reference.values[key])
+            more /= abs(ratio_of.reference.rows[key].value)
         return low - more, high + more
     return low, high
 
 
-def _against_reference(measured: Measured, key: Key, kind: str) -> Draws | None:
+def _against_reference(entry: Entry, key: Key, kind: str) -> Draws | None:
     """Value − reference, or value ÷ reference: paired where both rest on the same samples."""
-    reference = measured.reference
-    if reference is None or key not in reference.values:
+    reference = entry.reference
+    if reference is None or key not in reference.rows:
         return None
-    mine, theirs = measured.draws(key), reference.draws(key)
-    if measured.rests_on(key) is None or measured.rests_on(key) != reference.rests_on(key):
+    mine, theirs = entry.draws(key), reference.draws(key)
+    if entry.rests_on(key) is None or entry.rests_on(key) != reference.rests_on(key):
         theirs = unpaired(theirs)
     if kind == "delta":
         return mine - theirs
@@ -189,26 +179,20 @@ def _against_reference(measured: Measured, key: Key, kind: str) -> Draws | None:
     return Draws(ratio, mine.resampled / theirs.resampled, mine.n)
 
 
-def policy_from(measured: Sequence[Measured], margin: float) -> str:
+def policy_from(entries: Sequence[Entry], margin: float) -> str:
     """A policy that these engines pass with ``margin`` to spare: today's differences as tomorrow's limits.
 
     One rule per headline metric and view, on the difference to the reference; its limit is the outermost end of the
     candidates' intervals plus the margin, rounded outward to a tenth of a point.
     """
-    candidates = [
-        one
-        for one in measured
-        if one.record.reference
-        and not (one.record.failed or one.record.twin or one.record.simulated)
-        and one.record.bundle.name != one.record.reference
-    ]
+    candidates = [one for one in entries if one.is_candidate and not one.record.simulated]
     if not candidates:
         raise PolicyError("there is no deployed candidate with a reference in these results")
     ends: dict[Key, list[tuple[float, float]]] = {}
     for one in candidates:
         for rows in headline(one.record).values():
             for row in rows:
-                key = (row.view, row.group, row.metric)
+                key = row.key
                 draws = _against_reference(one, key, "delta")
                 if draws is not None:
                     ends.setdefault(key, []).append(_interval(draws, key, CONFIDENCE))

@@ -17,7 +17,9 @@ import numpy as np
 from clipq.evaluate.axes.headline import AXES, headline
 from clipq.evaluate.metrics.statistics import holm
 from clipq.evaluate.metrics.table import metric_of
-from clipq.evaluate.results.folders import Entry, Results
+from clipq.evaluate.results.entry import Entry
+from clipq.evaluate.results.folders import Results
+from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.record import Measurement
 from clipq.evaluate.verdicts.by_axis import confidence_state
 from clipq.evaluate.verdicts.judgement import judge_row
@@ -109,8 +111,7 @@ def _families_of(entry: Entry, axis: str, row: Measurement) -> Iterable[str]:
     yield from names
     if axis == "calibration":
         assert entry.reference is not None
-        key = (row.view, "", "confidence_gap")
-        base = next((one for one in entry.reference.measurements if (one.view, one.group, one.metric) == key), None)
+        base = entry.reference.rows.get(Key(row.view, "", "confidence_gap"))
         state = "" if base is None else confidence_state(base)
         if state:
             yield from (f"{name}, where the reference is {state}" for name in names)

@@ -13,6 +13,7 @@
     │   └── OutOfMemory    the GPU has too little memory for this batch
     ├── DataError          images, labels, class names or captions cannot be used
     ├── ResultsError       a results folder is missing, damaged, or of a newer schema
+    │   └── NotInResults   an engine, view, group or metric is not in these results (a KeyError too)
     └── PolicyError        a gate's policy cannot be read, or nothing can be judged by it
 """
 
@@ -63,6 +64,13 @@ class DataError(ClipqError):
 
 class ResultsError(ClipqError):
     """A results folder is missing, damaged, or of a newer schema."""
+
+
+class NotInResults(ResultsError, KeyError):
+    """An engine, view, group or metric is not in these results."""
+
+    # A KeyError shows its message in quotes.
+    __str__ = Exception.__str__
 
 
 class PolicyError(ClipqError):

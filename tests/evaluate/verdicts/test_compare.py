@@ -95,7 +95,7 @@ def test_no_difference_is_called_worse_at_the_stated_rate(tmp_path):
     """Two engines of equal accuracy, 200 draws: Holm over both metrics keeps false alarms of either kind near 5 %."""
     from synthetic import record
 
-    from clipq.evaluate.results.folders import Measured
+    from clipq.evaluate.results.folders import gather
     from clipq.evaluate.results.pairing import write_pairing
     from clipq.evaluate.verdicts.compare import compare as compare_measured
 
@@ -106,7 +106,7 @@ def test_no_difference_is_called_worse_at_the_stated_rate(tmp_path):
             one = predictions(300, accuracy=0.75, seed=1000 * side + draw, labels_seed=draw)
             made, found, answers = record("int8", {"test": one})
             write_pairing(tmp_path / f"{draw}{side}", made, found, answers)
-            sides.append([Measured(made, tmp_path / f"{draw}{side}")])
+            sides.append(gather([(tmp_path / f"{draw}{side}", [made])]))
         pair = compare_measured(*sides).pairs[0]
         verdicts.append(any(row.verdict in ("better", "worse") for row in pair.differences))
     # Binomial(200, 0.05) is above 19 in 0.2 % of the cases.

@@ -79,17 +79,16 @@ CASES = [
 
 @pytest.mark.parametrize(("bundle", "rule", "code", "state"), CASES)
 def test_cases(results, tmp_path, bundle, rule, code, state):
-    from clipq.evaluate.results.folders import Measured
+    from clipq.evaluate.results.folders import gather
     from clipq.evaluate.results.record import read_records
     from clipq.evaluate.verdicts.gate import judge_policy, outcome
     from clipq.evaluate.verdicts.policy import read_policy
 
     path = tmp_path / "policy.toml"
     path.write_text(RULE.format(bundle, rule))
-    measured = [Measured(one, results) for one in read_records(results) if one.bundle.name in ("fp32", bundle)]
-    if bundle == "nobody":
-        measured += [Measured(one, results) for one in read_records(results) if one.name == "good"]
-    findings = judge_policy(measured, read_policy(str(path)))
+    names = ("fp32", "good" if bundle == "nobody" else bundle)
+    records = [one for one in read_records(results) if one.bundle.name in names]
+    findings = judge_policy(gather([(results, records)]), read_policy(str(path)))
     assert findings
     if state is None:
         assert all(one.low == one.high for one in findings) and outcome(findings) in ("pass", "fail")

@@ -1,0 +1,149 @@
+"""Results as an object: engines by name, measurements by view, group and metric, each beside its run's reference."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from support import assert_refused, evaluate
+from synthetic import exact, predictions, record, worse, write_results
+
+from clipq.errors import ClipqError, NotInResults
+from clipq.evaluate.results.estimates import Engine
+from clipq.evaluate.results.folders import gather, read_results
+from clipq.evaluate.results.pairing import write_pairing
+from clipq.evaluate.results.record import engine_name, write_record
+
+BASE = predictions(1000, accuracy=0.8)
+GROUPS = [exact("test", "race=Black", "acc1", 0.7), exact("test", "near", "auroc.mcm", 0.9)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = write_results(
+        tmp_path_factory.mktemp("results") / "results",
+        {"test": BASE},
+        {
+            "int8-static-minmax": {"views": {"test": worse(BASE, 0.05)}, "milliseconds": 2.0, "extra": GROUPS},
+            "int4": {"views": {}, "failed": "out of memory"},
+            "int2": {"views": {"test": worse(BASE, 0.3)}},
+        },
+    )
+    made, found, answers = record("int2", {"test": worse(BASE, 0.3)}, reference="fp32")
+    twin = made.model_copy(update={"twin": True, "simulated": True})
+    write_record(folder, twin)
+    write_pairing(folder, twin, found, answers)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    return read_results([folder])
+
+
+def test_engines_by_name_and_one_after_the_other(results):
+    names = ["fp32", "int2", "int2 (simulated)", "int8-static-minmax"]
+    assert [entry.name for entry in results] == names and len(results) == 4
+    assert all(name in results and results[name].name == name for name in names)
+    assert "int4" not in results and [entry.name for entry in results.failed] == ["int4"]
+
+
+def test_a_measurement_is_the_row_of_results_csv(results, folder):
+    entry = results["int8-static-minmax"]
+    row = entry["test", "acc1"]
+    with (folder / "results.csv").open() as stream:
+        rows = [
+            one for one in csv.DictReader(stream) if one["bundle"] == "int8-static-minmax" and one["view"] == "test"
+        ]
+    (written,) = (one for one in rows if one["metric"] == "acc1" and not one["group"])
+    for column in ("value", "low", "high", "delta", "delta_low", "delta_high", "p_value", "n"):
+        assert getattr(row, column) == float(written[column])
+    assert row.value == worse(BASE, 0.05).correct.mean() and entry["test", "", "acc1"] is row
+    assert entry["test", "race=Black", "acc1"].value == 0.7
+    assert entry["", "file_bytes"].value == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda it: it["int8-static-minmix"], "no engine is called 'int8-static-minmix'; did you mean 'int8-static-minmax'?"),
+        (lambda it: it["?"], "no engine is called '?'; there is 'fp32', 'int2', 'int2 (simulated)', 'int4', 'int8-static-minmax'"),
+        (lambda it: it["int4"], "int4 failed and has no measurements: out of memory"),
+        (lambda it: it["int2"]["tests", "acc1"], "int2 has no view 'tests'; did you mean 'test'?"),
+        (lambda it: it["int2"]["x", "acc1"], "int2 has no view 'x'; there is 'test', '', 'tower:image'"),
+        (lambda it: it["int2"]["test", "acc"], "int2 has no 'acc' on test; did you mean 'acc1'?"),
+        (lambda it: it["int2"]["test", "mAP"], "int2 has no 'mAP' on test; there is 'acc1', 'ece', 'confidence_gap'"),
+        (lambda it: it["int8-static-minmax"]["test", "race=black", "acc1"],
+         "int8-static-minmax has no group 'race=black' of acc1 on test; did you mean 'race=Black'?"),
+        (lambda it: it["int8-static-minmax"]["test", "auroc.mcm"],
+         "int8-static-minmax has no group '' of auroc.mcm on test; there is 'near'"),
+        (lambda it: it["int2"]["acc1"], "a measurement of int2 is asked for by [view, metric] or [view, group, metric]"),
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_refused_with_what_is(results, ask, said):
+    with pytest.raises(NotInResults) as refused:
+        ask(results)
+    assert str(refused.value) == said
+    assert isinstance(refused.value, ClipqError) and isinstance(refused.value, KeyError)
+
+
+def test_each_engine_stands_beside_the_reference_of_its_own_runtime(folder, tmp_path):
+    made = [record(name, {"test": BASE}, reference="fp32", runtime=runtime)[0] for name in ("fp32", "int8") for runtime in ("ort-cpu", "ort-cuda")]  # fmt: skip
+    alone = record("other", {"test": BASE}, reference="gone")[0]
+    results = gather([(tmp_path, [*made, alone])])
+    for runtime in ("ort-cpu", "ort-cuda"):
+        base, engine = results[f"fp32 ({runtime})"], results[f"int8 ({runtime})"]
+        assert engine.reference is base and base.reference is base
+        assert engine.is_candidate and not base.is_candidate and base.is_reference and not base.is_judged
+    assert results["other"].reference is None
+    assert results["other"].is_judged and not results["other"].is_candidate
+
+
+def test_twins_are_not_judged_and_failed_engines_are(results):
+    assert [entry.name for entry in results.engines if entry.is_judged] == ["int2", "int4", "int8-static-minmax"]
+    assert [entry.name for entry in results.candidates] == ["int2", "int8-static-minmax"]
+    assert results["int2 (simulated)"].reference is results["fp32"]
+
+
+def test_a_view_that_is_renamed_keeps_its_draws_and_answers(folder, tmp_path):
+    """Of two folders with other data under one name: without its draws a number would pass for exact."""
+    small = predictions(300)
+    other = write_results(tmp_path / "other", {"test": small}, {"int8": {"views": {"test": worse(small, 0.1)}}})
+    entry = read_results([folder, other])["other/int8"]
+    key = ("other/test", "", "acc1")
+    assert entry.draws(key).value == entry[key].value and len(np.unique(entry.draws(key).resampled)) > 10
+    assert len(entry.pairing.answers["other/test"]) == 300
+    assert entry.reference is not None and entry.rests_on(key) == entry.reference.rests_on(key)
+
+
+def test_one_record_of_a_folder_has_its_reference(folder):
+    results = read_results([folder / "records" / "int8-static-minmax__ort-cpu.json"])
+    (entry,) = results
+    assert entry.name == "int8-static-minmax" and entry.reference is not None and entry.reference.name == "fp32"
+    with pytest.raises(ClipqError, match="int4 failed and has nothing to compare: out of memory"):
+        read_results([folder / "records" / "int4__ort-cpu.json"])
+
+
+def test_a_policy_is_not_made_of_engines_without_a_reference(tmp_path):
+    made, found, answers = record("int8", {"test": BASE}, reference="gone")
+    write_record(tmp_path / "r", made)
+    write_pairing(tmp_path / "r", made, found, answers)
+    done = evaluate("gate", "init", str(tmp_path / "r"), "-o", str(tmp_path / "policy.toml"))
+    assert_refused(done, "no deployed candidate with a reference")
+    assert not (tmp_path / "policy.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("bundle", "recipe", "simulated", "name"),
+    [
+        ("int8-static", "int8-static", False, "int8-static"),
+        ("int8-static", "int8-static", True, "int8-static (simulated)"),
+        ("simulated-w4a8", "simulated-w4a8", True, "simulated-w4a8"),
+        ("mine", "simulated-w4a8", True, "mine (simulated)"),
+        ("not-simulated", "int8-static", True, "not-simulated (simulated)"),
+    ],
+)
+def test_what_an_engine_is_called(bundle, recipe, simulated, name):
+    assert engine_name(bundle, recipe, simulated=simulated) == name
+    assert Engine(bundle, recipe, "ort-cpu", simulated).label == name
