@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import platform
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Literal
 
 from clipq.data.pixels import PixelCache
@@ -151,3 +153,12 @@ def do_job(job: Job, targets: Sequence[Target], embeddings: Embeddings) -> str:
         return f"{type(error).__name__}: {error}"
     failure = embeddings.failed.pop(job.subject.label, "")
     return failure or ("the cell is not whole" if cell.missing() else "")
+
+
+def run_here(jobs: Sequence[Job], targets: Sequence[Target], workplace: Workplace) -> Iterator[Outcome]:
+    """Do the jobs in order; each outcome as it comes."""
+    with workplace.open() as embeddings:
+        for job in jobs:
+            started = perf_counter()
+            failure = do_job(job, targets, embeddings)
+            yield Outcome(job, failure, perf_counter() - started, platform.node())

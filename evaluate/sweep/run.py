@@ -23,8 +23,7 @@ from clipq.evaluate.sweep.bundles import make_bundles
 from clipq.evaluate.sweep.cluster import Cluster, connect, disconnect
 from clipq.evaluate.sweep.grid import Grid, bundle_folders, folder_name
 from clipq.evaluate.sweep.groups import Group, Measured, measure_group
-from clipq.evaluate.sweep.here import run_here
-from clipq.evaluate.sweep.jobs import Job, Outcome, Target, Workplace, plan_jobs
+from clipq.evaluate.sweep.jobs import Job, Outcome, Target, Workplace, plan_jobs, run_here
 from clipq.evaluate.sweep.probe import Cost, probe
 from clipq.evaluate.sweep.shipping import ship
 from clipq.evaluate.sweep.state import Failure, SweepFolder, failure_of, whole
