@@ -1,17 +1,15 @@
-"""Zero-shot classification by one engine on one view: accuracy, confidence calibration, agreement."""
+"""Zero-shot classification by one engine on one view: accuracy, confidence calibration."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from scipy.special import softmax
 
-from clipq.evaluate.metrics import CLASSIFICATION, accuracy, agreement, calibration
-from clipq.evaluate.metrics.accuracy import weighted_mean
+from clipq.evaluate.metrics import CLASSIFICATION, calibration
 from clipq.evaluate.metrics.calibration import BINS, bin_sums, fit_logit_scale
 from clipq.evaluate.metrics.predictions import Booleans, Floats, Predictions
 from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap, wilson
@@ -25,16 +23,6 @@ def classification(answers: Answers, *, view: str, bins: int = BINS, seed: int =
     predictions = answers.predictions
     functions: dict[str, Statistic] = {name: partial(_metric(name, bins), predictions) for name in CLASSIFICATION}
     return with_correct(estimate(functions, len(predictions), view=view, seed=seed), predictions)
-
-
-def compared(answers: Answers, reference: Answers, *, view: str, seed: int = 0) -> list[Estimate]:
-    """Agreement, flips and embedding cosine against the reference on the same samples."""
-    mine, theirs = answers.predictions, reference.predictions
-    cosines = np.einsum("nd,nd->n", answers.embeddings, reference.embeddings, dtype=np.float64)
-    functions: dict[str, Statistic] = {"cosine": partial(weighted_mean, cosines)}
-    for compare in (agreement.agreement, agreement.flips_lost, agreement.flips_gained):
-        functions[compare.__name__] = partial(compare, mine, theirs)
-    return estimate(functions, len(mine), view=view, seed=seed, paired=True)
 
 
 def tuned(answers: Answers, *, view: str, fraction: float, bins: int = BINS, seed: int = 0) -> list[Estimate]:
@@ -70,24 +58,6 @@ def _resampled_scales(answers: Answers, held_out: Booleans, fitted: float, seed:
     curvature = (probabilities * cosines**2).sum(1) - expected**2
     step: Statistic = lambda weights: fitted - (weights @ slope) / (weights @ curvature)  # noqa: E731
     return bootstrap({"scale": step}, len(cosines), seed=seed)["scale"].resampled
-
-
-def by_group(
-    answers: Answers, groups: Mapping[str, Booleans], *, view: str, bins: int = BINS, seed: int = 0
-) -> list[Estimate]:
-    """Accuracy, recall, confidence and calibration of each group on its own."""
-    rows: list[Estimate] = []
-    for group, members in groups.items():
-        predictions = answers.predictions.subset(members)
-        functions: dict[str, Statistic] = {
-            "acc1": partial(accuracy.acc1, predictions),
-            "mean_per_class_recall": partial(accuracy.mean_per_class_recall, predictions),
-            "confidence": partial(weighted_mean, predictions.confidence),
-            "ece": partial(calibration.ece, predictions, bins=bins),
-            "confidence_gap": partial(calibration.confidence_gap, predictions),
-        }
-        rows += with_correct(estimate(functions, len(predictions), view=view, group=group, seed=seed), predictions)
-    return rows
 
 
 def with_correct(estimates: list[Estimate], predictions: Predictions) -> list[Estimate]:

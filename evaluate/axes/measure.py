@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from clipq.data.views import View
-from clipq.evaluate.axes import adversarial, classification, corruption, fairness, ood, retrieval, shift
+from clipq.evaluate.axes import adversarial, agreement, classification, corruption, fairness, ood, retrieval, shift
 from clipq.evaluate.axes.flips import find_flips, write_thumbnail
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.square_cells import SquareResults
@@ -99,7 +99,7 @@ class Measuring:
                 answers, view=view.name, fraction=suite.tune_fraction, bins=suite.ece_bins, seed=suite.seed
             )
             for column, groups in columns.items():
-                found += classification.by_group(answers, groups, view=view.name, bins=suite.ece_bins, seed=suite.seed)
+                found += fairness.by_group(answers, groups, view=view.name, bins=suite.ece_bins, seed=suite.seed)
                 if planned.entry.groups:
                     smallest = planned.entry.smallest_group
                     found += fairness.fairness(
@@ -110,11 +110,11 @@ class Measuring:
                 pair = None if base is None or base_inside is None else (base_inside, base.predictions.correct)
                 found += shift.shift(inside, predictions.correct, pair, view=view.name, seed=suite.seed)
             if base is not None and not self._is_reference(subject):
-                found += classification.compared(answers, base, view=view.name, seed=suite.seed)
+                found += agreement.compared(answers, base, view=view.name, seed=suite.seed)
             twin = self._twin(subject)
             if twin is not None:
                 other = self.embeddings.answers(view, twin)
-                paired = classification.compared(answers, other, view=view.name, seed=suite.seed)
+                paired = agreement.compared(answers, other, view=view.name, seed=suite.seed)
                 self.found[subject.label].against_twin += paired
             self.found[subject.label].estimates += found
             self.found[subject.label].answers[view.name] = SampleAnswers.of(answers.ids, predictions)
