@@ -26,15 +26,15 @@ MAY_IMPORT = {
 }
 # A folder or file of evaluate/ and which others it may import: the order in which data go through them.
 ROOMS = {
+    "settings": set(),
     "metrics": set(),
     "results": {"metrics"},
     "suites": {"metrics"},
-    "cells": {"metrics", "results", "suites"},
+    "cells": {"metrics", "results", "suites", "settings"},
     "axes": {"metrics", "results", "suites", "cells"},
     "bench": {"metrics", "results", "cells"},
     "verdicts": {"metrics", "results", "axes"},
     "report": {"metrics", "results", "suites", "axes", "verdicts"},
-    "settings": {"suites", "cells"},
     "recording": {"results", "suites", "cells", "axes", "bench", "settings"},
     "run": {"results", "suites", "cells", "axes", "bench", "settings", "recording"},
     "demo": {"suites"},

@@ -6,11 +6,25 @@ from functools import partial
 
 import numpy as np
 
+from clipq.evaluate.axes.reading import Found, Reading, answers_of
 from clipq.evaluate.metrics import agreement
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.statistics import Statistic
 from clipq.evaluate.metrics.zeroshot import Answers
 from clipq.evaluate.results.estimates import Estimate, estimate
+from clipq.evaluate.suites.plan import PlannedView
+
+
+def measure(reading: Reading[PlannedView]) -> Found:
+    """Agreement with the reference, and with the twin, on a labelled view."""
+
+    def with_other(other: Reading[PlannedView] | None) -> list[Estimate]:
+        if other is None or other is reading:
+            return []
+        answers, theirs = reading.once(answers_of), other.once(answers_of)
+        return compared(answers, theirs, view=reading.asked.view.name, seed=reading.suite.seed)
+
+    return Found(with_other(reading.reference), against_twin=with_other(reading.twin))
 
 
 def compared(answers: Answers, reference: Answers, *, view: str, seed: int = 0) -> list[Estimate]:

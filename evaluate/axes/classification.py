@@ -9,13 +9,35 @@ from functools import partial
 import numpy as np
 from scipy.special import softmax
 
+from clipq.evaluate.axes.reading import Found, Reading, answers_of
 from clipq.evaluate.metrics import CLASSIFICATION, calibration
 from clipq.evaluate.metrics.calibration import BINS, bin_sums, fit_logit_scale
 from clipq.evaluate.metrics.predictions import Booleans, Floats, Predictions
 from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap, wilson
 from clipq.evaluate.metrics.zeroshot import Answers
 from clipq.evaluate.results.estimates import Estimate, estimate
+from clipq.evaluate.results.pairing import SampleAnswers
 from clipq.evaluate.results.record import ReliabilityBin
+from clipq.evaluate.suites.plan import PlannedView
+
+
+def measure(reading: Reading[PlannedView]) -> Found:
+    """Accuracy and calibration on a labelled view, calibration once more with a fitted logit scale."""
+    answers, suite, view = reading.once(answers_of), reading.suite, reading.asked.view
+    templates = reading.embeddings.templates_of(view, reading.subject)
+    return Found(
+        estimates=[
+            *classification(answers, view=view.name, bins=suite.ece_bins, seed=suite.seed),
+            *tuned(answers, view=view.name, fraction=suite.tune_fraction, bins=suite.ece_bins, seed=suite.seed),
+        ],
+        view={
+            "classes": answers.predictions.probabilities.shape[1],
+            "templates": templates.name,
+            "template_count": len(templates.templates),
+            "reliability": reliability(answers.predictions, suite.ece_bins),
+        },
+        answers=SampleAnswers.of(answers.ids, answers.predictions),
+    )
 
 
 def classification(answers: Answers, *, view: str, bins: int = BINS, seed: int = 0) -> list[Estimate]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from clipq.bundle import TOWERS
@@ -14,7 +15,7 @@ PERCENTILES = (50, 90, 99)
 
 
 def bench_measurements(
-    subject: Subject, benches: dict[str, SubjectBench], reference: Subject | None
+    subject: Subject, benches: Mapping[str, SubjectBench], reference: Subject | None
 ) -> list[Measurement]:
     """A subject's rows of latency, throughput, size, memory and integer share."""
     mine = benches[subject.label]
