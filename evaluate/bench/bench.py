@@ -74,7 +74,6 @@ def bench(
             return _Stored.model_validate_json(path.read_bytes()).subjects
         except ValidationError:
             path.unlink()
-    largest = max(settings.batches)
     before = read_gpu_state()
     latencies = time_subjects(subjects, TOWERS, settings, advance)
     after = read_gpu_state()
@@ -82,39 +81,41 @@ def bench(
     benches = {}
     for subject in subjects:
         advance(f"kernels and memory of {subject.label}")
-        census: list[CensusRecord] = []
-        memory: dict[str, int] = {}
-        on_gpu: dict[str, int] = {}
-        energy: dict[str, float] = {}
-        for tower in TOWERS:
-            feed = plausible_feed(subject.bundle, tower, largest)
-            census.append(subject_census(subject, tower, feed))
-            (name, array), *_ = feed.items()
-            if subject.runtime != "ort-cpu":
-                on_gpu[tower] = gpu_memory(subject.bundle.path, tower, subject.runtime, largest).peak
-                with subject.open(tower) as engine:
-                    joules = joules_per_run(partial(engine.run, feed))
-                if joules is not None:
-                    energy[tower] = joules / largest
-                continue
-            memory[tower] = peak_memory(
-                subject.bundle.tower_path(tower),
-                name,
-                str(array.dtype),
-                array.shape,
-                threads=subject.threads,
-                simulated=subject.simulated,
-            )
-        benches[subject.label] = SubjectBench(
-            latency=tuple(latencies[subject.label]),
-            census=tuple(census),
-            peak_rss_bytes=memory,
-            gpu_bytes=on_gpu,
-            joules_per_sample=energy,
-            gpu=gpu if subject.runtime != "ort-cpu" else None,
-        )
+        one = _bench_alone(subject, max(settings.batches))
+        on_gpu = gpu if subject.runtime != "ort-cpu" else None
+        benches[subject.label] = one.model_copy(update={"latency": tuple(latencies[subject.label]), "gpu": on_gpu})
     write_atomic(path, _Stored(subjects=benches).model_dump_json())
     return benches
+
+
+def _bench_alone(subject: Subject, batch: int) -> SubjectBench:
+    """What needs no other engine beside it: kernels, memory and energy of both towers at a batch size."""
+    census: list[CensusRecord] = []
+    memory: dict[str, int] = {}
+    on_gpu: dict[str, int] = {}
+    energy: dict[str, float] = {}
+    for tower in TOWERS:
+        feed = plausible_feed(subject.bundle, tower, batch)
+        census.append(subject_census(subject, tower, feed))
+        (name, array), *_ = feed.items()
+        if subject.runtime != "ort-cpu":
+            on_gpu[tower] = gpu_memory(subject.bundle.path, tower, subject.runtime, batch).peak
+            with subject.open(tower) as engine:
+                joules = joules_per_run(partial(engine.run, feed))
+            if joules is not None:
+                energy[tower] = joules / batch
+            continue
+        memory[tower] = peak_memory(
+            subject.bundle.tower_path(tower),
+            name,
+            str(array.dtype),
+            array.shape,
+            threads=subject.threads,
+            simulated=subject.simulated,
+        )
+    return SubjectBench(
+        latency=(), census=tuple(census), peak_rss_bytes=memory, gpu_bytes=on_gpu, joules_per_sample=energy
+    )
 
 
 def time_subjects(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from clipq.bundle import TOWERS
 from clipq.evaluate.bench.bench import SubjectBench
 from clipq.evaluate.cells.subjects import Subject
 from clipq.evaluate.metrics.statistics import percentile_draws
-from clipq.evaluate.results.record import Measurement
+from clipq.evaluate.results.record import LatencyRecord, Measurement
 
 PERCENTILES = (50, 90, 99)
 
@@ -19,20 +19,21 @@ def bench_measurements(
 ) -> list[Measurement]:
     """A subject's rows of latency, throughput, size, memory and integer share."""
     mine = benches[subject.label]
-    other = None if reference is None or reference.label == subject.label else benches[reference.label]
-    label = reference.label if reference is not None and other is not None else ""
-
-    def row(**values: Any) -> Measurement:
-        return Measurement(**vars(subject.columns), **values)
-
-    rows = []
-    timed = [
-        (metric, getattr(latency, field), latency, getattr(other.latency[index], field) if other else ())
-        for index, latency in enumerate(mine.latency)
-        for metric, field in (("latency_ms", "milliseconds"), ("device_latency_ms", "device_milliseconds"))
-        if getattr(latency, field)
+    label = "" if reference is None or reference.label == subject.label else reference.label
+    other = benches[label].latency if label else ()
+    found = [
+        *(row for index, one in enumerate(mine.latency) for row in _timed(one, other[index] if other else None, label)),
+        *_weighed(subject, mine),
     ]
-    for metric, times, latency, others in timed:
+    return [Measurement(**vars(subject.columns), **row) for row in found]
+
+
+def _timed(latency: LatencyRecord, other: LatencyRecord | None, label: str) -> Iterator[dict[str, Any]]:
+    """Percentiles of one tower at one batch size by every clock, with differences to the reference's; throughput."""
+    for metric, field in (("latency_ms", "milliseconds"), ("device_latency_ms", "device_milliseconds")):
+        times, others = getattr(latency, field), getattr(other, field, ())
+        if not times:
+            continue
         place = {"view": f"tower:{latency.tower}", "group": f"batch={latency.batch}", "n": len(times)}
         for q in PERCENTILES:
             draws = percentile_draws(times, q)
@@ -45,44 +46,35 @@ def bench_measurements(
                     "reference": label, "delta": difference.value, "delta_low": bounds[0], "delta_high": bounds[1],
                     "p_value": difference.p_value(),
                 }  # fmt: skip
-            rows.append(
-                row(
-                    metric=f"{metric}.p{q}",
-                    unit="ms",
-                    value=draws.value,
-                    low=low,
-                    high=high,
-                    **place,
-                    **delta,
-                )
-            )
+            yield {
+                "metric": f"{metric}.p{q}", "unit": "ms", "value": draws.value, "low": low, "high": high, **place,
+                **delta,
+            }  # fmt: skip
             if q == 50 and metric == "latency_ms":
                 scale = 1e3 * latency.batch
-                rows.append(
-                    row(
-                        metric="throughput", unit="samples/s", value=scale / draws.value,
-                        low=scale / high, high=scale / low, **place,
-                    )
-                )  # fmt: skip
+                yield {
+                    "metric": "throughput", "unit": "samples/s", "value": scale / draws.value, "low": scale / high,
+                    "high": scale / low, **place,
+                }  # fmt: skip
+
+
+def _weighed(subject: Subject, mine: SubjectBench) -> Iterator[dict[str, Any]]:
+    """What has one value and no interval: size, memory, energy, shares of the work."""
     manifest = subject.bundle.manifest
     for tower in TOWERS:
-        rows.append(
-            row(view=f"tower:{tower}", metric="file_bytes", unit="bytes", value=manifest.tower(tower).bytes, n=1)
-        )
         for metric, unit, taken in (
+            ("file_bytes", "bytes", {tower: manifest.tower(tower).bytes}),
             ("peak_rss_bytes", "bytes", mine.peak_rss_bytes),
             ("gpu_bytes", "bytes", mine.gpu_bytes),
             ("joules_per_sample", "J", mine.joules_per_sample),
         ):
             if tower in taken:
-                rows.append(row(view=f"tower:{tower}", metric=metric, unit=unit, value=taken[tower], n=1))
+                yield {"view": f"tower:{tower}", "metric": metric, "unit": unit, "value": taken[tower], "n": 1}
     for census in mine.census:
-        rows.append(
-            row(view=f"tower:{census.tower}", metric="integer_share", unit="fraction", value=census.integer_share, n=1)
-        )
+        shares = {"integer_share": census.integer_share}
         if subject.bundle.built_for is not None:
-            share = census.reformat_share
-            rows.append(row(view=f"tower:{census.tower}", metric="reformat_share", unit="fraction", value=share, n=1))
+            shares["reformat_share"] = census.reformat_share
+        for metric, share in shares.items():
+            yield {"view": f"tower:{census.tower}", "metric": metric, "unit": "fraction", "value": share, "n": 1}
     total = sum(manifest.tower(tower).bytes for tower in TOWERS)
-    rows.append(row(view="", metric="file_bytes", unit="bytes", value=total, n=1))
-    return rows
+    yield {"view": "", "metric": "file_bytes", "unit": "bytes", "value": total, "n": 1}
