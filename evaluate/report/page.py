@@ -128,7 +128,9 @@ class _Page:
             "runtimes": list(dict.fromkeys(entry.record.runtime for entry in entries)),
             "dates": sorted({entry.record.created[:10] for entry in entries}),
             "machines": _machines(results),
-            "axes": {axis: title for axis, title in AXES.items() if any(one["axes"][axis].rows for one in verdicts)},
+            "axes": {
+                name: axis.title for name, axis in AXES.items() if any(one["axes"][name].rows for one in verdicts)
+            },
             "marks": MARKS,
             "margin": MARGIN,
             "verdicts": verdicts,
@@ -283,7 +285,9 @@ class _Page:
 
     def not_measured(self, verdicts: Sequence[dict[str, AxisVerdict]]) -> list[str]:
         """What nobody should read into the page."""
-        missing = [title for axis, title in AXES.items() if verdicts and not any(one[axis].rows for one in verdicts)]
+        missing = [
+            axis.title for axis in AXES.values() if verdicts and not any(one[axis.name].rows for one in verdicts)
+        ]
         timed = any(entry.record.latency for entry in self.results.entries)
         missing += [] if timed else ["latency", "memory", "which kernels ran"]
         energy = any(key[2] == "joules_per_sample" for key in self.data.keys)
