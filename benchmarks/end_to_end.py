@@ -32,8 +32,9 @@ from clipq.data.views import View
 from clipq.environment import environment
 from clipq.evaluate.bench.bench import plausible_feed
 from clipq.evaluate.cells.embeddings import Embeddings
-from clipq.evaluate.cells.storage import Storage
-from clipq.evaluate.cells.subjects import Subject, gather_subjects
+from clipq.evaluate.cells.subjects import Subject, gather_cohort
+from clipq.evaluate.settings import Settings
+from clipq.evaluate.suites.schema import Suite
 
 BATCH = 32
 # Stand-in classes: their prompts are few, so that the images are what is measured.
@@ -45,13 +46,13 @@ from pathlib import Path
 from clipq.data.pixels import PixelCache
 from clipq.data.open import open_view
 from clipq.evaluate.cells.embeddings import Embeddings
-from clipq.evaluate.cells.storage import Storage
-from clipq.evaluate.cells.subjects import gather_subjects
+from clipq.evaluate.cells.subjects import gather_cohort
+from clipq.evaluate.settings import Settings
+from clipq.evaluate.suites.schema import Suite
 bundle, source, folder = sys.argv[1:]
-subjects, _ = gather_subjects([Path(bundle)], runtime="ort-cpu", threads=0, simulated=False, reference=None)
-cache = PixelCache(Path(folder) / "pixels", 10**10)
-with Embeddings(Storage(folder + "/cells"), None, "error", cache=cache) as embeddings:
-    embeddings.fill_images(open_view(source), subjects)
+settings = Settings(cells=folder + "/cells", pixels=PixelCache(Path(folder) / "pixels", 10**10))
+with Embeddings(settings, Suite()) as embeddings:
+    embeddings.fill_images(open_view(source), gather_cohort([Path(bundle)], settings).subjects)
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(int(status["VmHWM"].split()[0]) * 1024)
 """
@@ -70,10 +71,8 @@ def main() -> None:
         folder = Path(name)
         photos = stand_in_classes(options.photos, options.images, folder / "photos")
         view = open_view(str(photos))
-        subjects, _ = gather_subjects(
-            options.bundles, runtime="ort-cpu", threads=0, simulated=False, reference=options.bundles[0].name
-        )
-        rows = overheads(subjects, view, folder, options.rounds)
+        cohort = gather_cohort(options.bundles, Settings(), reference=options.bundles[0].name)
+        rows = overheads(cohort.subjects, view, folder, options.rounds)
         rows += memory(options.sizes, folder)
     for row in rows:
         print("| " + " | ".join(str(value) for value in row.values()) + " |")
@@ -97,7 +96,7 @@ def overheads(subjects: Sequence[Subject], view: View, folder: Path, rounds: int
     further: dict[str, list[float]] = {subject.label: [] for subject in subjects}
     beyond: dict[str, list[float]] = {subject.label: [] for subject in subjects}
     warm = PixelCache(folder / "warm", 10**10)
-    with Embeddings(Storage(str(folder / "once")), None, "error", cache=warm) as embeddings:
+    with Embeddings(Settings(cells=str(folder / "once"), pixels=warm), Suite()) as embeddings:
         embeddings.fill_images(view, subjects[:1])
     for number in range(rounds):
         for subject in subjects:
@@ -161,7 +160,7 @@ def whole_run(subject: Subject, folder: Path, name: str) -> float:
 
 
 def fill(subject: Subject, view: View, cells: Path, cache: PixelCache) -> float:
-    with Embeddings(Storage(str(cells)), None, "error", cache=cache) as embeddings:
+    with Embeddings(Settings(cells=str(cells), pixels=cache), Suite()) as embeddings:
         embeddings.image_engine(subject)
         started = time.perf_counter()
         embeddings.fill_images(view, [subject])

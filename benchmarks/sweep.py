@@ -22,9 +22,10 @@ from typing import Any
 
 from clipq.data.pixels import PixelCache
 from clipq.environment import environment
+from clipq.evaluate.settings import Settings
 from clipq.evaluate.sweep.cluster import connect, disconnect
 from clipq.evaluate.sweep.grid import read_grid
-from clipq.evaluate.sweep.run import Means, fill, plan_sweep
+from clipq.evaluate.sweep.run import fill, plan_sweep
 from clipq.evaluate.sweep.state import SweepFolder
 from clipq.progress import Progress
 
@@ -64,8 +65,8 @@ def run_once(path: Path, work: Path, workers: int) -> dict[str, float]:
     grid, folder = read_grid(path), SweepFolder(work / "results")
     shutil.rmtree(work / "results" / "cells", ignore_errors=True)
     shutil.rmtree(work / "pixels", ignore_errors=True)
-    means = Means(None, PixelCache(work / "pixels", 10**10))
-    planned = plan_sweep(grid, folder, means, Progress(), cluster=None)
+    settings = Settings(pixels=PixelCache(work / "pixels", 10**10))
+    planned = plan_sweep(grid, folder, settings, Progress(), cluster=None)
     seconds: list[float] = []
     cluster: Any = None
     if workers:
@@ -76,7 +77,7 @@ def run_once(path: Path, work: Path, workers: int) -> dict[str, float]:
             nodes.add_node(num_cpus=1)
         cluster = connect(nodes.address, 1, 0.0)
     started = time.perf_counter()
-    filled = fill(planned, folder, means, cluster, lambda outcome: seconds.append(outcome.seconds))
+    filled = fill(planned, folder, cluster, lambda outcome: seconds.append(outcome.seconds))
     wall = time.perf_counter() - started
     if workers:
         disconnect()

@@ -2,58 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
 
 from clipq.bundle import TOWERS
 from clipq.engines.cuda import current_gpu
 from clipq.environment import environment
-from clipq.evaluate.axes.measure import Found
+from clipq.evaluate.axes.measure import Findings
 from clipq.evaluate.bench.bench import SubjectBench
 from clipq.evaluate.bench.rows import bench_measurements
-from clipq.evaluate.cells.embeddings import Embeddings
-from clipq.evaluate.cells.subjects import Subject
+from clipq.evaluate.cells.subjects import Cohort, Subject
 from clipq.evaluate.results.estimates import measurements
-from clipq.evaluate.results.record import (
-    AttackRecord,
-    BundleRecord,
-    Record,
-)
-from clipq.evaluate.settings import Where
-from clipq.evaluate.suites.plan import (
-    Plan,
-)
+from clipq.evaluate.results.record import AttackRecord, BundleRecord, Measurement, Record
+from clipq.evaluate.settings import Settings
+from clipq.evaluate.suites.plan import Plan
 
 
-def record_of(
-    subject: Subject,
-    reference: Subject | None,
-    found: dict[str, Found],
-    benches: dict[str, SubjectBench],
-    embeddings: Embeddings,
-    plan: Plan,
-    where: Where,
-    given: dict[str, Any],
-) -> Record:
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation that is over: what was asked of which engines and how, and what came out, by label.
+
+    ``settings`` have the batch that the evaluation ended with; ``given`` are the command's arguments.
+    """
+
+    plan: Plan
+    cohort: Cohort
+    settings: Settings
+    given: dict[str, Any]
+    findings: Mapping[str, Findings]
+    benches: Mapping[str, SubjectBench]
+
+    def findings_of(self, subject: Subject) -> Findings:
+        """What was found out about an engine; of one that was given up, nothing."""
+        return self.findings.get(subject.label, Findings())
+
+
+def record_of(subject: Subject, evaluated: Evaluated) -> Record:
     """Everything found out about one engine, with what it was asked and where it ran."""
-    failed = embeddings.failed.get(subject.label, "")
-    mine = found.get(subject.label, Found())
-    base = [] if reference is None else found[reference.label].estimates
-    columns = subject.columns
-    rows = measurements(columns, mine.estimates, None if reference is None else reference.columns, base)
-    if benches and not failed:
-        rows += bench_measurements(subject, benches, reference)
-    against_twin = []
-    twin = columns.twin
-    if not subject.simulated and twin.label in found:
-        against_twin = measurements(
-            columns,
-            [one for one in mine.estimates if not one.paired] + mine.against_twin,
-            twin,
-            found[twin.label].estimates,
-        )
-    manifest = subject.bundle.manifest
+    plan, settings, reference = evaluated.plan, evaluated.settings, evaluated.cohort.reference
+    bench = evaluated.benches.get(subject.label)
+    columns, manifest = subject.columns, subject.bundle.manifest
     return Record(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         bundle=BundleRecord(
@@ -75,22 +65,43 @@ def record_of(
         runtime=subject.runtime,
         simulated=columns.simulated,
         twin=subject.simulated,
-        failed=failed,
+        failed=evaluated.cohort.failed.get(subject.label, ""),
         reference=reference.bundle.name if reference else "",
-        arguments_given=given,
+        arguments_given=evaluated.given,
         arguments_resolved={
-            **plan.suite.model_dump(mode="json", by_alias=True), "runtime": where.runtime, "threads": where.threads,
-            "batch": embeddings.batch.size, "cuda_graphs": subject.graphs,
+            **plan.suite.model_dump(mode="json", by_alias=True), "runtime": settings.runtime,
+            "threads": settings.threads, "batch": settings.batch, "cuda_graphs": subject.graphs,
         },
         environment={**environment(), **({"gpu": asdict(current_gpu())} if subject.device == "cuda" else {})},
-        views=tuple(mine.views),
+        views=tuple(evaluated.findings_of(subject).views),
         attacks=_attacks(plan),
-        latency=benches[subject.label].latency if subject.label in benches else (),
-        census=benches[subject.label].census if subject.label in benches else (),
-        gpu=benches[subject.label].gpu if subject.label in benches else None,
-        measurements=tuple(rows),
-        deployed_minus_simulated=tuple(against_twin),
+        latency=bench.latency if bench else (),
+        census=bench.census if bench else (),
+        gpu=bench.gpu if bench else None,
+        measurements=tuple(_rows(subject, evaluated)),
+        deployed_minus_simulated=tuple(_rows_against_twin(subject, evaluated)),
     )  # fmt: skip
+
+
+def _rows(subject: Subject, evaluated: Evaluated) -> list[Measurement]:
+    """What goes into results.csv: the engine's own numbers, with differences to the reference."""
+    reference = evaluated.cohort.reference
+    base = None if reference is None else reference.columns
+    theirs = [] if reference is None else evaluated.findings_of(reference).estimates
+    rows = measurements(subject.columns, evaluated.findings_of(subject).estimates, base, theirs)
+    if subject.label in evaluated.benches:
+        rows += bench_measurements(subject, evaluated.benches, reference)
+    return rows
+
+
+def _rows_against_twin(subject: Subject, evaluated: Evaluated) -> list[Measurement]:
+    """The same numbers with differences to the bundle's simulated twin, if that was evaluated too."""
+    columns, twin = subject.columns, subject.columns.twin
+    if subject.simulated or twin.label not in evaluated.findings:
+        return []
+    mine = evaluated.findings_of(subject)
+    unpaired = [one for one in mine.estimates if not one.paired]
+    return measurements(columns, unpaired + mine.against_twin, twin, evaluated.findings[twin.label].estimates)
 
 
 def _attacks(plan: Plan) -> tuple[AttackRecord, ...]:

@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from clipq.data.pixels import PixelCache
 from clipq.engines.catalog import DEFAULT_RUNTIME
-from clipq.evaluate.cells.cells import BATCH
-from clipq.evaluate.cells.storage import Storage
+from clipq.errors import ClipqError
+
+if TYPE_CHECKING:
+    from clipq.data.pixels import PixelCache
+
+LARGEST_BATCH = 256
 
 
 @dataclass(frozen=True)
-class Where:
-    """Where engines run and results and fetched data go; without a cache nothing is fetched.
+class Settings:
+    """How engines run and what is kept for the next run. What is measured is not said here but in a suite.
 
-    ``auto_batch`` halves the batch where GPU memory ends, which is an error otherwise; ``graphs`` launches plans as
-    CUDA graphs. ``thumbnails`` keeps small pictures of a few flips for the report; ``pixels`` keeps decoded images.
-    ``batch`` None: the batch size is found by measurement.
-    ``cells`` are in the results folder where nothing else is said; ``failed`` engines, by label, are not tried.
+    * ``runtime``: of ONNX bundles; built ones run in the runtime that they were built for.
+    * ``threads``: of the runtime; 0 is all cores.
+    * ``graphs``: launch plans as CUDA graphs.
+    * ``batch``: how many images or texts an engine is given at once, 1 to 256; "measure" finds the fastest.
+    * ``auto_batch``: halve the batch where GPU memory ends, which is an error otherwise.
+    * ``fetch``: the folder that remote sources are downloaded to; None downloads nothing.
+    * ``pixels``: where decoded images are kept; None keeps none.
+    * ``cells``: where embeddings are kept, a folder (a relative one lies in the results folder) or a URL.
+    * ``thumbnails``: keep small pictures of a few images that engines answer differently, for the report.
+
+    Raises ClipqError for a batch or a number of threads that cannot be.
     """
 
-    results: Path
     runtime: str = DEFAULT_RUNTIME
     threads: int = 0
-    cache: Path | None = None
-    auto_batch: bool = False
     graphs: bool = False
-    thumbnails: bool = True
+    batch: int | Literal["measure"] = 32
+    auto_batch: bool = False
+    fetch: Path | None = None
     pixels: PixelCache | None = None
-    batch: int | None = BATCH
-    cells: Storage | None = None
-    failed: Mapping[str, str] = field(default_factory=dict)
+    cells: str = "cells"
+    thumbnails: bool = True
+
+    def __post_init__(self) -> None:
+        if self.batch != "measure" and not (isinstance(self.batch, int) and 1 <= self.batch <= LARGEST_BATCH):
+            raise ClipqError(f"batch {self.batch!r}: give a whole number from 1 to {LARGEST_BATCH}, or 'measure'")
+        if self.threads < 0:
+            raise ClipqError(f"threads {self.threads}: give how many, or 0 for all cores")
+
+    def within(self, results: Path) -> Settings:
+        """These settings with ``cells`` spelled out for a results folder."""
+        return self if "://" in self.cells else replace(self, cells=str(results / self.cells))

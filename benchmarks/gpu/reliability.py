@@ -143,7 +143,8 @@ def _seen(bounds: tuple[float, float], n: int) -> tuple[float, float]:
 
 
 def _rows(mine: Any, references: dict[str, Any]) -> list[dict[str, Any]]:
-    from clipq.evaluate.axes.classification import classification, compared
+    from clipq.evaluate.axes.agreement import compared
+    from clipq.evaluate.axes.classification import classification
     from clipq.evaluate.verdicts.judgement import unseen
 
     rows = []

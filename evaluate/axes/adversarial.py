@@ -4,10 +4,38 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+
+from clipq.evaluate.axes.reading import Found, Reading
+from clipq.evaluate.cells.square_cells import attack_outcome
 from clipq.evaluate.metrics.accuracy import share, weighted_mean
 from clipq.evaluate.metrics.predictions import Booleans, Floats
 from clipq.evaluate.metrics.statistics import Statistic
 from clipq.evaluate.results.estimates import Estimate, accuracy_estimate, estimate
+from clipq.evaluate.suites.plan import PlannedSquare, PlannedTransfer
+
+
+def measure_transfer(reading: Reading[PlannedTransfer]) -> Found:
+    """A stored attack at each of its strengths."""
+    planned, manifest = reading.asked, reading.asked.attack.manifest
+    clean = reading.embeddings.answers(planned.clean, reading.subject).predictions.correct
+    found: list[Estimate] = []
+    for epsilon, view in planned.attacked.items():
+        attacked = reading.embeddings.answers(view, reading.subject, planned.clean).predictions.correct
+        fooled, group = np.array(manifest.fooled[str(epsilon)]), f"{manifest.method}/{epsilon}"
+        found += robustness(clean, attacked, view=planned.name, group=group, fooled=fooled, seed=reading.suite.seed)
+    return Found(found)
+
+
+def measure_square(reading: Reading[PlannedSquare]) -> Found:
+    """The Square attack on the engine itself at each strength."""
+    planned, seed, found = reading.asked, reading.suite.seed, list[Estimate]()
+    for epsilon in planned.entry.epsilons:
+        done = attack_outcome(planned, epsilon, reading.subject, reading.embeddings)
+        view, group = planned.view.name, f"square/{epsilon}"
+        found += robustness(done.clean, done.right, view=view, group=group, seed=seed)
+        found += queries(done.queries, done.clean, view=view, group=group, seed=seed)
+    return Found(found)
 
 
 def robustness(

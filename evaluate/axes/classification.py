@@ -1,40 +1,50 @@
-"""Zero-shot classification by one engine on one view: accuracy, confidence calibration, agreement."""
+"""Zero-shot classification by one engine on one view: accuracy, confidence calibration."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from scipy.special import softmax
 
-from clipq.evaluate.metrics import accuracy, agreement, calibration
-from clipq.evaluate.metrics.accuracy import weighted_mean
+from clipq.evaluate.axes.reading import Found, Reading, answers_of
+from clipq.evaluate.metrics import calibration
 from clipq.evaluate.metrics.calibration import BINS, bin_sums, fit_logit_scale
 from clipq.evaluate.metrics.predictions import Booleans, Floats, Predictions
 from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap, wilson
 from clipq.evaluate.metrics.table import functions_of
 from clipq.evaluate.metrics.zeroshot import Answers
 from clipq.evaluate.results.estimates import Estimate, estimate
+from clipq.evaluate.results.pairing import SampleAnswers
 from clipq.evaluate.results.record import ReliabilityBin
+from clipq.evaluate.suites.plan import PlannedView
+
+
+def measure(reading: Reading[PlannedView]) -> Found:
+    """Accuracy and calibration on a labelled view, calibration once more with a fitted logit scale."""
+    answers, suite, view = reading.once(answers_of), reading.suite, reading.asked.view
+    templates = reading.embeddings.templates_of(view, reading.subject)
+    return Found(
+        estimates=[
+            *classification(answers, view=view.name, bins=suite.ece_bins, seed=suite.seed),
+            *tuned(answers, view=view.name, fraction=suite.tune_fraction, bins=suite.ece_bins, seed=suite.seed),
+        ],
+        view={
+            "classes": answers.predictions.probabilities.shape[1],
+            "templates": templates.name,
+            "template_count": len(templates.templates),
+            "reliability": reliability(answers.predictions, suite.ece_bins),
+        },
+        answers=SampleAnswers.of(answers.ids, answers.predictions),
+    )
 
 
 def classification(answers: Answers, *, view: str, bins: int = BINS, seed: int = 0) -> list[Estimate]:
     """All classification metrics of an engine on a view."""
     predictions = answers.predictions
     return with_correct(estimate(functions_of(predictions, bins), len(predictions), view=view, seed=seed), predictions)
-
-
-def compared(answers: Answers, reference: Answers, *, view: str, seed: int = 0) -> list[Estimate]:
-    """Agreement, flips and embedding cosine against the reference on the same samples."""
-    mine, theirs = answers.predictions, reference.predictions
-    cosines = np.einsum("nd,nd->n", answers.embeddings, reference.embeddings, dtype=np.float64)
-    functions: dict[str, Statistic] = {"cosine": partial(weighted_mean, cosines)}
-    for compare in (agreement.agreement, agreement.flips_lost, agreement.flips_gained):
-        functions[compare.__name__] = partial(compare, mine, theirs)
-    return estimate(functions, len(mine), view=view, seed=seed, paired=True)
 
 
 def tuned(answers: Answers, *, view: str, fraction: float, bins: int = BINS, seed: int = 0) -> list[Estimate]:
@@ -70,24 +80,6 @@ def _resampled_scales(answers: Answers, held_out: Booleans, fitted: float, seed:
     curvature = (probabilities * cosines**2).sum(1) - expected**2
     step: Statistic = lambda weights: fitted - (weights @ slope) / (weights @ curvature)  # noqa: E731
     return bootstrap({"scale": step}, len(cosines), seed=seed)["scale"].resampled
-
-
-def by_group(
-    answers: Answers, groups: Mapping[str, Booleans], *, view: str, bins: int = BINS, seed: int = 0
-) -> list[Estimate]:
-    """Accuracy, recall, confidence and calibration of each group on its own."""
-    rows: list[Estimate] = []
-    for group, members in groups.items():
-        predictions = answers.predictions.subset(members)
-        functions: dict[str, Statistic] = {
-            "acc1": partial(accuracy.acc1, predictions),
-            "mean_per_class_recall": partial(accuracy.mean_per_class_recall, predictions),
-            "confidence": partial(weighted_mean, predictions.confidence),
-            "ece": partial(calibration.ece, predictions, bins=bins),
-            "confidence_gap": partial(calibration.confidence_gap, predictions),
-        }
-        rows += with_correct(estimate(functions, len(predictions), view=view, group=group, seed=seed), predictions)
-    return rows
 
 
 def with_correct(estimates: list[Estimate], predictions: Predictions) -> list[Estimate]:

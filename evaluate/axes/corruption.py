@@ -9,6 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from clipq.data.views import View
+from clipq.evaluate.axes.reading import Found, Reading
 from clipq.evaluate.metrics import calibration
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.calibration import BINS
@@ -23,9 +25,34 @@ from clipq.evaluate.metrics.robustness import (
 from clipq.evaluate.metrics.statistics import Statistic, bootstrap, mean_of
 from clipq.evaluate.results.estimates import Estimate
 from clipq.evaluate.suites.corruptions import STANDARD
+from clipq.evaluate.suites.plan import PlannedCorruptions
 
 Condition = tuple[str, int]
 Baseline = tuple[Booleans, Mapping[Condition, Booleans]] | Literal["alexnet"]
+
+
+def measure(reading: Reading[PlannedCorruptions]) -> Found:
+    """Every corruption and severity of a labelled view."""
+    planned, reference = reading.asked, reading.reference
+    base: Baseline | None = None
+    if planned.entry.baseline == "alexnet":
+        base = "alexnet"
+    elif reference is not None:
+        clean, corrupted = reference.once(_outcomes)
+        base = clean.correct, {condition: one.correct for condition, one in corrupted.items()}
+    clean, corrupted = reading.once(_outcomes)
+    suite, view = reading.suite, f"{planned.clean.name}-c"
+    return Found(corruption(clean, corrupted, base, view=view, bins=suite.ece_bins, seed=suite.seed))
+
+
+def _outcomes(reading: Reading[PlannedCorruptions]) -> tuple[Outcome, dict[Condition, Outcome]]:
+    """What remains of an engine's answers, clean and by condition."""
+    planned = reading.asked
+
+    def outcome(view: View) -> Outcome:
+        return reading.embeddings.answers(view, reading.subject, planned.clean).predictions.outcome()
+
+    return outcome(planned.clean), {condition: outcome(view) for condition, view in planned.corrupted.items()}
 
 
 def corruption(

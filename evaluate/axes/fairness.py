@@ -1,4 +1,4 @@
-"""Fairness: how far one engine's accuracy differs between the groups of a column."""
+"""Fairness: each group of a column on its own, and how far one engine's accuracy differs between them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,54 @@ from functools import partial
 import numpy as np
 
 from clipq.errors import DataError
+from clipq.evaluate.axes.classification import with_correct
+from clipq.evaluate.axes.reading import Found, Reading, answers_of, decoded
+from clipq.evaluate.metrics import accuracy, calibration
 from clipq.evaluate.metrics import fairness as metrics
+from clipq.evaluate.metrics.accuracy import weighted_mean
+from clipq.evaluate.metrics.calibration import BINS
 from clipq.evaluate.metrics.predictions import Booleans, Floats, Predictions
 from clipq.evaluate.metrics.statistics import Statistic
+from clipq.evaluate.metrics.zeroshot import Answers
 from clipq.evaluate.results.estimates import Estimate, estimate
+from clipq.evaluate.suites.plan import PlannedView, groups_of
+
+
+def measure(reading: Reading[PlannedView]) -> Found:
+    """Every group of a labelled view on its own; the gaps of the columns that the suite names."""
+    answers, suite, view, entry = reading.once(answers_of), reading.suite, reading.asked.view, reading.asked.entry
+    rows, _ = reading.once(decoded)
+    found: list[Estimate] = []
+    for column, groups in groups_of(reading.asked, rows).items():
+        found += by_group(answers, groups, view=view.name, bins=suite.ece_bins, seed=suite.seed)
+        if entry.groups:
+            found += fairness(
+                answers.predictions,
+                groups,
+                view=view.name,
+                column=column,
+                smallest_group=entry.smallest_group,
+                seed=suite.seed,
+            )
+    return Found(found, view={"smallest_group": entry.smallest_group} if entry.groups else {})
+
+
+def by_group(
+    answers: Answers, groups: Mapping[str, Booleans], *, view: str, bins: int = BINS, seed: int = 0
+) -> list[Estimate]:
+    """Accuracy, recall, confidence and calibration of each group on its own."""
+    rows: list[Estimate] = []
+    for group, members in groups.items():
+        predictions = answers.predictions.subset(members)
+        functions: dict[str, Statistic] = {
+            "acc1": partial(accuracy.acc1, predictions),
+            "mean_per_class_recall": partial(accuracy.mean_per_class_recall, predictions),
+            "confidence": partial(weighted_mean, predictions.confidence),
+            "ece": partial(calibration.ece, predictions, bins=bins),
+            "confidence_gap": partial(calibration.confidence_gap, predictions),
+        }
+        rows += with_correct(estimate(functions, len(predictions), view=view, group=group, seed=seed), predictions)
+    return rows
 
 
 def fairness(

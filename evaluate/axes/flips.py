@@ -10,13 +10,28 @@ import numpy as np
 from PIL import Image
 
 from clipq.data.views import Classes, View
+from clipq.evaluate.axes.reading import Found, Reading, answers_of
 from clipq.evaluate.metrics.zeroshot import Answers
 from clipq.evaluate.results.record import FlipRecord
+from clipq.evaluate.suites.plan import PlannedView
 from clipq.files import write_atomic
 
 # A gallery is looked at, not counted: flips_lost and flips_gained have the counts.
 MOST = 12
 SIDE = 96
+
+
+def measure(reading: Reading[PlannedView]) -> Found:
+    """Flips against the reference on a labelled view; a twin's are not looked at."""
+    reference, view = reading.reference, reading.asked.view
+    if reference is None or reference is reading or reading.subject.simulated:
+        return Found()
+
+    def thumbnail(index: int) -> str:
+        return "" if reading.pictures is None else write_thumbnail(view, index, reading.pictures)
+
+    flips = find_flips(reading.once(answers_of), reference.once(answers_of), view, thumbnail)
+    return Found(view={"flips": flips})
 
 
 def find_flips(

@@ -7,15 +7,45 @@ from typing import Literal
 
 import numpy as np
 
-from clipq.evaluate.metrics.ood import SCORES, Detection
+from clipq.data.views import View
+from clipq.evaluate.axes.reading import Found, Reading
+from clipq.evaluate.metrics.ood import SCORES, Detection, outlier_scores
 from clipq.evaluate.metrics.predictions import Floats
 from clipq.evaluate.metrics.statistics import Statistic, mean_of
 from clipq.evaluate.results.estimates import Estimate, estimate
 from clipq.evaluate.results.record import ScoreHistogram
+from clipq.evaluate.suites.plan import Plan, PlannedView
 
 Distance = Literal["near", "far"]
 
 HISTOGRAM_BINS = 40
+
+
+def measure(reading: Reading[PlannedView]) -> Found:
+    """Every score between an out-of-distribution view and its baseline."""
+    planned = reading.asked
+    assert planned.baseline is not None
+    inside, outside = (_scores(reading, view) for view in (planned.baseline, planned.view))
+    distance: Distance = "near" if planned.entry.role == "near-ood" else "far"
+    return Found(
+        detection(inside, outside, view=planned.view.name, distance=distance, seed=reading.suite.seed),
+        view={"histograms": histograms(inside, outside)},
+    )
+
+
+def near_and_far(plan: Plan, estimates: Sequence[Estimate]) -> list[Estimate]:
+    """The averages of each in-distribution view over the out-of-distribution views that belong to it."""
+    outside = {one.view.name: one.baseline.name for one in plan.views if "-ood" in one.entry.role and one.baseline}
+    found: list[Estimate] = []
+    for inside in dict.fromkeys(outside.values()):
+        found += averages([row for row in estimates if outside.get(row.view) == inside], inside)
+    return found
+
+
+def _scores(reading: Reading[PlannedView], view: View) -> dict[str, Floats]:
+    """The scores of a view's samples by the classes of the baseline."""
+    answers = reading.embeddings.answers(view, reading.subject, reading.asked.baseline)
+    return outlier_scores(answers.cosines, answers.classifier.logits(answers.cosines))
 
 
 def detection(

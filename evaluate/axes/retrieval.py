@@ -7,10 +7,28 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from clipq.evaluate.axes.reading import Found, Reading
 from clipq.evaluate.metrics.predictions import Integers
 from clipq.evaluate.metrics.retrieval import KS, caption_ranks, image_ranks, recall
 from clipq.evaluate.metrics.statistics import Statistic
 from clipq.evaluate.results.estimates import Estimate, estimate
+from clipq.evaluate.suites.plan import PlannedView
+
+
+def measure(reading: Reading[PlannedView]) -> Found:
+    """Retrieval among a view's images and captions."""
+    view = reading.asked.view
+    rows, images, _ = reading.embeddings.images(view, reading.subject)
+    captions = reading.embeddings.captions(view, reading.subject)
+    owner = np.repeat(np.arange(len(view.samples)), [len(sample.captions) for sample in view.samples])
+    # Captions of images that could not be decoded have nothing to find.
+    place = np.full(len(view.samples), -1)
+    place[rows] = np.arange(len(rows))
+    kept = place[owner] >= 0
+    return Found(
+        retrieval(images, captions[kept], place[owner][kept], view=view.name, seed=reading.suite.seed),
+        view={"captions": len(owner)},
+    )
 
 
 def retrieval(

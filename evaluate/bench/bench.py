@@ -68,7 +68,6 @@ def bench(
             return _Stored.model_validate_json(path.read_bytes()).subjects
         except ValidationError:
             path.unlink()
-    largest = max(settings.batches)
     before = read_gpu_state()
     latencies = time_subjects(subjects, TOWERS, settings, advance)
     after = read_gpu_state()
@@ -76,30 +75,36 @@ def bench(
     benches = {}
     for subject in subjects:
         advance(f"kernels and memory of {subject.label}")
-        census: list[CensusRecord] = []
-        memory: dict[str, int] = {}
-        energy: dict[str, float] = {}
-        measure_memory, on_gpu = known_runtime(subject.runtime).memory, subject.device == "cuda"
-        for tower in TOWERS:
-            feed = plausible_feed(subject.bundle, tower, largest)
-            census.append(subject_census(subject, tower, feed))
-            if measure_memory is not None:
-                memory[tower] = measure_memory(subject.load(tower), feed)
-            if on_gpu:
-                with subject.open(tower) as engine:
-                    joules = joules_per_run(partial(engine.run, feed))
-                if joules is not None:
-                    energy[tower] = joules / largest
-        benches[subject.label] = SubjectBench(
-            latency=tuple(latencies[subject.label]),
-            census=tuple(census),
-            peak_rss_bytes={} if on_gpu else memory,
-            gpu_bytes=memory if on_gpu else {},
-            joules_per_sample=energy,
-            gpu=gpu if on_gpu else None,
-        )
+        one = _bench_alone(subject, max(settings.batches))
+        on_gpu = gpu if subject.device == "cuda" else None
+        benches[subject.label] = one.model_copy(update={"latency": tuple(latencies[subject.label]), "gpu": on_gpu})
     write_atomic(path, _Stored(subjects=benches).model_dump_json())
     return benches
+
+
+def _bench_alone(subject: Subject, batch: int) -> SubjectBench:
+    """What needs no other engine beside it: kernels, memory and energy of both towers at a batch size."""
+    census: list[CensusRecord] = []
+    memory: dict[str, int] = {}
+    energy: dict[str, float] = {}
+    measure_memory, on_gpu = known_runtime(subject.runtime).memory, subject.device == "cuda"
+    for tower in TOWERS:
+        feed = plausible_feed(subject.bundle, tower, batch)
+        census.append(subject_census(subject, tower, feed))
+        if measure_memory is not None:
+            memory[tower] = measure_memory(subject.load(tower), feed)
+        if on_gpu:
+            with subject.open(tower) as engine:
+                joules = joules_per_run(partial(engine.run, feed))
+            if joules is not None:
+                energy[tower] = joules / batch
+    return SubjectBench(
+        latency=(),
+        census=tuple(census),
+        peak_rss_bytes={} if on_gpu else memory,
+        gpu_bytes=memory if on_gpu else {},
+        joules_per_sample=energy,
+    )
 
 
 def time_subjects(

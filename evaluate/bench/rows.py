@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from clipq.bundle import TOWERS
@@ -9,28 +10,31 @@ from clipq.evaluate.bench.bench import SubjectBench
 from clipq.evaluate.cells.subjects import Subject
 from clipq.evaluate.metrics.statistics import percentile_draws
 from clipq.evaluate.results.key import batch_group, tower_view
-from clipq.evaluate.results.record import Measurement
+from clipq.evaluate.results.record import LatencyRecord, Measurement
 
 PERCENTILES = (50, 90, 99)
 
 
 def bench_measurements(
-    subject: Subject, benches: dict[str, SubjectBench], reference: Subject | None
+    subject: Subject, benches: Mapping[str, SubjectBench], reference: Subject | None
 ) -> list[Measurement]:
     """A subject's rows of latency, throughput, size, memory and integer share."""
     mine = benches[subject.label]
-    other = None if reference is None or reference.label == subject.label else benches[reference.label]
-    label = reference.label if reference is not None and other is not None else ""
-
-    row = subject.columns.row
-    rows = []
-    timed = [
-        (metric, getattr(latency, field), latency, getattr(other.latency[index], field) if other else ())
-        for index, latency in enumerate(mine.latency)
-        for metric, field in (("latency_ms", "milliseconds"), ("device_latency_ms", "device_milliseconds"))
-        if getattr(latency, field)
+    label = "" if reference is None or reference.label == subject.label else reference.label
+    other = benches[label].latency if label else ()
+    found = [
+        *(row for index, one in enumerate(mine.latency) for row in _timed(one, other[index] if other else None, label)),
+        *_weighed(subject, mine),
     ]
-    for metric, times, latency, others in timed:
+    return [subject.columns.row(**row) for row in found]
+
+
+def _timed(latency: LatencyRecord, other: LatencyRecord | None, label: str) -> Iterator[dict[str, Any]]:
+    """Percentiles of one tower at one batch size by every clock, with differences to the reference's; throughput."""
+    for metric, field in (("latency_ms", "milliseconds"), ("device_latency_ms", "device_milliseconds")):
+        times, others = getattr(latency, field), getattr(other, field, ())
+        if not times:
+            continue
         place = {"view": tower_view(latency.tower), "group": batch_group(latency.batch), "n": len(times)}
         for q in PERCENTILES:
             draws = percentile_draws(times, q)
@@ -43,44 +47,35 @@ def bench_measurements(
                     "reference": label, "delta": difference.value, "delta_low": bounds[0], "delta_high": bounds[1],
                     "p_value": difference.p_value(),
                 }  # fmt: skip
-            rows.append(
-                row(
-                    metric=f"{metric}.p{q}",
-                    unit="ms",
-                    value=draws.value,
-                    low=low,
-                    high=high,
-                    **place,
-                    **delta,
-                )
-            )
+            yield {
+                "metric": f"{metric}.p{q}", "unit": "ms", "value": draws.value, "low": low, "high": high, **place,
+                **delta,
+            }  # fmt: skip
             if q == 50 and metric == "latency_ms":
                 scale = 1e3 * latency.batch
-                rows.append(
-                    row(
-                        metric="throughput", unit="samples/s", value=scale / draws.value,
-                        low=scale / high, high=scale / low, **place,
-                    )
-                )  # fmt: skip
+                yield {
+                    "metric": "throughput", "unit": "samples/s", "value": scale / draws.value, "low": scale / high,
+                    "high": scale / low, **place,
+                }  # fmt: skip
+
+
+def _weighed(subject: Subject, mine: SubjectBench) -> Iterator[dict[str, Any]]:
+    """What has one value and no interval: size, memory, energy, shares of the work."""
     manifest = subject.bundle.manifest
     for tower in TOWERS:
-        rows.append(
-            row(view=tower_view(tower), metric="file_bytes", unit="bytes", value=manifest.tower(tower).bytes, n=1)
-        )
         for metric, unit, taken in (
+            ("file_bytes", "bytes", {tower: manifest.tower(tower).bytes}),
             ("peak_rss_bytes", "bytes", mine.peak_rss_bytes),
             ("gpu_bytes", "bytes", mine.gpu_bytes),
             ("joules_per_sample", "J", mine.joules_per_sample),
         ):
             if tower in taken:
-                rows.append(row(view=tower_view(tower), metric=metric, unit=unit, value=taken[tower], n=1))
+                yield {"view": tower_view(tower), "metric": metric, "unit": unit, "value": taken[tower], "n": 1}
     for census in mine.census:
-        rows.append(
-            row(view=tower_view(census.tower), metric="integer_share", unit="fraction", value=census.integer_share, n=1)
-        )
+        shares = {"integer_share": census.integer_share}
         if subject.bundle.built_for is not None:
-            share = census.reformat_share
-            rows.append(row(view=tower_view(census.tower), metric="reformat_share", unit="fraction", value=share, n=1))
+            shares["reformat_share"] = census.reformat_share
+        for metric, share in shares.items():
+            yield {"view": tower_view(census.tower), "metric": metric, "unit": "fraction", "value": share, "n": 1}
     total = sum(manifest.tower(tower).bytes for tower in TOWERS)
-    rows.append(row(view="", metric="file_bytes", unit="bytes", value=total, n=1))
-    return rows
+    yield {"view": "", "metric": "file_bytes", "unit": "bytes", "value": total, "n": 1}

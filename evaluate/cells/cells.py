@@ -28,9 +28,7 @@ from clipq.preprocess import normalize
 
 logger = logging.getLogger(__name__)
 
-# Dynamic quantization takes its ranges from the batch, so the batches are fixed and part of the key.
-BATCH = 32
-CHUNK = 8 * BATCH
+CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -153,27 +151,23 @@ def fill_image_cells(
 
 
 def fill_class_cell(
-    cell: Cell,
-    engine: Engine,
-    names: Sequence[str],
-    known: dict[str, NDArray[np.float32]],
-    prompts: Mapping[str, Array],
-    advance: Callable[[int], None],
-    batch_size: BatchSize,
+    cell: Cell, names: Sequence[str], embed: Callable[[str], NDArray[np.float32]], advance: Callable[[int], None]
 ) -> None:
-    """Embed class prompts and store one averaged, normalized embedding per class (rows are classes).
-
-    ``prompts`` are the token ids of each new class under every template. No batch holds two classes, so that a class
-    has one embedding whatever its neighbours; those in ``known`` are taken from there, and new ones are added.
-    """
+    """Store the embedding of every class, a row each; ``embed`` makes one by the class's name."""
     for start in cell.missing():
-        chunk = names[start : start + cell.chunk]
-        for name in chunk:
-            if name not in known:
-                known[name] = unit(unit(run_in_batches(engine, prompts[name], batch_size)).mean(0))
+        features = []
+        for name in names[start : start + cell.chunk]:
+            features.append(embed(name))
             advance(1)
-        rows = np.arange(start, start + len(chunk), dtype=np.int64)
-        cell.store(start, rows, np.stack([known[name] for name in chunk]), {})
+        cell.store(start, np.arange(start, start + len(features), dtype=np.int64), np.stack(features), {})
+
+
+def class_embedding(engine: Engine, prompts: Array, batch_size: BatchSize) -> NDArray[np.float32]:
+    """The averaged, normalized embedding of a class, of the token ids of its prompts.
+
+    No batch holds two classes, so that a class has one embedding whatever its neighbours.
+    """
+    return unit(unit(run_in_batches(engine, prompts, batch_size)).mean(0))
 
 
 def fill_text_cell(
@@ -198,9 +192,12 @@ def unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @dataclass
 class BatchSize:
-    """How many samples engines are given at once; ``automatic``: halved, for all that follow, where memory ends."""
+    """How many samples engines are given at once; ``automatic``: halved, for all that follow, where memory ends.
 
-    size: int = BATCH
+    Dynamic quantization takes its ranges from the batch, so the size that was asked for is part of a cell's key.
+    """
+
+    size: int
     automatic: bool = False
 
     def halve(self) -> bool:

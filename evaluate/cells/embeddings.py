@@ -1,4 +1,4 @@
-"""Embeddings of subjects over views: filled into cells, read from them. An engine that fails is named and left out."""
+"""Embeddings of subjects over views: filled into cells, read from them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from clipq.data.pixels import PixelCache, PixelReader
-from clipq.data.views import OnBadImage, View
+from clipq.data.pixels import PixelReader
+from clipq.data.views import View
 from clipq.engines.base import Engine
 from clipq.errors import DataError, EngineError
 from clipq.evaluate.cells.cells import (
@@ -21,6 +21,7 @@ from clipq.evaluate.cells.cells import (
     BatchSize,
     Cell,
     ImageJob,
+    class_embedding,
     fill_class_cell,
     fill_image_cells,
     fill_text_cell,
@@ -31,6 +32,8 @@ from clipq.evaluate.cells.open_engines import OpenEngines
 from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.cells.subjects import Subject
 from clipq.evaluate.metrics.zeroshot import Answers, Classifier
+from clipq.evaluate.settings import Settings
+from clipq.evaluate.suites.schema import Suite
 from clipq.evaluate.suites.templates import TemplateSet, choose_templates
 from clipq.files import sha256_bytes
 from clipq.progress import Progress
@@ -41,24 +44,23 @@ CLASSES_PER_CHUNK = 16
 
 @dataclass
 class Embeddings:
-    """The cells of one storage; a context manager that keeps engines open between views.
+    """The cells that settings name, asked for as a suite says; a context manager that keeps engines open between views.
 
-    ``failed`` says why an engine was given up, by label. Image engines stay open together, for a view's pixels go
-    through all of them; of text engines one is open at a time. ``most_engines`` bounds the former.
+    Image engines stay open together, for a view's pixels go through all of them; of text engines one is open at a time.
+    ``most_engines`` bounds the former.
     """
 
-    storage: Storage
-    templates: str | None
-    on_bad_image: OnBadImage
-    seed: int = 0
+    settings: Settings
+    suite: Suite
     progress: Progress = field(default_factory=Progress)
-    cache: PixelCache | None = None
-    batch: BatchSize = field(default_factory=BatchSize)
     most_engines: int | None = None
-    failed: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._asked_batch = self.batch.size
+        asked = self.settings.batch
+        assert isinstance(asked, int), "a batch is measured before anything is embedded"
+        self.storage = Storage(self.settings.cells)
+        self.batch = BatchSize(asked, self.settings.auto_batch)
+        self._asked_batch = asked
         self._image_engines = OpenEngines(self.most_engines)
         self._text_engines = OpenEngines(1)
         # By engine and templates: views that share classes, or subsets of them, embed each class once.
@@ -73,66 +75,69 @@ class Embeddings:
 
     def reader(self, subject: Subject) -> PixelReader:
         """What reads pixels as a subject's image tower sees them."""
-        return PixelReader(subject.bundle.manifest.preprocess, self.on_bad_image, self.cache)
+        return PixelReader(subject.bundle.manifest.preprocess, self.suite.on_bad_image, self.settings.pixels)
 
     def image_engine(self, subject: Subject) -> Engine:
         """A subject's image tower, loaded; raises EngineError where it cannot be."""
         return self._image_engines.get(subject, "image")
 
-    def fill_images(self, view: View, subjects: Sequence[Subject]) -> None:
-        """Embed a view with every engine that lacks it."""
+    def fill_images(self, view: View, subjects: Sequence[Subject]) -> dict[str, str]:
+        """Embed a view with every engine that lacks it; the engines that failed, by label, and why."""
         # Towers that several bundles share (--towers image, or the reference's twin) are embedded once.
         jobs: dict[str, ImageJob] = {}
         readers: dict[str, PixelReader] = {}
-        for subject in self.working(subjects):
+        for subject in subjects:
             cell = self.image_cell(view, subject)
             jobs.setdefault(cell.name, ImageJob(cell, partial(self.image_engine, subject), []))
             jobs[cell.name].labels.append(subject.label)
             readers[cell.name] = self.reader(subject)
         missing = sum(len(job.cell.missing()) for job in jobs.values()) * CHUNK
         if not missing:
-            return
+            return {}
         self.progress.start(f"{view.name}: images", min(missing, len(jobs) * len(view.samples)))
+        failed: dict[str, str] = {}
         # Bundles of several checkpoints can see images in several sizes.
         for reader in dict.fromkeys(readers.values()):
             mine = [job for name, job in jobs.items() if readers[name] == reader]
             for job, error in fill_image_cells(view, mine, reader, self.progress.advance, self.batch):
-                self.failed.update(dict.fromkeys(job.labels, f"image tower on {view.name}: {error}"))
+                failed |= dict.fromkeys(job.labels, f"image tower on {view.name}: {error}")
+        return failed
 
-    def fill_classes(self, view: View, subjects: Sequence[Subject]) -> None:
-        """Embed the class prompts of a view with every engine that lacks them."""
-        names = _class_names(view)
-        for subject in self.working(subjects):
-            cell, what = self.class_cell(view, subject), f"{view.name}: class prompts, {subject.label}"
-            missing = cell.missing()
-            if not missing:
-                continue
-            templates, tokenizer = self.templates_of(view, subject), TextTokenizer(subject.bundle)
-            known = self._known_classes.setdefault(str(self._text_identity(subject, templates.templates)), {})
-            self.progress.start(what, min(len(missing) * cell.chunk, cell.rows))
-            with self._giving_up(subject, what):
-                engine = self._text_engines.get(subject, "text")
-                tokens = {name: tokenizer(templates.prompts((name,))) for name in names if name not in known}
-                fill_class_cell(cell, engine, names, known, tokens, self.progress.advance, self.batch)
+    def fill_classes(self, view: View, subject: Subject) -> None:
+        """Embed the class prompts of a view, where they are missing; raises EngineError where the engine fails."""
+        cell, what = self.class_cell(view, subject), f"{view.name}: class prompts, {subject.label}"
+        missing = cell.missing()
+        if not missing:
+            return
+        templates, tokenizer = self.templates_of(view, subject), TextTokenizer(subject.bundle)
+        known = self._known_classes.setdefault(str(self._text_identity(subject, templates.templates)), {})
+        self.progress.start(what, min(len(missing) * cell.chunk, cell.rows))
+        with _text_tower(what):
+            engine = self._text_engines.get(subject, "text")
 
-    def fill_captions(self, view: View, subjects: Sequence[Subject]) -> None:
-        """Embed the captions of a view with every engine that lacks them."""
-        captions = _captions(view)
-        for subject in self.working(subjects):
-            cell, what = self.caption_cell(view, subject), f"{view.name}: captions, {subject.label}"
-            missing = cell.missing()
-            if not missing:
-                continue
-            self.progress.start(what, min(len(missing) * cell.chunk, cell.rows))
-            with self._giving_up(subject, what):
-                engine = self._text_engines.get(subject, "text")
-                tokens = TextTokenizer(subject.bundle)(captions)
-                fill_text_cell(cell, engine, tokens, self.progress.advance, self.batch)
+            def embed(name: str) -> NDArray[np.float32]:
+                if name not in known:
+                    known[name] = class_embedding(engine, tokenizer(templates.prompts((name,))), self.batch)
+                return known[name]
+
+            fill_class_cell(cell, _class_names(view), embed, self.progress.advance)
+
+    def fill_captions(self, view: View, subject: Subject) -> None:
+        """Embed the captions of a view, where they are missing; raises EngineError where the engine fails."""
+        cell, what = self.caption_cell(view, subject), f"{view.name}: captions, {subject.label}"
+        missing = cell.missing()
+        if not missing:
+            return
+        self.progress.start(what, min(len(missing) * cell.chunk, cell.rows))
+        with _text_tower(what):
+            engine = self._text_engines.get(subject, "text")
+            tokens = TextTokenizer(subject.bundle)(_captions(view))
+            fill_text_cell(cell, engine, tokens, self.progress.advance, self.batch)
 
     def images(self, view: View, subject: Subject) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, str]]:
         """Row numbers, unit embeddings, and the samples left out with their reasons."""
         rows, features, skipped = self.image_cell(view, subject).load()
-        if skipped and self.on_bad_image == "error":
+        if skipped and self.suite.on_bad_image == "error":
             name, reason = next(iter(skipped.items()))
             raise DataError(f"{view.name}: {name}: {reason}; mend it, or leave such files out with --on-bad-image skip")
         if len(rows) == 0:
@@ -166,11 +171,7 @@ class Embeddings:
 
     def templates_of(self, view: View, subject: Subject) -> TemplateSet:
         """The prompt templates that a view is asked with."""
-        return choose_templates(view, subject.bundle, self.templates)
-
-    def working(self, subjects: Sequence[Subject]) -> list[Subject]:
-        """The subjects that have not failed."""
-        return [subject for subject in subjects if subject.label not in self.failed]
+        return choose_templates(view, subject.bundle, self.suite.templates)
 
     def image_cell(self, view: View, subject: Subject) -> Cell:
         """The cell of a view's images."""
@@ -197,14 +198,6 @@ class Embeddings:
         captions = _captions(view)
         return open_cell(self.storage, {**self._text_identity(subject, captions), "templates": 1}, len(captions), CHUNK)
 
-    @contextmanager
-    def _giving_up(self, subject: Subject, what: str) -> Iterator[None]:
-        """Name and leave out a subject whose text engine fails."""
-        try:
-            yield
-        except EngineError as error:
-            self.failed[subject.label] = f"text tower, {what}: {error}"
-
     def _text_identity(self, subject: Subject, texts: Sequence[str]) -> dict[str, Any]:
         entry = subject.bundle.manifest.tokenizer
         return {
@@ -213,6 +206,15 @@ class Embeddings:
             "prompts": sha256_bytes("\n".join(texts).encode()),
             "batch": self._asked_batch,
         }
+
+
+@contextmanager
+def _text_tower(what: str) -> Iterator[None]:
+    """An engine's failure says what it was run on."""
+    try:
+        yield
+    except EngineError as error:
+        raise EngineError(f"text tower, {what}: {error}") from error
 
 
 def _class_names(view: View) -> tuple[str, ...]:

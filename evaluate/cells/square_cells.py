@@ -1,10 +1,9 @@
-"""The Square attack on every engine of a plan: results kept in cells, so that a killed run goes on."""
+"""The Square attack on engines: results kept in cells, so that a killed run goes on."""
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +11,16 @@ import numpy as np
 from clipq.bundle import Preprocess
 from clipq.engines.base import Engine
 from clipq.errors import EngineError
-from clipq.evaluate.cells.cells import BATCH, BatchSize, Cell, open_cell, run_on_pixels, unit
+from clipq.evaluate.cells.cells import BatchSize, Cell, open_cell, run_on_pixels, unit
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.square import Pixels, square_attack
 from clipq.evaluate.cells.subjects import Subject
 from clipq.evaluate.metrics.predictions import Booleans, Floats, Integers
 from clipq.evaluate.metrics.zeroshot import Classifier
-from clipq.evaluate.suites.plan import Plan, PlannedSquare
+from clipq.evaluate.suites.plan import PlannedSquare
+
+# Images that are attacked side by side.
+CHUNK = 32
 
 
 @dataclass(frozen=True)
@@ -30,40 +32,28 @@ class SquareOutcome:
     queries: Floats
 
 
-# By view, ε in 255ths, and the engine's label.
-SquareResults = dict[tuple[str, int, str], SquareOutcome]
-
-
-def attack_all(plan: Plan, subjects: Sequence[Subject], embeddings: Embeddings) -> SquareResults:
-    """Attack every engine that has not failed."""
-    results: SquareResults = {}
-    for planned in plan.squares:
-        for epsilon in planned.entry.epsilons:
-            for subject in embeddings.working(subjects):
-                fill_attack(planned, epsilon, subject, embeddings)
-            for subject in embeddings.working(subjects):
-                _, stored, _ = attack_cell(planned, epsilon, subject, embeddings).load()
-                outcome = SquareOutcome(stored[:, 0] > 0, stored[:, 1] > 0, stored[:, 2].astype(np.float64))
-                results[planned.view.name, epsilon, subject.label] = outcome
-    return results
-
-
 def attack_cell(planned: PlannedSquare, epsilon: int, subject: Subject, embeddings: Embeddings) -> Cell:
     """The cell of one engine's attack: clean, right and queries by image."""
     view = planned.view
     classes = embeddings.class_cell(view, subject)
     identity = {
         **json.loads(embeddings.image_cell(view, subject).identity),
-        "attack": ["square", epsilon, planned.entry.queries, embeddings.seed],
+        "attack": ["square", epsilon, planned.entry.queries, embeddings.suite.seed],
         "labels": [sample.label for sample in view.samples],
         "classes": classes.name,
     }
-    return open_cell(embeddings.storage, identity, len(view.samples), BATCH)
+    return open_cell(embeddings.storage, identity, len(view.samples), CHUNK)
+
+
+def attack_outcome(planned: PlannedSquare, epsilon: int, subject: Subject, embeddings: Embeddings) -> SquareOutcome:
+    """What an attack came to that is done."""
+    _, stored, _ = attack_cell(planned, epsilon, subject, embeddings).load()
+    return SquareOutcome(stored[:, 0] > 0, stored[:, 1] > 0, stored[:, 2].astype(np.float64))
 
 
 def fill_attack(planned: PlannedSquare, epsilon: int, subject: Subject, embeddings: Embeddings) -> None:
-    """Attack one engine, whose classes are embedded; one that fails is named and left out."""
-    view, seed = planned.view, embeddings.seed
+    """Attack one engine, whose classes are embedded; raises EngineError where it fails."""
+    view, seed = planned.view, embeddings.suite.seed
     cell = attack_cell(planned, epsilon, subject, embeddings)
     missing = cell.missing()
     if not missing:
@@ -73,7 +63,7 @@ def fill_attack(planned: PlannedSquare, epsilon: int, subject: Subject, embeddin
     try:
         engine = embeddings.image_engine(subject)
         for start in missing:
-            batch = reader.read(view, start, start + BATCH)
+            batch = reader.read(view, start, start + CHUNK)
             ids = [view.samples[row].id for row in batch.rows]
             labels = np.array([view.samples[row].label for row in batch.rows])
             victim = _Victim(engine, reader.config, classifier, labels, embeddings.batch)
@@ -87,7 +77,7 @@ def fill_attack(planned: PlannedSquare, epsilon: int, subject: Subject, embeddin
             cell.store(start, batch.rows, columns, batch.skipped)
             embeddings.progress.advance(len(ids))
     except EngineError as error:
-        embeddings.failed[subject.label] = f"image tower under the Square attack: {error}"
+        raise EngineError(f"image tower under the Square attack: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from clipq.engines.ort import has_quantize_dequantize
 from clipq.engines.runtime import Device, Load
 from clipq.errors import BundleError, ResultsError
 from clipq.evaluate.results.estimates import Engine as EngineColumns
+from clipq.evaluate.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,40 @@ class Subject:
         }
 
 
-def gather_subjects(
-    paths: Sequence[Path], *, runtime: str, threads: int, simulated: bool, reference: str | None, graphs: bool = False
-) -> tuple[list[Subject], Subject | None]:
+@dataclass(frozen=True)
+class Cohort:
+    """Subjects that are evaluated together, and the one among them that the others are compared with.
+
+    ``failed`` says why an engine was given up, by its label: it is tried no more, and nothing is measured of it.
+    """
+
+    subjects: tuple[Subject, ...]
+    reference: Subject | None = None
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def working(self) -> tuple[Subject, ...]:
+        """The subjects that were not given up."""
+        return tuple(subject for subject in self.subjects if subject.label not in self.failed)
+
+    def without(self, failed: Mapping[str, str]) -> Cohort:
+        """This cohort where more engines are given up."""
+        return replace(self, failed={**self.failed, **failed})
+
+    def twin(self, subject: Subject) -> Subject | None:
+        """The same bundle with integer kernels off, if that is evaluated too."""
+        twins = (other for other in self.working if other.simulated and other.bundle == subject.bundle)
+        return None if subject.simulated else next(twins, None)
+
+
+def gather_cohort(
+    paths: Sequence[Path], settings: Settings, *, simulated: bool = False, reference: str | None = None
+) -> Cohort:
     """Open bundles and find the reference among them (the only FP32 bundle, or the one named).
 
-    ONNX bundles run in ``runtime``, built ones in the runtime they were built for. With ``simulated``, every Q/DQ
-    bundle comes twice. Raises BundleError for bundles that do not belong together, RuntimeUnavailable for a runtime
-    that does not work here.
+    ONNX bundles run in the settings' runtime, built ones in the runtime they were built for. With ``simulated``, every
+    Q/DQ bundle comes twice. Raises BundleError for bundles that do not belong together, RuntimeUnavailable for a
+    runtime that does not work here.
     """
     bundles = [open_bundle(path) for path in paths]
     names = [bundle.name for bundle in bundles]
@@ -90,8 +117,9 @@ def gather_subjects(
     if chosen is not None:
         for bundle in bundles:
             _check_same_origin(bundle, chosen)
+    threads, graphs = settings.threads, settings.graphs
     subjects = [
-        Subject(bundle, runtime_of(bundle, runtime), threads, graphs=graphs and bundle.built_for is not None)
+        Subject(bundle, runtime_of(bundle, settings.runtime), threads, graphs=graphs and bundle.built_for is not None)
         for bundle in bundles
     ]
     if graphs and not any(subject.graphs for subject in subjects):
@@ -105,7 +133,7 @@ def gather_subjects(
             raise BundleError("--simulated: none of the bundles has Q/DQ nodes (int8-static has); nothing to simulate")
         subjects += twins
     first = next((subject for subject in subjects if chosen is not None and subject.bundle.name == chosen.name), None)
-    return subjects, first
+    return Cohort(tuple(subjects), first)
 
 
 def has_twin(bundle: Bundle) -> bool:

@@ -82,15 +82,16 @@ def bench(
 ) -> None:
     """Time BUNDLES side by side, in turns, and give latencies as ratios to the reference's."""
     from clipq.evaluate.bench.bench import BenchSettings, time_subjects
-    from clipq.evaluate.cells.subjects import gather_subjects
+    from clipq.evaluate.cells.subjects import gather_cohort
     from clipq.evaluate.report.terminal import latency_rows, print_latency
+    from clipq.evaluate.settings import Settings
 
-    subjects, base = gather_subjects(
-        bundles, runtime=runtime, threads=threads, simulated=False, reference=reference, graphs=cuda_graphs
-    )
+    settings = Settings(runtime=runtime, threads=threads, graphs=cuda_graphs)
+    cohort = gather_cohort(bundles, settings, reference=reference)
     chosen = cast("tuple[TowerName, ...]", ("image", "text") if towers == "both" else (towers,))
-    settings = BenchSettings(batches=tuple(sorted(set(batches))), repeats=repeats)
-    rows = latency_rows(time_subjects(subjects, chosen, settings), base.label if base else None)
+    asked = BenchSettings(batches=tuple(sorted(set(batches))), repeats=repeats)
+    base = cohort.reference.label if cohort.reference else None
+    rows = latency_rows(time_subjects(cohort.subjects, chosen, asked), base)
     if as_json:
         click.echo(strict_json.dumps(rows))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -64,9 +64,11 @@ pixel_cache_size_option = click.option(
 )  # fmt: skip
 
 
-def as_batch_size(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
-    """A whole number up to 256, or None for ``measure``."""
-    return None if value == "measure" else click.IntRange(1, 256)(value, parameter, context)
+def as_batch_size(context: click.Context, parameter: click.Parameter, value: str) -> int | Literal["measure"]:
+    """A whole number that a batch can be, or ``measure``."""
+    from clipq.evaluate.settings import LARGEST_BATCH
+
+    return "measure" if value == "measure" else click.IntRange(1, LARGEST_BATCH)(value, parameter, context)
 
 
 ray_option = click.option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -27,7 +27,7 @@ from clipq.evaluate.cli.options import (
 from clipq.evaluate.results import strict_json
 
 if TYPE_CHECKING:
-    from clipq.evaluate.settings import Where
+    from clipq.evaluate.settings import Settings
     from clipq.evaluate.suites.schema import Suite
 
 
@@ -83,7 +83,7 @@ def run(
     threads: int,
     batches: Sequence[int],
     repeats: int | None,
-    batch_size: int | None,
+    batch_size: int | Literal["measure"],
     auto_batch: bool,
     pixel_cache: Path,
     pixel_cache_gb: float,
@@ -99,7 +99,7 @@ def run(
     seed: int | None,
 ) -> None:
     """Evaluate BUNDLES by a suite or on data, compared with the FP32 one; writes records, results.csv, report.html."""
-    from clipq.evaluate.settings import Where
+    from clipq.evaluate.settings import Settings
     from clipq.evaluate.suites.schema import LatencyEntry, Suite, ViewEntry
     from clipq.evaluate.suites.suite import read_suite
 
@@ -116,18 +116,17 @@ def run(
         base = latency or LatencyEntry()
         latency = LatencyEntry(batches=tuple(sorted(set(batches))) or base.batches, repeats=repeats or base.repeats)
     chosen = chosen.model_copy(update={**asked, "latency": None if no_bench else latency})
-    where = Where(
-        output,
-        runtime,
-        threads,
-        Path(cache).expanduser() if cache else None,
-        auto_batch,
-        cuda_graphs,
-        not no_images,
-        pixel_cache_of(pixel_cache, pixel_cache_gb),
-        batch_size,
+    settings = Settings(
+        runtime=runtime,
+        threads=threads,
+        graphs=cuda_graphs,
+        batch=batch_size,
+        auto_batch=auto_batch,
+        fetch=Path(cache).expanduser() if cache else None,
+        pixels=pixel_cache_of(pixel_cache, pixel_cache_gb),
+        thumbnails=not no_images,
     )
-    _evaluate(bundles, chosen, where, as_json)
+    _evaluate(bundles, chosen, output, settings, as_json)
 
 
 @click.command()
@@ -146,31 +145,31 @@ def run(
 def demo(output: Path, samples: int | None, pixel_cache: Path, pixel_cache_gb: float, as_json: bool) -> None:
     """Quantize and evaluate the built-in checkpoint, offline: every axis of reliability, in minutes."""
     from clipq.evaluate.demo import demo_suite, make_bundles
-    from clipq.evaluate.settings import Where
+    from clipq.evaluate.settings import Settings
 
     with progress_bars() as progress:
         bundles = make_bundles(output / "bundles", progress)
     click.echo("The figures are about the demo checkpoint and its drawn world; they say nothing about CLIP.", err=True)
-    where = Where(output / "results", pixels=pixel_cache_of(pixel_cache, pixel_cache_gb))
-    _evaluate(bundles, demo_suite(samples), where, as_json)
+    settings = Settings(pixels=pixel_cache_of(pixel_cache, pixel_cache_gb))
+    _evaluate(bundles, demo_suite(samples), output / "results", settings, as_json)
 
 
-def _evaluate(bundles: Sequence[Path], suite: Suite, where: Where, as_json: bool) -> None:
+def _evaluate(bundles: Sequence[Path], suite: Suite, results: Path, settings: Settings, as_json: bool) -> None:
     from clipq.evaluate.report.page import write_report
     from clipq.evaluate.report.terminal import print_summary
     from clipq.evaluate.results.folders import gather
     from clipq.evaluate.run import evaluate
 
-    if where.results.exists() and not where.results.is_dir():
-        raise DataError(f"-o {where.results} is a file; give a folder")
+    if results.exists() and not results.is_dir():
+        raise DataError(f"-o {results} is a file; give a folder")
     context = click.get_current_context()
     given = {"command": context.info_name, "bundles": [str(path) for path in bundles], **jsonable(context.params)}
     with progress_bars() as progress:
-        records = evaluate(bundles, suite, where, given=given, progress=progress)
+        records = evaluate(bundles, suite, results, settings, given=given, progress=progress)
     # The numbers first: the page may want a package that is not there.
     if as_json:
         click.echo(strict_json.dumps([row.model_dump() for record in records for row in record.measurements]))
     else:
         print_summary(records)
-    page = write_report(gather([(where.results, records)]), where.results / "report.html", images=where.thumbnails)
+    page = write_report(gather([(results, records)]), results / "report.html", images=settings.thumbnails)
     click.echo(f"report: {page}", err=True)

@@ -23,9 +23,9 @@ from clipq.evaluate.cli.options import (
 from clipq.evaluate.results import strict_json
 
 if TYPE_CHECKING:
+    from clipq.evaluate.settings import Settings
     from clipq.evaluate.sweep.grid import Grid
     from clipq.evaluate.sweep.jobs import Outcome
-    from clipq.evaluate.sweep.run import Means
     from clipq.evaluate.sweep.state import SweepFolder
     from clipq.progress import Progress
 
@@ -66,13 +66,13 @@ def sweep_run(
 
     read = read_grid(grid)
     folder = SweepFolder(output)
-    means = _means(ray, cache, pixel_cache, pixel_cache_gb)
+    settings = _settings(cache, pixel_cache, pixel_cache_gb)
     if dry_run:
-        with progress_bars() as progress, connected(read, means) as cluster:
-            planned = plan_sweep(read, folder, means, progress, cluster=cluster, makes=False)
+        with progress_bars() as progress, connected(read, ray) as cluster:
+            planned = plan_sweep(read, folder, settings, progress, cluster=cluster, makes=False)
         print_sweep_plan(planned, folder, _where(ray, planned.slots))
         return
-    _sweep(read, folder, means)
+    _sweep(read, folder, settings, ray)
 
 
 @sweep.command("status")
@@ -104,10 +104,10 @@ def sweep_retry(results: Path, ray: str | None, cache: str | None, pixel_cache: 
     folder = SweepFolder(results)
     grid = folder.read_plan().grid
     click.echo(f"{folder.forget_failures()} failures forgotten", err=True)
-    _sweep(grid, folder, _means(ray, cache, pixel_cache, pixel_cache_gb))
+    _sweep(grid, folder, _settings(cache, pixel_cache, pixel_cache_gb), ray)
 
 
-def _sweep(grid: Grid, folder: SweepFolder, means: Means) -> None:
+def _sweep(grid: Grid, folder: SweepFolder, settings: Settings, ray: str | None) -> None:
     from clipq.evaluate.report.page import write_report
     from clipq.evaluate.results.folders import gather
     from clipq.evaluate.results.record import read_records
@@ -120,8 +120,8 @@ def _sweep(grid: Grid, folder: SweepFolder, means: Means) -> None:
     given = {"command": f"sweep {context.info_name}", **jsonable(context.params)}
     with progress_bars() as progress:
         told = _counting(progress)
-        listener = Listener(progress, lambda plan: print_sweep_plan(plan, folder, _where(means.ray, plan.slots)), told)
-        swept = sweep(grid, folder, means, given, listener)
+        listener = Listener(progress, lambda plan: print_sweep_plan(plan, folder, _where(ray, plan.slots)), told)
+        swept = sweep(grid, folder, settings, ray, given, listener)
     print_swept(swept)
     if swept.results:
         records = [(path, read_records(path)) for path in swept.results]
@@ -130,10 +130,11 @@ def _sweep(grid: Grid, folder: SweepFolder, means: Means) -> None:
         click.get_current_context().exit(3)
 
 
-def _means(ray: str | None, cache: str | None, pixel_cache: Path, pixel_cache_gb: float) -> Means:
-    from clipq.evaluate.sweep.run import Means
+def _settings(cache: str | None, pixel_cache: Path, pixel_cache_gb: float) -> Settings:
+    from clipq.evaluate.settings import Settings
 
-    return Means(ray, pixel_cache_of(pixel_cache, pixel_cache_gb), Path(cache).expanduser() if cache else None)
+    fetch = Path(cache).expanduser() if cache else None
+    return Settings(fetch=fetch, pixels=pixel_cache_of(pixel_cache, pixel_cache_gb))
 
 
 def _where(ray: str | None, slots: int) -> str:

@@ -109,7 +109,7 @@ def _body(entry: Entry) -> str:
     axes = headline(record)
     for axis, rows in axes.items():
         for row in rows:
-            cells = (AXES[axis], title(row), numbers.value(row), numbers.delta(row), _verdict(row), str(row.n))
+            cells = (AXES[axis].title, title(row), numbers.value(row), numbers.delta(row), _verdict(row), str(row.n))
             lines.append("| " + " | ".join(map(plain, cells)) + " |")
     lines += ["", "## Precision", ""]
     lines += [
@@ -120,7 +120,7 @@ def _body(entry: Entry) -> str:
     lines += ["", "## Fairness", ""]
     lines += _fairness(record)
     lines += ["", "## Limitations", ""]
-    missing = [AXES[axis] for axis in AXES if axis not in axes]
+    missing = [axis.title for axis in AXES.values() if axis.name not in axes]
     lines += [f"- Not measured: {', '.join(missing)}."] if missing else []
     lines += [] if record.latency else ["- Not measured: latency and memory."]
     skipped = sum(len(view.skipped) for view in record.views)

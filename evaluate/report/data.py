@@ -188,7 +188,8 @@ def _engine(entry: Entry, index_of: dict[Entry, int]) -> dict[str, Any]:
     return {
         "name": entry.name, "recipe": record.bundle.recipe, "runtime": record.runtime, "twin": record.twin,
         "simulated": record.simulated, "bits": scheme.weight_bits, "widths": scheme.widths, "method": scheme.method,
-        "towers": record.bundle.scope, "reference": -1 if entry.reference is None else index_of.get(entry.reference, -1),
+        "towers": record.bundle.scope,
+        "reference": -1 if entry.reference is None else index_of.get(entry.reference, -1),
     }  # fmt: skip
 
 

@@ -44,7 +44,11 @@ def as_markdown(results: Results) -> str:
     lines += [f"- {plain(sentence(entry))}" for entry, _ in found]
     lines += [f"- **{plain(entry.name)} failed:** {plain(entry.record.failed)}" for entry in results.failed]
     if found:
-        lines += ["", "| engine | " + " | ".join(AXES.values()) + " |", "|---" * (len(AXES) + 1) + "|"]
+        lines += [
+            "",
+            "| engine | " + " | ".join(axis.title for axis in AXES.values()) + " |",
+            "|---" * (len(AXES) + 1) + "|",
+        ]
         for entry, axes in found:
             cells = [f"{MARKS[one.verdict]} {one.text}" for one in axes.values()]
             lines.append("| " + " | ".join(map(plain, [entry.name, *cells])) + " |")

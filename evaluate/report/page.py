@@ -99,7 +99,9 @@ class _Page:
             "runtimes": list(dict.fromkeys(entry.record.runtime for entry in entries)),
             "dates": sorted({entry.record.created[:10] for entry in entries}),
             "machines": _machines(results),
-            "axes": {axis: title for axis, title in AXES.items() if any(one["axes"][axis].rows for one in verdicts)},
+            "axes": {
+                name: axis.title for name, axis in AXES.items() if any(one["axes"][name].rows for one in verdicts)
+            },
             "marks": MARKS,
             "margin": MARGIN,
             "verdicts": verdicts,
@@ -132,10 +134,9 @@ class _Page:
 
     def classified(self, view: ViewRecord) -> dict[str, Any]:
         name, table = view.name, self.data.table
-        gaps = dict.fromkeys(
-            key.column for key in self.data.keys if key.view == name and key.metric == "group_gap.acc1"
-        )
-        groups = [key for key in self.data.keys if key.view == name and key.part and key.metric == "acc1"]
+        here = [key for key in self.data.keys if key.view == name]
+        gaps = [key.column for key in here if key.metric == "group_gap.acc1"]
+        groups = [key for key in here if key.part and key.metric == "acc1"]
         further = self.columns("classification, further", name)
         small = view.smallest_group or 0
         sizes = {key.part: self._n(key) for key in groups}
@@ -146,7 +147,9 @@ class _Page:
             "tuned": table(f"Logit-scale tuning on {name}", self.columns("tuning", name)),
             "shift": table(f"Shift of {name}", self.columns("shift", name)),
             "confidence": self.confidence(name),
-            "groups": table(f"Top-1 by group on {name}", [(f"{g} (n = {sizes[g]})", (name, g, "acc1")) for g in sizes]),
+            "groups": table(
+                f"Top-1 by group on {name}", [(f"{key.part} (n = {sizes[key.part]})", key) for key in groups]
+            ),
             "small": [group for group, n in sizes.items() if n < small],
             "gaps": [(one, table(f"Gaps over {one} on {name}", self.columns("fairness", name, one))) for one in gaps],
             "reliability": any(
@@ -198,9 +201,8 @@ class _Page:
     def corruptions(self, view: str) -> dict[str, Any]:
         clean = Key(view, "", "clean_acc1")
         means = [(METRICS[clean.metric].title, clean), *self.columns("corruptions", view)]
-        groups = [
-            key for key in self.data.keys if key.view == view and key.metric == "corruption_acc1" and key.condition
-        ]
+        one_by_one = [key for key in self.data.keys if key.view == view and key.condition]
+        groups = [key for key in one_by_one if key.metric == "corruption_acc1"]
         return {
             "view": view,
             "n": self._n(clean),
@@ -257,7 +259,9 @@ class _Page:
 
     def not_measured(self, verdicts: Sequence[dict[str, AxisVerdict]]) -> list[str]:
         """What nobody should read into the page."""
-        missing = [title for axis, title in AXES.items() if verdicts and not any(one[axis].rows for one in verdicts)]
+        missing = [
+            axis.title for axis in AXES.values() if verdicts and not any(one[axis.name].rows for one in verdicts)
+        ]
         timed = any(entry.record.latency for entry in self.results.entries)
         missing += [] if timed else ["latency", "memory", "which kernels ran"]
         energy = any(key.metric == "joules_per_sample" for key in self.data.keys)

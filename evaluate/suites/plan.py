@@ -95,6 +95,17 @@ class Plan:
         for transfer in self.transfers:
             yield transfer.clean
 
+    def attacks(self) -> Iterator[tuple[PlannedSquare, int]]:
+        """The attacks that are made on each engine, with their strengths in 255ths."""
+        return ((planned, epsilon) for planned in self.squares for epsilon in planned.entry.epsilons)
+
+    def asked(self) -> Iterator[tuple[str, PlannedView | PlannedCorruptions | PlannedTransfer | PlannedSquare]]:
+        """All that is measured, in order, each with the suite's word for it: a view's role, or its table's name."""
+        yield from ((planned.entry.role, planned) for planned in self.views)
+        yield from (("corruptions", planned) for planned in self.corruptions)
+        yield from (("transfer", planned) for planned in self.transfers)
+        yield from (("square", planned) for planned in self.squares)
+
 
 def open_plan(suite: Suite, cache: Path | None) -> Plan:
     """Open all views of a suite; raises DataError for what does not fit, before any engine runs."""

@@ -192,6 +192,11 @@ def _check(suite: Suite, line_of: Callable[[tuple[Any, ...]], int]) -> list[tupl
             complain(
                 (*here, "baseline"), "AlexNet's errors are for ImageNet-C whole: all 15 corruptions, severities 1-5"
             )
+    _check_attacks(suite, complain)
+    return complaints
+
+
+def _check_attacks(suite: Suite, complain: Callable[[tuple[Any, ...], str], None]) -> None:
     attacked: set[tuple[str, int]] = set()
     for index, entry_s in enumerate(suite.square):
         twice = sorted(epsilon for epsilon in set(entry_s.epsilons) if (entry_s.of, epsilon) in attacked)
@@ -203,7 +208,6 @@ def _check(suite: Suite, line_of: Callable[[tuple[Any, ...]], int]) -> list[tupl
     for index, entry_t in enumerate(suite.transfer):
         if not entry_t.source.is_dir():
             complain(("transfer", index, "source"), f"source {entry_t.source}: no such folder (clipq-export attack)")
-    return complaints
 
 
 def _line_numbers(text: str) -> Callable[[tuple[Any, ...]], int]:

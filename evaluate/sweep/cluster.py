@@ -15,12 +15,15 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
+from clipq.data.pixels import PixelCache
 from clipq.errors import ClipqError, RuntimeUnavailable
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.storage import Storage
+from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.plan import Plan
+from clipq.evaluate.suites.schema import Suite
 from clipq.evaluate.sweep.groups import Group, Measured, measure_group
-from clipq.evaluate.sweep.jobs import OTHER_NUMBERS, Job, Outcome, Target, Workplace, do_job
+from clipq.evaluate.sweep.jobs import OTHER_NUMBERS, Job, Outcome, Target, do_job, open_embeddings
 from clipq.evaluate.sweep.shipping import fetched
 from clipq.progress import Progress
 
@@ -47,7 +50,9 @@ class Cluster:
             slots = min(slots, have.get("GPU", 0) / self.gpus)
         return int(slots)
 
-    def run(self, jobs: Sequence[Job], targets: Sequence[Target], workplace: Workplace) -> Iterator[Outcome]:
+    def run(
+        self, jobs: Sequence[Job], targets: Sequence[Target], settings: Settings, suite: Suite
+    ) -> Iterator[Outcome]:
         """Do the jobs; each outcome as it comes, in no order.
 
         Raises RuntimeUnavailable where the cluster has no node with what a cell needs, or its head is lost.
@@ -61,7 +66,7 @@ class Cluster:
                 f"(it has {have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs)"
             )
         remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(do_on_worker)
-        shared = ray.put((workplace, tuple(targets)))
+        shared = ray.put((settings, suite, tuple(targets)))
         # Attacks wait for their classes, wherever those are made.
         refs: dict[str, Any] = {}
         pending: dict[Any, Job] = {}
@@ -91,16 +96,16 @@ class Cluster:
                     yield Outcome(job, _first_line(error))
 
     def measure(
-        self, groups: Sequence[tuple[Group, dict[str, str]]], plan: Plan, workplace: Workplace, given: dict[str, Any]
+        self, groups: Sequence[Group], plan: Plan, settings: Settings, given: dict[str, Any]
     ) -> Iterator[Measured]:
-        """Measure groups, each with its failed engines, each on a worker; each as it comes, in no order."""
+        """Measure groups, each on a worker; each as it comes, in no order."""
         import ray
 
         remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(measure_on_worker)
-        shared = ray.put((plan, workplace, given))
+        shared = ray.put((plan, settings, given))
         pending = {
-            remote.options(name=f"metrics of {group.name}").remote(group, group.identities(), failed, shared): group
-            for group, failed in groups
+            remote.options(name=f"metrics of {group.name}").remote(group, group.identities(), shared): group
+            for group in groups
         }
         while pending:
             for ref in ray.wait(list(pending), num_returns=1)[0]:
@@ -171,8 +176,8 @@ def do_on_worker(job: Job, shared: list[Any], after: Outcome | None) -> Outcome:
         for embeddings, _ in _kept.values():
             embeddings.__exit__()
         _kept.clear()
-        workplace, targets = ray.get(ref)
-        _kept[key] = _at_this_node(workplace).open(), targets
+        settings, suite, targets = ray.get(ref)
+        _kept[key] = open_embeddings(_at_this_node(settings), suite), targets
     embeddings, targets = _kept[key]
     try:
         local = replace(job, subject=fetched(job.subject, embeddings.storage))
@@ -182,23 +187,21 @@ def do_on_worker(job: Job, shared: list[Any], after: Outcome | None) -> Outcome:
 
 
 def measure_on_worker(
-    group: Group,
-    identities: list[dict[str, Any]],
-    failed: dict[str, str],
-    shared: tuple[Plan, Workplace, dict[str, Any]],
+    group: Group, identities: list[dict[str, Any]], shared: tuple[Plan, Settings, dict[str, Any]]
 ) -> tuple[str, dict[str, bytes]]:
     """Measure one group in a Ray worker: why that failed, or nothing, and what it wrote."""
-    plan, workplace, given = shared
-    storage = Storage(workplace.cells)
+    plan, settings, given = shared
+    storage = Storage(settings.cells)
     with TemporaryDirectory() as folder:
         results = Path(folder)
         try:
             if group.identities() != identities:
                 return OTHER_NUMBERS, {}
-            subjects = {subject.label: fetched(subject, storage) for subject in group.subjects}
-            reference = None if group.reference is None else subjects[group.reference.label]
-            local = replace(group, subjects=tuple(subjects.values()), reference=reference)
-            reason = measure_group(local, failed, plan, results, _at_this_node(workplace), given, Progress())
+            cohort = group.cohort
+            subjects = {subject.label: fetched(subject, storage) for subject in cohort.subjects}
+            reference = None if cohort.reference is None else subjects[cohort.reference.label]
+            local = replace(group, cohort=replace(cohort, subjects=tuple(subjects.values()), reference=reference))
+            reason = measure_group(local, plan, results, _at_this_node(settings), given, Progress())
         except ClipqError as error:
             return str(error), {}
         except Exception as error:  # one group's surprise must not end the others
@@ -207,9 +210,12 @@ def measure_on_worker(
         return reason, {path.relative_to(results).as_posix(): path.read_bytes() for path in files}
 
 
-def _at_this_node(workplace: Workplace) -> Workplace:
-    own = os.environ.get("CLIPQ_PIXEL_CACHE")
-    return replace(workplace, pixels=Path(own).expanduser()) if own else workplace
+def _at_this_node(settings: Settings) -> Settings:
+    """The settings with the node's own folder for pixels, and its own clock for which of them are used."""
+    if settings.pixels is None:
+        return settings
+    folder = Path(os.environ.get("CLIPQ_PIXEL_CACHE") or settings.pixels.folder).expanduser()
+    return replace(settings, pixels=PixelCache(folder, settings.pixels.capacity))
 
 
 def _first_line(error: BaseException) -> str:

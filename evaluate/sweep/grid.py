@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import ClipqError, DataError
+from clipq.evaluate.settings import LARGEST_BATCH
 from clipq.evaluate.suites.suite import BUILT_IN, read_suite
 
 
@@ -30,7 +31,7 @@ class Grid(BaseModel):
     bundles: tuple[str, ...] = ()
     threads: int = Field(default=0, ge=0)
     gpus: float = Field(default=1.0, gt=0)
-    batch_size: int = Field(default=32, ge=1, le=256)
+    batch_size: int = Field(default=32, ge=1, le=LARGEST_BATCH)
     cells: str | None = None
 
     model_config = ConfigDict(extra="forbid", frozen=True)

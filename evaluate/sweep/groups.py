@@ -9,29 +9,25 @@ from typing import Any
 
 from clipq.bundle import TOWERS
 from clipq.errors import ClipqError
-from clipq.evaluate.cells.storage import Storage
-from clipq.evaluate.cells.subjects import Subject
+from clipq.evaluate.cells.subjects import Cohort
 from clipq.evaluate.run import evaluate_plan
-from clipq.evaluate.settings import Where
+from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.plan import Plan
-from clipq.evaluate.sweep.jobs import Workplace
 from clipq.progress import Progress
 
 
 @dataclass(frozen=True)
 class Group:
-    """Engines of one checkpoint in one runtime, and the FP32 one that they are compared with."""
+    """Engines of one checkpoint in one runtime, whose twins come along where ``simulated``."""
 
     name: str
     runtime: str
-    threads: int
-    subjects: tuple[Subject, ...]
-    reference: Subject | None
+    cohort: Cohort
     simulated: bool
 
     def identities(self) -> list[dict[str, Any]]:
         """What determines the numbers of this group's engines on this machine."""
-        return [subject.identity(tower) for subject in self.subjects for tower in TOWERS]
+        return [subject.identity(tower) for subject in self.cohort.subjects for tower in TOWERS]
 
 
 @dataclass(frozen=True)
@@ -44,25 +40,13 @@ class Measured:
 
 
 def measure_group(
-    group: Group,
-    failed: Mapping[str, str],
-    plan: Plan,
-    results: Path,
-    workplace: Workplace,
-    given: dict[str, Any],
-    progress: Progress,
+    group: Group, plan: Plan, results: Path, settings: Settings, given: dict[str, Any], progress: Progress
 ) -> str:
-    """Write a group's records and figures into a results folder; why that failed, or nothing.
-
-    ``failed``: engines that are not tried, and why.
-    """
-    where = Where(
-        results, group.runtime, group.threads, pixels=workplace.cache, batch=workplace.batch,
-        cells=Storage(workplace.cells), failed=failed,
-    )  # fmt: skip
+    """Write a group's records and figures into a results folder; why that failed, or nothing."""
     own = replace(plan, suite=plan.suite.model_copy(update={"simulated": group.simulated}))
+    settings = replace(settings, runtime=group.runtime)
     try:
-        evaluate_plan(own, group.subjects, group.reference, where, given=given, progress=progress)
+        evaluate_plan(own, group.cohort, results, settings, given=given, progress=progress)
     except ClipqError as error:
         return str(error)
     return ""

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import platform
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from time import perf_counter
 from typing import Literal
 
-from clipq.data.pixels import PixelCache
-from clipq.data.views import OnBadImage, View
+from clipq.data.views import View
 from clipq.errors import ClipqError
-from clipq.evaluate.cells.cells import BatchSize, Cell
+from clipq.evaluate.cells.cells import Cell
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.square_cells import attack_cell, fill_attack
-from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.cells.subjects import Subject
+from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.plan import Plan, PlannedSquare
+from clipq.evaluate.suites.schema import Suite
 
 OTHER_NUMBERS = "this machine would give other numbers than planned: its runtime, its version or its GPU differs"
+
+# Image engines that a process keeps open.
+MOST_ENGINES = 8
 
 Kind = Literal["classes", "captions", "images", "attack"]
 # A view, or an attack on one at a strength in 255ths.
@@ -52,35 +56,9 @@ class Outcome:
     node: str = ""
 
 
-@dataclass(frozen=True)
-class Workplace:
-    """What a process needs to know to fill cells."""
-
-    cells: str
-    templates: str | None
-    on_bad_image: OnBadImage
-    seed: int
-    batch: int
-    pixels: Path
-    pixel_bytes: int
-    most_engines: int = 8
-
-    @property
-    def cache(self) -> PixelCache | None:
-        """Where pixels are kept, if anywhere."""
-        return PixelCache(self.pixels, self.pixel_bytes) if self.pixel_bytes else None
-
-    def open(self) -> Embeddings:
-        """Cells, pixels and engines of this process."""
-        return Embeddings(
-            Storage(self.cells),
-            self.templates,
-            self.on_bad_image,
-            self.seed,
-            cache=self.cache,
-            batch=BatchSize(self.batch),
-            most_engines=self.most_engines,
-        )
+def open_embeddings(settings: Settings, suite: Suite) -> Embeddings:
+    """Cells, pixels and engines of a process that fills cells of many engines."""
+    return Embeddings(settings, suite, most_engines=MOST_ENGINES)
 
 
 def plan_jobs(
@@ -108,9 +86,8 @@ def plan_jobs(
         add("captions", view, view.name)
     for view in plan.image_views():
         add("images", view, view.name)
-    for planned in plan.squares:
-        for epsilon in planned.entry.epsilons:
-            add("attack", (planned, epsilon), f"{planned.view.name}: Square ε={epsilon}/255", after="classes")
+    for planned, epsilon in plan.attacks():
+        add("attack", (planned, epsilon), f"{planned.view.name}: Square ε={epsilon}/255", after="classes")
     return list(jobs.values()), tuple(targets)
 
 
@@ -137,17 +114,23 @@ def do_job(job: Job, targets: Sequence[Target], embeddings: Embeddings) -> str:
         if cell.name != job.cell:
             return OTHER_NUMBERS
         if isinstance(target, tuple):
-            fill_attack(target[0], target[1], job.subject, embeddings)
+            fill_attack(*target, job.subject, embeddings)
+        elif job.kind == "images":
+            if failed := embeddings.fill_images(target, [job.subject]):
+                return failed[job.subject.label]
         else:
-            fill = {
-                "classes": embeddings.fill_classes,
-                "captions": embeddings.fill_captions,
-                "images": embeddings.fill_images,
-            }[job.kind]
-            fill(target, [job.subject])
+            {"classes": embeddings.fill_classes, "captions": embeddings.fill_captions}[job.kind](target, job.subject)
     except ClipqError as error:
         return str(error)
     except Exception as error:  # one cell's surprise must not end thousands of others
         return f"{type(error).__name__}: {error}"
-    failure = embeddings.failed.pop(job.subject.label, "")
-    return failure or ("the cell is not whole" if cell.missing() else "")
+    return "the cell is not whole" if cell.missing() else ""
+
+
+def run_here(jobs: Sequence[Job], targets: Sequence[Target], settings: Settings, suite: Suite) -> Iterator[Outcome]:
+    """Do the jobs in this process and in order; each outcome as it comes."""
+    with open_embeddings(settings, suite) as embeddings:
+        for job in jobs:
+            started = perf_counter()
+            failure = do_job(job, targets, embeddings)
+            yield Outcome(job, failure, perf_counter() - started, platform.node())

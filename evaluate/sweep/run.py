@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from clipq.bundle import open_bundle
-from clipq.data.pixels import PixelCache
 from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import ResultsError
-from clipq.evaluate.cells.cells import BatchSize
 from clipq.evaluate.cells.embeddings import Embeddings
-from clipq.evaluate.cells.subjects import gather_subjects, has_twin
+from clipq.evaluate.cells.storage import Storage
+from clipq.evaluate.cells.subjects import gather_cohort, has_twin
+from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.plan import Plan, open_plan
 from clipq.evaluate.suites.schema import Suite
 from clipq.evaluate.suites.suite import read_suite
@@ -23,8 +23,7 @@ from clipq.evaluate.sweep.bundles import make_bundles
 from clipq.evaluate.sweep.cluster import Cluster, connect, disconnect
 from clipq.evaluate.sweep.grid import Grid, bundle_folders, folder_name
 from clipq.evaluate.sweep.groups import Group, Measured, measure_group
-from clipq.evaluate.sweep.here import run_here
-from clipq.evaluate.sweep.jobs import Job, Outcome, Target, Workplace, plan_jobs
+from clipq.evaluate.sweep.jobs import Job, Outcome, Target, plan_jobs, run_here
 from clipq.evaluate.sweep.probe import Cost, probe
 from clipq.evaluate.sweep.shipping import ship
 from clipq.evaluate.sweep.state import Failure, SweepFolder, failure_of, whole
@@ -32,21 +31,12 @@ from clipq.files import write_atomic
 from clipq.progress import Progress
 
 
-@dataclass(frozen=True)
-class Means:
-    """What a sweep runs with: a Ray address (None: this process), and a cache for pixels."""
-
-    ray: str | None = None
-    pixels: PixelCache | None = None
-    fetch: Path | None = None
-
-
 @dataclass
 class SweepPlan:
     """Everything that a sweep is going to do: groups of engines that are reported together, and jobs."""
 
     grid: Grid
-    suite: Suite
+    settings: Settings
     plan: Plan
     groups: list[Group]
     jobs: list[Job]
@@ -81,7 +71,7 @@ class Swept:
 def plan_sweep(
     grid: Grid,
     folder: SweepFolder,
-    means: Means,
+    settings: Settings,
     progress: Progress,
     *,
     cluster: Cluster | None,
@@ -89,7 +79,8 @@ def plan_sweep(
 ) -> SweepPlan:
     """Make the engines that are missing (with ``makes``), and list the cells; failures are recorded in the folder.
 
-    Raises DataError for a suite that does not fit, ResultsError where there is no engine at all.
+    Threads, batch and cells are the grid's and not the settings'. Raises DataError for a suite that does not fit,
+    ResultsError where there is no engine at all.
     """
     suite = read_suite(grid.suite).model_copy(update={"latency": None})
     made = make_bundles(grid, folder.path, progress, makes=makes)
@@ -101,22 +92,26 @@ def plan_sweep(
         not_made += [f"{name}: {step}" for step in steps if step not in bundles.made and step not in bundles.failed
                      and not (step == "fp32" and bundles.made)]  # fmt: skip
     progress.start("opening and checking the data", 0)
-    plan = open_plan(suite, means.fetch)
-    groups = _groups(grid, {name: bundles.paths for name, bundles in made.items()}, suite)
+    plan = open_plan(suite, settings.fetch)
+    storage = folder.storage(grid)
+    settings = replace(
+        settings,
+        threads=grid.threads,
+        batch=grid.batch_size,
+        cells=storage.root if storage.is_remote else str(Path(storage.root).resolve()),
+    )
+    groups = _groups(grid, {name: bundles.paths for name, bundles in made.items()}, suite, settings)
     if not groups and makes:
         failures = folder.failures()
         why = f": {failures[0].engine}: {failures[0].reason}" if failures else ""
         raise ResultsError(f"no engine could be made{why}")
-    storage = folder.storage(grid)
     progress.start("planning cells", 0)
-    with Embeddings(
-        storage, suite.templates, suite.on_bad_image, suite.seed, cache=means.pixels, batch=BatchSize(grid.batch_size)
-    ) as embeddings:
-        jobs, targets = plan_jobs(plan, {group.name: group.subjects for group in groups}, embeddings)
+    with Embeddings(settings, suite) as embeddings:
+        jobs, targets = plan_jobs(plan, {group.name: group.cohort.subjects for group in groups}, embeddings)
         names = storage.tree()
         done = {job.cell for job in jobs if whole(names, job.cell, job.rows, job.chunk)}
         failed = {failure.cell for failure in folder.failures() if failure.cell}
-        planned = SweepPlan(grid, suite, plan, groups, jobs, targets, done, failed, not_made)
+        planned = SweepPlan(grid, settings, plan, groups, jobs, targets, done, failed, not_made)
         if makes:
             folder.keep_failures(planned.unfilled, {name: set(bundles.failed) for name, bundles in made.items()})
         planned.slots = 1 if cluster is None else cluster.slots()
@@ -125,48 +120,31 @@ def plan_sweep(
 
 
 @contextmanager
-def connected(grid: Grid, means: Means) -> Iterator[Cluster | None]:
-    """A connection to the Ray cluster that was asked for, or None where cells are filled in this process."""
-    if means.ray is None:
+def connected(grid: Grid, ray: str | None) -> Iterator[Cluster | None]:
+    """A connection to the Ray cluster at an address, or None where cells are filled in this process."""
+    if ray is None:
         yield None
         return
     on_gpu = any(known_runtime(runtime).device == "cuda" for runtime in grid.runtimes)
-    cluster = connect(means.ray, max(1, grid.threads), grid.gpus if on_gpu else 0.0)
+    cluster = connect(ray, max(1, grid.threads), grid.gpus if on_gpu else 0.0)
     try:
         yield cluster
     finally:
         disconnect()
 
 
-def workplace(planned: SweepPlan, folder: SweepFolder, means: Means) -> Workplace:
-    """What whoever fills cells needs to know."""
-    storage, pixels = folder.storage(planned.grid), means.pixels
-    return Workplace(
-        cells=storage.root if storage.is_remote else str(Path(storage.root).resolve()),
-        templates=planned.suite.templates,
-        on_bad_image=planned.suite.on_bad_image,
-        seed=planned.suite.seed,
-        batch=planned.grid.batch_size,
-        pixels=Path("unused") if pixels is None else pixels.folder,
-        pixel_bytes=0 if pixels is None else pixels.capacity,
-    )
-
-
-def fill(
-    planned: SweepPlan, folder: SweepFolder, means: Means, cluster: Cluster | None, told: Callable[[Outcome], None]
-) -> int:
+def fill(planned: SweepPlan, folder: SweepFolder, cluster: Cluster | None, told: Callable[[Outcome], None]) -> int:
     """Fill the cells that are missing, recording failures; how many were filled. ``told`` hears of each."""
     folder.write_plan(planned.grid, planned.jobs)
-    storage = folder.storage(planned.grid)
-    jobs, place = planned.to_do, workplace(planned, folder, means)
+    jobs, targets, settings, suite = planned.to_do, planned.targets, planned.settings, planned.plan.suite
     if cluster is None:
-        outcomes = run_here(jobs, planned.targets, place)
+        outcomes = run_here(jobs, targets, settings, suite)
     else:
         # Not by jobs alone: an engine whose cells are all another's has none, and is measured all the same.
-        subjects = [subject for group in planned.groups for subject in group.subjects]
+        subjects = [subject for group in planned.groups for subject in group.cohort.subjects]
         for bundle in {subject.bundle.digest: subject.bundle for subject in subjects}.values():
-            ship(bundle, storage)
-        outcomes = cluster.run(jobs, planned.targets, place)
+            ship(bundle, Storage(settings.cells))
+        outcomes = cluster.run(jobs, targets, settings, suite)
     filled = 0
     for outcome in outcomes:
         if outcome.failure:
@@ -177,33 +155,27 @@ def fill(
 
 
 def measure(
-    planned: SweepPlan,
-    folder: SweepFolder,
-    means: Means,
-    cluster: Cluster | None,
-    given: dict[str, Any],
-    progress: Progress,
+    planned: SweepPlan, folder: SweepFolder, cluster: Cluster | None, given: dict[str, Any], progress: Progress
 ) -> list[Path]:
     """Records of every group from its cells, here or each on a worker; a group without its reference has failed."""
-    place = workplace(planned, folder, means)
-    failures = folder.failures()
+    failures = [failure for failure in folder.failures() if failure.cell in planned.unfilled]
 
-    def failed(group: Group) -> dict[str, str]:
-        """Engines of a group that are not tried."""
-        own = [failure for failure in failures if failure.group == group.name and failure.cell in planned.unfilled]
-        return {failure.engine: f"{failure.what}: {failure.reason}" for failure in own}
+    def without_failed(group: Group) -> Group:
+        """A group that does not try engines of which a cell failed."""
+        own = [failure for failure in failures if failure.group == group.name]
+        reasons = {failure.engine: f"{failure.what}: {failure.reason}" for failure in own}
+        return replace(group, cohort=group.cohort.without(reasons))
+
+    groups = [without_failed(group) for group in planned.groups]
 
     def here() -> Iterator[Measured]:
-        for group in planned.groups:
-            results = folder.results(group.name)
-            reason = measure_group(group, failed(group), planned.plan, results, place, given, progress)
+        for group in groups:
+            reason = measure_group(group, planned.plan, folder.results(group.name), planned.settings, given, progress)
             yield Measured(group, reason, {})
 
     def on_workers(cluster: Cluster) -> Iterator[Measured]:
-        progress.start("metrics and intervals", len(planned.groups))
-        for measured in cluster.measure(
-            [(group, failed(group)) for group in planned.groups], planned.plan, place, given
-        ):
+        progress.start("metrics and intervals", len(groups))
+        for measured in cluster.measure(groups, planned.plan, planned.settings, given):
             for file, data in measured.files.items():
                 write_atomic(folder.results(measured.group.name) / file, data)
             yield measured
@@ -219,16 +191,21 @@ def measure(
     return [folder.results(group.name) for group in planned.groups if group.name in results]
 
 
-def sweep(grid: Grid, folder: SweepFolder, means: Means, given: dict[str, Any], heard: Listener) -> Swept:
-    """Plan, fill and measure; ``heard`` is shown the plan before anything is filled."""
-    with connected(grid, means) as cluster:
-        planned = plan_sweep(grid, folder, means, heard.progress, cluster=cluster)
+def sweep(
+    grid: Grid, folder: SweepFolder, settings: Settings, ray: str | None, given: dict[str, Any], heard: Listener
+) -> Swept:
+    """Plan, fill and measure, on the Ray cluster at an address or here.
+
+    ``heard`` is shown the plan before anything is filled.
+    """
+    with connected(grid, ray) as cluster:
+        planned = plan_sweep(grid, folder, settings, heard.progress, cluster=cluster)
         heard.planned(planned)
         started = perf_counter()
         heard.progress.start("cells", len(planned.to_do))
-        filled = fill(planned, folder, means, cluster, heard.told)
+        filled = fill(planned, folder, cluster, heard.told)
         seconds = perf_counter() - started
-        results = measure(planned, folder, means, cluster, given, heard.progress)
+        results = measure(planned, folder, cluster, given, heard.progress)
     return Swept(filled, seconds, tuple(folder.failures()), tuple(results))
 
 
@@ -241,23 +218,21 @@ class Listener:
     told: Callable[[Outcome], None]
 
 
-def _groups(grid: Grid, made: dict[str, list[Path]], suite: Suite) -> list[Group]:
+def _groups(grid: Grid, made: dict[str, list[Path]], suite: Suite, settings: Settings) -> list[Group]:
     """Bundles by checkpoint and the runtime of ONNX files; plans, which have a runtime of their own, join the first."""
     families = {name: list(paths) for name, paths in made.items() if paths}
     for path in bundle_folders(grid):
         name = folder_name(open_bundle(path).manifest.checkpoint.name)
         families.setdefault(name, []).append(path)
     takers = [runtime for runtime in grid.runtimes if known_runtime(runtime).takes == "onnx"] or [DEFAULT_RUNTIME]
-    threads = grid.threads
     groups = []
     for name, paths in families.items():
         for runtime in takers:
             chosen = [path for path in paths if runtime == takers[0] or open_bundle(path).built_for is None]
             # A twin needs Q/DQ nodes; where the recipe that has them failed, the others go on.
             simulated = suite.simulated and any(has_twin(open_bundle(path)) for path in chosen)
-            subjects, reference = gather_subjects(
-                chosen, runtime=runtime, threads=threads, simulated=simulated, reference=suite.reference
-            )
+            here = replace(settings, runtime=runtime)
+            cohort = gather_cohort(chosen, here, simulated=simulated, reference=suite.reference)
             label = name if len(takers) == 1 else f"{name}--{runtime}"
-            groups.append(Group(label, runtime, threads, tuple(subjects), reference, simulated))
+            groups.append(Group(label, runtime, cohort, simulated))
     return groups

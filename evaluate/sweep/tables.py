@@ -23,8 +23,8 @@ def print_sweep_plan(planned: SweepPlan, folder: SweepFolder, where: str) -> Non
         jobs = [job for job in planned.jobs if job.group == group.name]
         kinds = Counter(job.kind for job in jobs)
         counts = (
-            len(group.subjects), kinds["classes"] + kinds["captions"], kinds["images"], kinds["attack"], len(jobs),
-            sum(job.cell in planned.done for job in jobs), sum(job.cell in planned.failed for job in jobs),
+            len(group.cohort.subjects), kinds["classes"] + kinds["captions"], kinds["images"], kinds["attack"],
+            len(jobs), sum(job.cell in planned.done for job in jobs), sum(job.cell in planned.failed for job in jobs),
         )  # fmt: skip
         table.add_row(group.name, group.runtime, *map(str, counts))
     console.print(table)

@@ -16,19 +16,6 @@ from clipq.evaluate.verdicts.judgement import MARGIN, Verdict, judge_row, reach
 
 MARKS = {"better": "▲", "worse": "▼", "same": "=", "unknown": "?"}
 
-# Subject of a clause, and the words for a rise and a fall of the value.
-_SUBJECTS = {
-    "accuracy": "top-1",
-    "calibration": "ECE",
-    "shift": "top-1 under natural shift",
-    "near-ood": "near-OOD AUROC",
-    "far-ood": "far-OOD AUROC",
-    "corruptions": "mCE",
-    "adversarial": "robust top-1",
-    "fairness": "the gap between groups",
-    "retrieval": "retrieval R@1",
-}
-
 
 @dataclass(frozen=True)
 class AxisVerdict:
@@ -129,7 +116,7 @@ def _subject(found: AxisVerdict, entry: Entry) -> str:
     # An engine that others' attacks miss is not thereby robust: its own gradients were not asked.
     kinds = {attack.kind for attack in entry.record.attacks}
     transferred = found.axis == "adversarial" and kinds == {"transfer"}
-    return _SUBJECTS[found.axis] + (" against a transferred attack" if transferred else "")
+    return AXES[found.axis].subject + (" against a transferred attack" if transferred else "")
 
 
 def _clause(found: AxisVerdict, subject: str) -> str:

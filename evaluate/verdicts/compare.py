@@ -241,9 +241,8 @@ def _latency(a: Entry, b: Entry) -> list[dict[str, Any]]:
         draws = unpaired(ratios[1]).resampled / ratios[0].resampled
         low, high = (float(bound) for bound in np.quantile(draws, [0.025, 0.975]))
         ratio = ratios[1].value / ratios[0].value
-        rows.append(
-            {"view": key.view, "group": key.group, "ratio": ratio, "low": min(low, ratio), "high": max(high, ratio)}
-        )
+        bounds = {"low": min(low, ratio), "high": max(high, ratio)}
+        rows.append({"view": key.view, "group": key.group, "ratio": ratio, **bounds})
     return rows
 
 

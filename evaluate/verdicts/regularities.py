@@ -48,7 +48,7 @@ class Regularity:
         """As a sentence."""
         each_once = self.cases == self.engines
         cases = f"{self.cases} engines" if each_once else f"{self.cases} cases ({self.engines} engines)"
-        return f"among {self.family}, {AXES[self.axis]} {self.direction} in {self.count} of {cases}"
+        return f"among {self.family}, {AXES[self.axis].title} {self.direction} in {self.count} of {cases}"
 
 
 def find_regularities(results: Results) -> tuple[list[Regularity], int]:

@@ -202,15 +202,14 @@ def test_cells_in_an_object_store(bundles, cluster, bucket, tmp_path):
 def test_a_node_without_the_bundles_fetches_them(bundles, bucket, tmp_path, monkeypatch):
     from clipq.errors import BundleError
     from clipq.evaluate.cells.storage import Storage
-    from clipq.evaluate.cells.subjects import gather_subjects
+    from clipq.evaluate.cells.subjects import gather_cohort
+    from clipq.evaluate.settings import Settings
     from clipq.evaluate.sweep import shipping
 
     done = export("quantize", "demo", "-o", str(tmp_path / "made"), "--recipe", "int8-dynamic")
     assert done.returncode == 0, done.stderr
     monkeypatch.setattr(shipping, "FETCHED", tmp_path / "fetched")
-    (subject,), _ = gather_subjects(
-        [tmp_path / "made" / "int8-dynamic"], runtime="ort-cpu", threads=1, simulated=False, reference=None
-    )
+    (subject,) = gather_cohort([tmp_path / "made" / "int8-dynamic"], Settings(threads=1)).subjects
     storage = Storage("s3://study/two")
     shipping.ship(subject.bundle, storage)
     assert shipping.fetched(subject, storage) is subject
@@ -233,25 +232,22 @@ def test_nobody_answers(grid, tmp_path):
 
 def test_a_node_that_differs_measures_nothing(bundles, tmp_path, monkeypatch):
     """What a worker does with a group whose engines would give other numbers on it, or whose data it does not have."""
-    from clipq.evaluate.cells.subjects import gather_subjects
+    from clipq.evaluate.cells.subjects import gather_cohort
+    from clipq.evaluate.settings import Settings
     from clipq.evaluate.suites.plan import open_plan
     from clipq.evaluate.suites.suite import read_suite
     from clipq.evaluate.sweep.cluster import measure_on_worker
     from clipq.evaluate.sweep.groups import Group
-    from clipq.evaluate.sweep.jobs import Workplace
 
     (tmp_path / "suite.toml").write_text('[[view]]\nname = "test"\nsource = "demo:test"\nsamples = 60\n')
     plan = open_plan(read_suite(tmp_path / "suite.toml"), None)
-    subjects, reference = gather_subjects(
-        [bundles / "fp32"], runtime="ort-cpu", threads=1, simulated=False, reference=None
-    )
-    group = Group("demo", "ort-cpu", 1, tuple(subjects), reference, False)
-    place = Workplace(str(tmp_path / "cells"), None, "error", 0, 32, tmp_path / "pixels", 0)
-    reason, files = measure_on_worker(group, [{"runtime": "another"}], {}, (plan, place, {}))
+    settings = Settings(threads=1, cells=str(tmp_path / "cells"))
+    group = Group("demo", "ort-cpu", gather_cohort([bundles / "fp32"], settings), simulated=False)
+    reason, files = measure_on_worker(group, [{"runtime": "another"}], (plan, settings, {}))
     assert "other numbers than planned" in reason and files == {} and not (tmp_path / "cells").exists()
-    reason, files = measure_on_worker(group, group.identities(), {}, (plan, place, {}))
+    reason, files = measure_on_worker(group, group.identities(), (plan, settings, {}))
     assert reason == "" and "results.csv" in files
     monkeypatch.setattr("clipq.evaluate.sweep.cluster.measure_group", lambda *arguments: 1 / 0)
-    assert measure_on_worker(group, group.identities(), {}, (plan, place, {})) == (
+    assert measure_on_worker(group, group.identities(), (plan, settings, {})) == (
         "ZeroDivisionError: division by zero", {},
     )  # fmt: skip

@@ -157,7 +157,7 @@ def test_second_run_does_no_inference(results, bundles, monkeypatch):
     views = (ViewEntry(source="test=demo:test"), ViewEntry(source="demo:outline:n=240"))
     suite = Suite(views=views, simulated=True, latency=LatencyEntry(repeats=5))
     paths = [bundles / name for name in NAMES]
-    module.evaluate(paths, suite, module.Where(results), given={"command": "run"}, progress=Progress())
+    module.evaluate(paths, suite, results, module.Settings(), given={"command": "run"}, progress=Progress())
     assert (results / "results.csv").read_text() == before
 
 
@@ -201,15 +201,16 @@ def test_predictions_are_open_clips(bundles, tmp_path):
 
     from clipq.data.open import open_view
     from clipq.evaluate.cells.embeddings import Embeddings
-    from clipq.evaluate.cells.storage import Storage
-    from clipq.evaluate.cells.subjects import gather_subjects
+    from clipq.evaluate.cells.subjects import gather_cohort
+    from clipq.evaluate.settings import Settings
+    from clipq.evaluate.suites.schema import Suite
 
-    subjects, _ = gather_subjects([bundles / "fp32"], runtime="ort-cpu", threads=0, simulated=False, reference=None)
+    (subject,) = gather_cohort([bundles / "fp32"], Settings()).subjects
     view = open_view("demo:test:n=240")
-    with Embeddings(Storage(str(tmp_path)), None, "error") as embeddings:
-        embeddings.fill_classes(view, subjects)
-        embeddings.fill_images(view, subjects)
-    answers = embeddings.answers(view, subjects[0])
+    with Embeddings(Settings(cells=str(tmp_path)), Suite()) as embeddings:
+        embeddings.fill_classes(view, subject)
+        assert embeddings.fill_images(view, [subject]) == {}
+    answers = embeddings.answers(view, subject)
     assert np.abs(answers.predictions.probabilities - expected).max() < 1e-4
 
 

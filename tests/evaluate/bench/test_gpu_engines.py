@@ -20,7 +20,7 @@ from clipq.evaluate.report.page import write_report
 from clipq.evaluate.results.folders import gather
 from clipq.evaluate.results.record import read_records
 from clipq.evaluate.run import evaluate
-from clipq.evaluate.settings import Where
+from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.schema import LatencyEntry, Suite, ViewEntry
 from clipq.progress import Progress
 
@@ -49,14 +49,14 @@ def engine(tmp_path, monkeypatch):
     return folder
 
 
-def suite(**more):
-    return Suite(view=(ViewEntry(source="demo:test", samples=96),), **more)
+def run(bundles, results, settings=Settings(), **more):  # noqa: B008 (frozen)
+    suite = Suite(view=(ViewEntry(source="demo:test", samples=96),), **more)
+    return evaluate(bundles, suite, results, settings, given={}, progress=Progress())
 
 
 def test_plans_and_onnx_bundles_side_by_side(engine, tmp_path):
-    where = Where(tmp_path / "results")
     latency = LatencyEntry(batches=(2,), repeats=4)
-    records = evaluate([DEMO_BUNDLE, engine], suite(latency=latency), where, given={}, progress=Progress())
+    records = run([DEMO_BUNDLE, engine], tmp_path / "results", latency=latency)
     assert read_records(tmp_path / "results") == sorted(records, key=lambda record: record.bundle.name != "bundle")
     by_runtime = {record.runtime: record for record in records}
     assert set(by_runtime) == {"ort-cpu", "tensorrt"}
@@ -77,34 +77,31 @@ def test_plans_and_onnx_bundles_side_by_side(engine, tmp_path):
 
 def test_an_engine_that_runs_out_of_memory_is_named(engine, tmp_path, monkeypatch):
     cuda_module.cudart().properties.totalGlobalMem = 200_000
-    records = evaluate([DEMO_BUNDLE, engine], suite(), Where(tmp_path / "r"), given={}, progress=Progress())
+    records = run([DEMO_BUNDLE, engine], tmp_path / "r")
     failed = {record.runtime: record.failed for record in records}
     assert failed["ort-cpu"] == "" and "cudaErrorMemoryAllocation" in failed["tensorrt"]
 
 
 def test_auto_batch_halves_and_records_it(engine, tmp_path):
     cuda_module.cudart().properties.totalGlobalMem = 500_000
-    where = Where(tmp_path / "r", auto_batch=True)
-    records = evaluate([DEMO_BUNDLE, engine], suite(), where, given={}, progress=Progress())
+    records = run([DEMO_BUNDLE, engine], tmp_path / "r", Settings(auto_batch=True))
     assert [record.failed for record in records] == ["", ""]
     assert records[0].arguments_resolved["batch"] < 32
 
 
 def test_graphs_change_times_and_no_numbers(engine, tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "joules_per_run", lambda run: 4.0)
-    where = Where(tmp_path / "r", graphs=True)
-    latency = LatencyEntry(batches=(2,), repeats=4)
-    records = evaluate([DEMO_BUNDLE, engine], suite(latency=latency), where, given={}, progress=Progress())
+    graphs, latency = Settings(graphs=True), LatencyEntry(batches=(2,), repeats=4)
+    records = run([DEMO_BUNDLE, engine], tmp_path / "r", graphs, latency=latency)
     assert cuda_module.cudart().launched > 0
     (record,) = (record for record in records if record.runtime == "tensorrt")
     rows = {(row.metric, row.view): row for row in record.measurements if not row.group}
     assert rows["agreement", "demo-test"].value == 1 and rows["joules_per_sample", "tower:image"].value == 2
     assert record.arguments_resolved["cuda_graphs"] and record.census[0].verdict == "integer"
     with pytest.raises(BundleError, match="none of the bundles holds plans"):
-        evaluate([DEMO_BUNDLE], suite(), where, given={}, progress=Progress())
+        run([DEMO_BUNDLE], tmp_path / "r", graphs)
 
 
 def test_a_runtime_that_does_not_take_the_files(engine, tmp_path):
-    where = Where(tmp_path / "r", runtime="tensorrt")
     with pytest.raises(BundleError, match="holds ONNX files; make plans of them first"):
-        evaluate([DEMO_BUNDLE, engine], suite(), where, given={}, progress=Progress())
+        run([DEMO_BUNDLE, engine], tmp_path / "r", Settings(runtime="tensorrt"))

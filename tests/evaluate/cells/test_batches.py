@@ -36,7 +36,7 @@ class Small(Engine):
 
 
 def test_halved_on_request_and_for_all_that_follow():
-    engine, batch = Small(), BatchSize(automatic=True)
+    engine, batch = Small(), BatchSize(32, automatic=True)
     x = np.arange(70, dtype=np.float32).reshape(35, 2)
     np.testing.assert_array_equal(run_in_batches(engine, x, batch), 2 * x)
     assert engine.sizes == [32, 16, 8, 8, 8, 8, 3] and batch.size == 8
@@ -46,13 +46,13 @@ def test_halved_on_request_and_for_all_that_follow():
 
 def test_an_error_otherwise():
     with pytest.raises(OutOfMemory):
-        run_in_batches(Small(), np.zeros((35, 2), np.float32), BatchSize())
+        run_in_batches(Small(), np.zeros((35, 2), np.float32), BatchSize(32))
     with pytest.raises(OutOfMemory):
         run_in_batches(Small(), np.zeros((35, 2), np.float32), BatchSize(size=9, automatic=False))
 
 
 def test_nothing_to_run():
-    assert run_in_batches(Small(), np.zeros((0, 2), np.float32), BatchSize()).shape == (0, 2)
+    assert run_in_batches(Small(), np.zeros((0, 2), np.float32), BatchSize(32)).shape == (0, 2)
 
 
 def test_the_fastest_batch_is_found_and_recorded(bundles, tmp_path):

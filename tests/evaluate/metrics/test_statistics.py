@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
 
-from clipq.evaluate.axes.classification import classification, compared
+from clipq.evaluate.axes.agreement import compared
+from clipq.evaluate.axes.classification import classification
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.statistics import bootstrap, holm, percentile_draws, resample_weights, wilson
 from clipq.evaluate.metrics.zeroshot import Answers, Classifier

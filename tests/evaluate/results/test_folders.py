@@ -135,15 +135,15 @@ def test_a_policy_is_not_made_of_engines_without_a_reference(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("bundle", "recipe", "simulated", "name"),
+    ("bundle", "simulated", "twin", "name"),
     [
-        ("int8-static", "int8-static", False, "int8-static"),
-        ("int8-static", "int8-static", True, "int8-static (simulated)"),
-        ("simulated-w4a8", "simulated-w4a8", True, "simulated-w4a8"),
-        ("mine", "simulated-w4a8", True, "mine (simulated)"),
-        ("not-simulated", "int8-static", True, "not-simulated (simulated)"),
+        ("int8-static", False, False, "int8-static"),
+        ("int8-static", True, True, "int8-static (simulated)"),
+        ("simulated-w4a8", True, False, "simulated-w4a8"),
+        ("mine", True, False, "mine (simulated)"),
+        ("not-simulated", True, True, "not-simulated (simulated)"),
     ],
 )
-def test_what_an_engine_is_called(bundle, recipe, simulated, name):
-    assert engine_name(bundle, recipe, simulated=simulated) == name
-    assert Engine(bundle, recipe, "ort-cpu", simulated).label == name
+def test_what_an_engine_is_called(bundle, simulated, twin, name):
+    assert engine_name(bundle, simulated=simulated, twin=twin) == name
+    assert Engine(bundle, "a recipe", "ort-cpu", simulated, twin).label == name

@@ -1,0 +1,37 @@
+"""Agreement of one engine with another on the same samples: same answers, flips, embeddings."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from clipq.evaluate.axes.reading import Found, Reading, answers_of
+from clipq.evaluate.metrics import agreement
+from clipq.evaluate.metrics.accuracy import weighted_mean
+from clipq.evaluate.metrics.statistics import Statistic
+from clipq.evaluate.metrics.zeroshot import Answers
+from clipq.evaluate.results.estimates import Estimate, estimate
+from clipq.evaluate.suites.plan import PlannedView
+
+
+def measure(reading: Reading[PlannedView]) -> Found:
+    """Agreement with the reference, and with the twin, on a labelled view."""
+
+    def with_other(other: Reading[PlannedView] | None) -> list[Estimate]:
+        if other is None or other is reading:
+            return []
+        answers, theirs = reading.once(answers_of), other.once(answers_of)
+        return compared(answers, theirs, view=reading.asked.view.name, seed=reading.suite.seed)
+
+    return Found(with_other(reading.reference), against_twin=with_other(reading.twin))
+
+
+def compared(answers: Answers, reference: Answers, *, view: str, seed: int = 0) -> list[Estimate]:
+    """Agreement, flips and embedding cosine against the reference on the same samples."""
+    mine, theirs = answers.predictions, reference.predictions
+    cosines = np.einsum("nd,nd->n", answers.embeddings, reference.embeddings, dtype=np.float64)
+    functions: dict[str, Statistic] = {"cosine": partial(weighted_mean, cosines)}
+    for compare in (agreement.agreement, agreement.flips_lost, agreement.flips_gained):
+        functions[compare.__name__] = partial(compare, mine, theirs)
+    return estimate(functions, len(mine), view=view, seed=seed, paired=True)

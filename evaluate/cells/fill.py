@@ -1,0 +1,35 @@
+"""Everything that a plan asks engines for, into cells."""
+
+from __future__ import annotations
+
+from clipq.errors import EngineError
+from clipq.evaluate.cells.embeddings import Embeddings
+from clipq.evaluate.cells.square_cells import fill_attack
+from clipq.evaluate.cells.subjects import Cohort, Subject
+from clipq.evaluate.suites.plan import Plan
+
+
+def fill(plan: Plan, cohort: Cohort, embeddings: Embeddings) -> Cohort:
+    """Embed and attack what is missing; the cohort without the engines that failed on the way."""
+    # Texts engine by engine, for one text tower is open at a time.
+    for subject in cohort.working:
+        try:
+            _fill_texts(plan, subject, embeddings)
+        except EngineError as error:
+            cohort = cohort.without({subject.label: str(error)})
+    for view in plan.image_views():
+        cohort = cohort.without(embeddings.fill_images(view, cohort.working))
+    for planned, epsilon in plan.attacks():
+        for subject in cohort.working:
+            try:
+                fill_attack(planned, epsilon, subject, embeddings)
+            except EngineError as error:
+                cohort = cohort.without({subject.label: str(error)})
+    return cohort
+
+
+def _fill_texts(plan: Plan, subject: Subject, embeddings: Embeddings) -> None:
+    for view in plan.classified_views():
+        embeddings.fill_classes(view, subject)
+    for view in plan.captioned_views():
+        embeddings.fill_captions(view, subject)

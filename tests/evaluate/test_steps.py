@@ -1,0 +1,53 @@
+"""How axes are called: which is asked about what, and what it takes to add one."""
+
+from __future__ import annotations
+
+import csv
+import typing
+
+import pytest
+from support import DEMO_BUNDLE
+
+from clipq.errors import ClipqError
+from clipq.evaluate.axes import measure
+from clipq.evaluate.axes.reading import Found, answers_of
+from clipq.evaluate.results.estimates import accuracy_estimate
+from clipq.evaluate.run import evaluate
+from clipq.evaluate.settings import Settings
+from clipq.evaluate.suites.schema import Role, Suite, ViewEntry
+from clipq.progress import Progress
+
+
+def test_every_role_and_table_of_a_suite_has_an_axis():
+    measured = {word for words, _ in measure.STEPS for word in words}
+    assert measured == {*typing.get_args(Role), "corruptions", "transfer", "square"}
+
+
+def test_an_axis_is_a_function_and_a_row(tmp_path, monkeypatch):
+    """A toy axis, top-1 of what an engine is sure of, comes out in results.csv after the others."""
+
+    def measure_sure(reading):
+        predictions, view = reading.once(answers_of).predictions, reading.asked.view.name
+        sure = predictions.correct[predictions.confidence > 0.5]
+        return Found([accuracy_estimate(sure, metric="acc1", view=view, group="sure", seed=reading.suite.seed)])
+
+    monkeypatch.setattr(measure, "STEPS", (*measure.STEPS, (("in-distribution",), measure_sure)))
+    views = ViewEntry(source="demo:test", samples=96), ViewEntry(source="demo:textures", samples=72, role="far-ood")
+    evaluate([DEMO_BUNDLE], Suite(view=views), tmp_path, Settings(), given={}, progress=Progress())
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    (row,) = (row for row in rows if row["group"] == "sure")
+    assert row["view"] == "demo-test" and 0.5 < float(row["value"]) <= 1 and 0 < int(row["n"]) <= 96
+    assert [row["group"] for row in rows if row["view"] == "demo-test" and row["group"] != "far"][-1] == "sure"
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"batch": 257}, {"batch": "fast"}, {"threads": -1}])
+def test_settings_that_cannot_be_are_refused(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ClipqError, match=f"{name} {value!r}: give"):
+        Settings(**wrong)
+
+
+def test_cells_lie_in_the_results_folder_unless_elsewhere(tmp_path):
+    assert Settings().within(tmp_path).cells == str(tmp_path / "cells")
+    assert Settings(cells="/elsewhere").within(tmp_path).cells == "/elsewhere"
+    assert Settings(cells="s3://study/one").within(tmp_path).cells == "s3://study/one"
