@@ -12,6 +12,7 @@ from clipq.evaluate.metrics.accuracy import share, weighted_mean
 from clipq.evaluate.metrics.predictions import Booleans, Floats
 from clipq.evaluate.metrics.statistics import Statistic
 from clipq.evaluate.results.estimates import Estimate, accuracy_estimate, estimate
+from clipq.evaluate.results.key import attack_group
 from clipq.evaluate.suites.plan import PlannedSquare, PlannedTransfer
 
 
@@ -22,7 +23,7 @@ def measure_transfer(reading: Reading[PlannedTransfer]) -> Found:
     found: list[Estimate] = []
     for epsilon, view in planned.attacked.items():
         attacked = reading.embeddings.answers(view, reading.subject, planned.clean).predictions.correct
-        fooled, group = np.array(manifest.fooled[str(epsilon)]), f"{manifest.method}/{epsilon}"
+        fooled, group = np.array(manifest.fooled[str(epsilon)]), attack_group(manifest.method, epsilon)
         found += robustness(clean, attacked, view=planned.name, group=group, fooled=fooled, seed=reading.suite.seed)
     return Found(found)
 
@@ -32,7 +33,7 @@ def measure_square(reading: Reading[PlannedSquare]) -> Found:
     planned, seed, found = reading.asked, reading.suite.seed, list[Estimate]()
     for epsilon in planned.entry.epsilons:
         done = attack_outcome(planned, epsilon, reading.subject, reading.embeddings)
-        view, group = planned.view.name, f"square/{epsilon}"
+        view, group = planned.view.name, attack_group("square", epsilon)
         found += robustness(done.clean, done.right, view=view, group=group, seed=seed)
         found += queries(done.queries, done.clean, view=view, group=group, seed=seed)
     return Found(found)

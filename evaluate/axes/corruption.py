@@ -24,6 +24,7 @@ from clipq.evaluate.metrics.robustness import (
 )
 from clipq.evaluate.metrics.statistics import Statistic, bootstrap, mean_of
 from clipq.evaluate.results.estimates import Estimate
+from clipq.evaluate.results.key import condition_group, corrupted_view
 from clipq.evaluate.suites.corruptions import STANDARD
 from clipq.evaluate.suites.plan import PlannedCorruptions
 
@@ -41,7 +42,7 @@ def measure(reading: Reading[PlannedCorruptions]) -> Found:
         clean, corrupted = reference.once(_outcomes)
         base = clean.correct, {condition: one.correct for condition, one in corrupted.items()}
     clean, corrupted = reading.once(_outcomes)
-    suite, view = reading.suite, f"{planned.clean.name}-c"
+    suite, view = reading.suite, corrupted_view(planned.clean.name)
     return Found(corruption(clean, corrupted, base, view=view, bins=suite.ece_bins, seed=suite.seed))
 
 
@@ -70,11 +71,12 @@ def corruption(
     "alexnet" divides by AlexNet's published errors, and without a base there is no mCE: divided by its own errors every
     engine would have 1. mCE is over ImageNet-C's 15 corruptions, as far as they were asked for.
     """
-    correct = {f"{name}/{severity}": one.correct for (name, severity), one in corrupted.items()}
+    correct = {condition_group(*condition): one.correct for condition, one in corrupted.items()}
     functions: dict[tuple[str, str], Statistic] = {("", "clean_acc1"): partial(weighted_mean, clean.correct)}
-    for (name, severity), one in corrupted.items():
-        functions[f"{name}/{severity}", "corruption_acc1"] = partial(weighted_mean, one.correct)
-        functions[f"{name}/{severity}", "corruption_ece"] = partial(calibration.ece, one, bins=bins)
+    for condition, one in corrupted.items():
+        group = condition_group(*condition)
+        functions[group, "corruption_acc1"] = partial(weighted_mean, one.correct)
+        functions[group, "corruption_ece"] = partial(calibration.ece, one, bins=bins)
     # All conditions in one call: the resamples are drawn once, and not once for each of a hundred conditions.
     draws = bootstrap(functions, len(clean), seed=seed)
     rows = [

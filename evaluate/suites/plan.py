@@ -14,6 +14,7 @@ from clipq.data.relabel import join_columns, restrict_classes
 from clipq.data.views import View, choose_samples
 from clipq.errors import DataError
 from clipq.evaluate.metrics.predictions import Booleans
+from clipq.evaluate.results.key import part_group
 from clipq.evaluate.suites.corruptions import corrupted_views
 from clipq.evaluate.suites.names import name_complaints
 from clipq.evaluate.suites.schema import LABELLED, CorruptionsEntry, SquareEntry, Suite, ViewEntry, view_name
@@ -146,7 +147,7 @@ def groups_of(planned: PlannedView, rows: np.ndarray | None = None) -> dict[str,
         values = np.array([sample.groups[column] for sample in samples])
         distinct = sorted(set(values.tolist()))
         if len(distinct) <= MOST_GROUPS or planned.entry.groups:
-            members[column] = {f"{column}={value}": values == value for value in distinct}
+            members[column] = {part_group(column, value): values == value for value in distinct}
     return members
 
 

@@ -12,6 +12,7 @@ from synthetic import exact, predictions, record, worse, write_results
 from clipq.errors import ClipqError, NotInResults
 from clipq.evaluate.results.estimates import Engine
 from clipq.evaluate.results.folders import gather, read_results
+from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.pairing import write_pairing
 from clipq.evaluate.results.record import engine_name, write_record
 
@@ -111,7 +112,7 @@ def test_a_view_that_is_renamed_keeps_its_draws_and_answers(folder, tmp_path):
     small = predictions(300)
     other = write_results(tmp_path / "other", {"test": small}, {"int8": {"views": {"test": worse(small, 0.1)}}})
     entry = read_results([folder, other])["other/int8"]
-    key = ("other/test", "", "acc1")
+    key = Key("other/test", "", "acc1")
     assert entry.draws(key).value == entry[key].value and len(np.unique(entry.draws(key).resampled)) > 10
     assert len(entry.pairing.answers["other/test"]) == 300
     assert entry.reference is not None and entry.rests_on(key) == entry.reference.rests_on(key)
