@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 LARGEST_BATCH = 256
 
 
+# Where decoded and corrupted images are kept where nothing else is said, and how much of them.
+PIXEL_CACHE = Path("~/.cache/clipq/pixels")
+PIXEL_CACHE_GB = 10.0
+
+
 @dataclass(frozen=True)
 class Settings:
     """How engines run and what is kept for the next run. What is measured is not said here but in a suite.
@@ -51,3 +56,10 @@ class Settings:
     def within(self, results: Path) -> Settings:
         """These settings with ``cells`` spelled out for a results folder."""
         return self if "://" in self.cells else replace(self, cells=str(results / self.cells))
+
+
+def kept_pixels(folder: Path, gigabytes: float) -> PixelCache | None:
+    """A cache of decoded images of at most so many GB, or None where it may hold nothing."""
+    from clipq.data.pixels import PixelCache
+
+    return PixelCache(folder.expanduser(), int(gigabytes * 1e9)) if gigabytes else None

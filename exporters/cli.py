@@ -13,10 +13,10 @@ from clipq import __version__
 from clipq.console import Group, fetch_option, progress_bars
 from clipq.data.open import describe_sources
 from clipq.engines.catalog import DEFAULT_RUNTIME, RUNTIMES, known_runtime, require_runtime
-from clipq.errors import CheckpointError, RecipeError
+from clipq.errors import RecipeError
 
 if TYPE_CHECKING:
-    from clipq.bundle import Bundle, TowerName
+    from clipq.bundle import Bundle
     from clipq.exporters.build import BuildSettings, Toolchain
     from clipq.exporters.recipes import Recipe
 
@@ -133,16 +133,16 @@ def quantize(
     BUNDLE is a folder, or demo: the built-in one, put into OUTPUT/fp32.
     """
     from clipq.bundle import open_bundle
+    from clipq.exporters.api import check_calibration_set, demo_bundle, parse_recipes
     from clipq.exporters.calibration_set import DEMO_SET
 
-    parsed = _parse(recipes, known_runtime(runtime).name)
+    parsed = parse_recipes(recipes, known_runtime(runtime).name)
     if not parsed:
         raise RecipeError("nothing to do: give --recipe NAME (clipq-export list shows them)")
-    _check_calibration_set(calibration_set)
+    if calibration_set is not None:
+        check_calibration_set(calibration_set)
     if bundle == Path("demo") and not bundle.exists():
-        if output is None:
-            raise RecipeError("say with -o where the built-in bundle and what is made of it go")
-        bundle, calibration_set = _demo_bundle(output / "fp32"), calibration_set or DEMO_SET
+        bundle, calibration_set = demo_bundle(output), calibration_set or DEMO_SET
         click.echo(str(bundle))
     _quantize_all(open_bundle(bundle), parsed, calibration_set, towers, output or bundle.parent)
 
@@ -173,11 +173,12 @@ def run(
     output: Path,
 ) -> None:
     """All of it: export CHECKPOINT (bundle `fp32`), quantize it by each recipe, build plans for TensorRT runtimes."""
+    from clipq.exporters.api import bundle_name, check_calibration_set, parse_recipes
     from clipq.exporters.build import BuildSettings, open_toolchain
     from clipq.exporters.calibration_set import DEMO_SET
 
     # Everything that can be refused is refused before minutes go into the export.
-    parsed = {known_runtime(runtime).name: _parse(recipes, runtime) for runtime in runtimes}
+    parsed = {known_runtime(runtime).name: parse_recipes(recipes, runtime) for runtime in runtimes}
     builds = {}
     for runtime in parsed:
         if known_runtime(runtime).takes == "plan":
@@ -192,15 +193,16 @@ def run(
         raise RecipeError(
             f"recipe {', '.join(sorted(calibrated))} measures activation ranges: give --calibration-set DIR"
         )
-    _check_calibration_set(calibration_set)
+    if calibration_set is not None:
+        check_calibration_set(calibration_set)
     source = _export(checkpoint, pretrained, output / "fp32", int(opset))
     click.echo(str(source.path))
     made: dict[str, Bundle] = {}
     for runtime, chosen in parsed.items():
-        fresh = [recipe for recipe in chosen if _bundle_name(recipe, towers) not in made]
+        fresh = [recipe for recipe in chosen if bundle_name(recipe, towers) not in made]
         made |= _quantize_all(source, fresh, calibration_set, towers, output)
         if runtime in builds:
-            bundles = [source, *(made[_bundle_name(recipe, towers)] for recipe in chosen)]
+            bundles = [source, *(made[bundle_name(recipe, towers)] for recipe in chosen)]
             _build_all(bundles, *builds[runtime], output)
 
 
@@ -281,37 +283,6 @@ def _batch(text: str) -> tuple[int, int, int]:
     return low, best, high
 
 
-def _check_calibration_set(folder: Path | None) -> None:
-    if folder is not None and not folder.is_dir():
-        raise RecipeError(f"--calibration-set {folder}: no such folder")
-
-
-def _demo_bundle(target: Path) -> Path:
-    import shutil
-
-    import clipq.demo
-    from clipq.files import directory_in_making
-
-    with directory_in_making(target) as making:
-        shutil.copytree(Path(clipq.demo.__file__).parent / "bundle", making, dirs_exist_ok=True)
-    return target
-
-
-def _parse(texts: Sequence[str], runtime: str = DEFAULT_RUNTIME) -> list[Recipe]:
-    from clipq.exporters.recipes import parse_recipe
-
-    parsed = [parse_recipe(text, runtime) for text in texts if text != "fp32"]
-    slugs = [recipe.slug() for recipe in parsed]
-    for slug in slugs:
-        if slugs.count(slug) > 1:
-            raise RecipeError(f"two recipes would both make the bundle {slug!r}; drop one")
-    return parsed
-
-
-def _bundle_name(recipe: Recipe, towers: str) -> str:
-    return recipe.slug() if towers == "both" else f"{recipe.slug()}-{towers}-only"
-
-
 @main.command()
 @click.argument("checkpoint")
 @pretrained_option
@@ -365,13 +336,9 @@ def attack(
 
 
 def _export(checkpoint: str, pretrained: str | None, output: Path, opset: int) -> Bundle:
-    try:
-        import open_clip  # noqa: F401
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise CheckpointError(
-            f"exporting needs {error.name}: pip install 'clip-quant[export]' (in a checkout: pip install '.[export]')"
-        ) from error
+    from clipq.exporters.api import require_torch
+
+    require_torch()
     from clipq.exporters.onnx_bundle import export_bundle
 
     return export_bundle(checkpoint, pretrained, output, opset=opset, progress=lambda line: click.echo(line, err=True))
@@ -380,19 +347,16 @@ def _export(checkpoint: str, pretrained: str | None, output: Path, opset: int) -
 def _quantize_all(
     source: Bundle, recipes: Sequence[Recipe], calibration_set: Path | None, towers: str, output: Path
 ) -> dict[str, Bundle]:
+    from clipq.exporters.api import bundle_name, quantized
     from clipq.exporters.calibration_set import open_calibration_set
-    from clipq.exporters.quantized_bundle import quantize_bundle
 
     calibration = open_calibration_set(calibration_set, source) if calibration_set else None
-    chosen = cast("tuple[TowerName, ...]", ("image", "text") if towers == "both" else (towers,))
     made = {}
     for recipe in recipes:
-        name = _bundle_name(recipe, towers)
+        name = bundle_name(recipe, towers)
         click.echo(f"quantizing: {name}", err=True)
         with progress_bars() as progress:
-            made[name] = quantize_bundle(
-                source, recipe, output / name, towers=chosen, calibration=calibration, progress=progress
-            )
+            made[name] = quantized(source, recipe, calibration, towers, output, progress)
         click.echo(str(made[name].path))
     return made
 

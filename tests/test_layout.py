@@ -42,7 +42,9 @@ ROOMS = {
     "run": {"results", "suites", "cells", "axes", "bench", "settings", "recording"},
     "demo": {"suites"},
     "sweep": {"results", "suites", "cells", "bench", "settings", "run"},
-    "cli": {"results", "suites", "cells", "bench", "verdicts", "report", "settings", "run", "demo", "sweep"},
+    "api": {"results", "suites", "axes", "verdicts", "report", "settings", "run"},
+    "arrays": {"metrics", "results", "axes", "verdicts", "report"},
+    "cli": {"results", "suites", "cells", "bench", "verdicts", "report", "settings", "api", "demo", "sweep"},
 }
 MOST_PARAMETERS, MOST_LINES = 6, 60
 # Longer ones that are still there, by file and name.

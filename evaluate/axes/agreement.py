@@ -9,6 +9,7 @@ import numpy as np
 from clipq.evaluate.axes.reading import Found, Reading, answers_of
 from clipq.evaluate.metrics import agreement
 from clipq.evaluate.metrics.accuracy import weighted_mean
+from clipq.evaluate.metrics.predictions import Predictions
 from clipq.evaluate.metrics.statistics import Statistic
 from clipq.evaluate.metrics.zeroshot import Answers
 from clipq.evaluate.results.estimates import Estimate, estimate
@@ -29,9 +30,13 @@ def measure(reading: Reading[PlannedView]) -> Found:
 
 def compared(answers: Answers, reference: Answers, *, view: str, seed: int = 0) -> list[Estimate]:
     """Agreement, flips and embedding cosine against the reference on the same samples."""
-    mine, theirs = answers.predictions, reference.predictions
     cosines = np.einsum("nd,nd->n", answers.embeddings, reference.embeddings, dtype=np.float64)
-    functions: dict[str, Statistic] = {"cosine": partial(weighted_mean, cosines)}
-    for compare in (agreement.agreement, agreement.flips_lost, agreement.flips_gained):
-        functions[compare.__name__] = partial(compare, mine, theirs)
+    alike = estimate({"cosine": partial(weighted_mean, cosines)}, len(cosines), view=view, seed=seed, paired=True)
+    return [*alike, *answers_compared(answers.predictions, reference.predictions, view=view, seed=seed)]
+
+
+def answers_compared(mine: Predictions, theirs: Predictions, *, view: str, seed: int = 0) -> list[Estimate]:
+    """Same answers and flips of predictions on the same samples."""
+    compared = (agreement.agreement, agreement.flips_lost, agreement.flips_gained)
+    functions: dict[str, Statistic] = {one.__name__: partial(one, mine, theirs) for one in compared}
     return estimate(functions, len(mine), view=view, seed=seed, paired=True)

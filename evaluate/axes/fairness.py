@@ -16,7 +16,6 @@ from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.calibration import BINS
 from clipq.evaluate.metrics.predictions import Booleans, Floats, Predictions
 from clipq.evaluate.metrics.statistics import Statistic
-from clipq.evaluate.metrics.zeroshot import Answers
 from clipq.evaluate.results.estimates import Estimate, estimate
 from clipq.evaluate.suites.plan import PlannedView, groups_of
 
@@ -27,7 +26,7 @@ def measure(reading: Reading[PlannedView]) -> Found:
     rows, _ = reading.once(decoded)
     found: list[Estimate] = []
     for column, groups in groups_of(reading.asked, rows).items():
-        found += by_group(answers, groups, view=view.name, bins=suite.ece_bins, seed=suite.seed)
+        found += by_group(answers.predictions, groups, view=view.name, bins=suite.ece_bins, seed=suite.seed)
         if entry.groups:
             found += fairness(
                 answers.predictions,
@@ -41,20 +40,20 @@ def measure(reading: Reading[PlannedView]) -> Found:
 
 
 def by_group(
-    answers: Answers, groups: Mapping[str, Booleans], *, view: str, bins: int = BINS, seed: int = 0
+    predictions: Predictions, groups: Mapping[str, Booleans], *, view: str, bins: int = BINS, seed: int = 0
 ) -> list[Estimate]:
     """Accuracy, recall, confidence and calibration of each group on its own."""
     rows: list[Estimate] = []
     for group, members in groups.items():
-        predictions = answers.predictions.subset(members)
+        mine = predictions.subset(members)
         functions: dict[str, Statistic] = {
-            "acc1": partial(accuracy.acc1, predictions),
-            "mean_per_class_recall": partial(accuracy.mean_per_class_recall, predictions),
-            "confidence": partial(weighted_mean, predictions.confidence),
-            "ece": partial(calibration.ece, predictions, bins=bins),
-            "confidence_gap": partial(calibration.confidence_gap, predictions),
+            "acc1": partial(accuracy.acc1, mine),
+            "mean_per_class_recall": partial(accuracy.mean_per_class_recall, mine),
+            "confidence": partial(weighted_mean, mine.confidence),
+            "ece": partial(calibration.ece, mine, bins=bins),
+            "confidence_gap": partial(calibration.confidence_gap, mine),
         }
-        rows += with_correct(estimate(functions, len(predictions), view=view, group=group, seed=seed), predictions)
+        rows += with_correct(estimate(functions, len(mine), view=view, group=group, seed=seed), mine)
     return rows
 
 

@@ -49,15 +49,14 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
 
     Exit code 0: pass, 1: fail, 3: investigate (an interval holds its limit: more samples would decide).
     """
+    from clipq.evaluate import api
     from clipq.evaluate.report import ci
     from clipq.evaluate.report.terminal import print_findings
-    from clipq.evaluate.results.folders import read_results
-    from clipq.evaluate.verdicts import gate as gating
-    from clipq.evaluate.verdicts.policy import read_policy
+    from clipq.evaluate.verdicts.gate import EXIT_CODES
     from clipq.files import write_atomic
 
-    rules = read_policy(policy)
-    findings = gating.judge_policy(read_results([results]), rules)
+    judged = api.gate(results, policy)
+    findings = judged.findings
     if junit is not None:
         write_atomic(junit, ci.as_junit(findings))
     if as_json:
@@ -68,7 +67,7 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
         # Beside JSON on stdout they would break it; the runner reads both streams.
         for line in ci.as_annotations(findings):
             click.echo(line, err=as_json)
-    click.get_current_context().exit(gating.EXIT_CODES[gating.outcome(findings)])
+    click.get_current_context().exit(EXIT_CODES[judged.state])
 
 
 @gate.command("init")
@@ -82,13 +81,13 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
 )
 def gate_init(results: Path, output: Path, bundles: Sequence[str], margin: float) -> None:
     """Write a policy that the engines in RESULTS pass, with a margin: today's figures as tomorrow's limits."""
-    from clipq.evaluate.results.folders import read_results
+    from clipq.evaluate.api import read_results
     from clipq.evaluate.verdicts.gate import policy_from
     from clipq.files import write_atomic
 
     if output.exists():
         raise DataError(f"{output} exists; choose another name with -o")
-    engines = read_results([results]).engines
+    engines = read_results(results).engines
     names = [one.record.bundle.name for one in engines]
     for name in bundles:
         if name not in names:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from clipq.engines.catalog import DEFAULT_RUNTIME
+from clipq.evaluate.settings import PIXEL_CACHE, PIXEL_CACHE_GB
 
 if TYPE_CHECKING:
-    from clipq.data.pixels import PixelCache
+    pass
 
 bundles_argument = click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
 
@@ -52,15 +53,15 @@ repeats_option = click.option(
 
 
 pixel_cache_option = click.option(
-    "--pixel-cache", type=click.Path(path_type=Path), default=Path("~/.cache/clipq/pixels"), show_default=True,
+    "--pixel-cache", type=click.Path(path_type=Path), default=PIXEL_CACHE, show_default=True,
     envvar="CLIPQ_PIXEL_CACHE", show_envvar=True, metavar="FOLDER",
     help="Where decoded and corrupted images are kept for the next engine, run and process.",
 )  # fmt: skip
 
 
 pixel_cache_size_option = click.option(
-    "--pixel-cache-gb", default=10.0, show_default=True, type=click.FloatRange(min=0), envvar="CLIPQ_PIXEL_CACHE_GB",
-    show_envvar=True, help="The most it may hold, in GB; 0 keeps nothing.",
+    "--pixel-cache-gb", default=PIXEL_CACHE_GB, show_default=True, type=click.FloatRange(min=0),
+    envvar="CLIPQ_PIXEL_CACHE_GB", show_envvar=True, help="The most it may hold, in GB; 0 keeps nothing.",
 )  # fmt: skip
 
 
@@ -75,13 +76,6 @@ ray_option = click.option(
     "--ray", metavar="ADDRESS|local",
     help="Fill cells on a Ray cluster: `auto` (the one of this machine), HOST:PORT, or `local` for one just for this.",
 )  # fmt: skip
-
-
-def pixel_cache_of(folder: Path, gigabytes: float) -> PixelCache | None:
-    """Where decoded images are kept, or None where nothing may be."""
-    from clipq.data.pixels import PixelCache
-
-    return PixelCache(folder.expanduser(), int(gigabytes * 1e9)) if gigabytes else None
 
 
 def jsonable(parameters: dict[str, Any]) -> dict[str, Any]:

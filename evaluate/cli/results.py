@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 @click.option("--no-images", is_flag=True, help="Show no photo.")
 def report(results: Sequence[Path], output: Path | None, form: str, no_images: bool) -> None:
     """Write the report of one or more results folders: verdicts, trade-offs, evidence, provenance."""
+    from clipq.evaluate.api import read_results
     from clipq.evaluate.report.formats import write
-    from clipq.evaluate.results.folders import read_results
 
     if output is None and len(results) > 1:
         raise click.UsageError("several results: say where the report goes with -o")
     target = output or results[0] / f"report.{form}"
     if target.exists() and target.suffix != f".{form}":
         raise DataError(f"{target} exists and is no .{form} file; choose another name with -o")
-    click.echo(str(write(read_results(results), form, target, images=not no_images)))
+    click.echo(str(write(read_results(*results), form, target, images=not no_images)))
 
 
 @click.command()
@@ -55,20 +55,20 @@ def compare(a: Path, b: Path, margin: float, markdown: Path | None, as_json: boo
 
     Paired where the samples are the same. Exit code 0: same or better, 1: worse beyond chance, 3: undecided.
     """
+    from clipq.evaluate import api
     from clipq.evaluate.report.comparison import as_markdown
     from clipq.evaluate.report.terminal import print_comparison
-    from clipq.evaluate.results.folders import read_results
-    from clipq.evaluate.verdicts import compare as comparing
+    from clipq.evaluate.verdicts.compare import EXIT_CODES
     from clipq.files import write_atomic
 
-    found = comparing.compare(read_results([a]), read_results([b]), margin=margin)
+    found = api.compare(a, b, margin=margin)
     if markdown is not None:
         write_atomic(markdown, as_markdown(found))
     if as_json:
         click.echo(strict_json.dumps(found.as_json()))
     else:
         print_comparison(found)
-    click.get_current_context().exit(comparing.EXIT_CODES[found.outcome])
+    click.get_current_context().exit(EXIT_CODES[found.outcome])
 
 
 @click.command()
@@ -79,7 +79,7 @@ def compare(a: Path, b: Path, margin: float, markdown: Path | None, as_json: boo
 )
 def card(results: Path, bundle: str | None, output: Path) -> None:
     """Write a Hugging Face model card: evaluation block, differences to FP32, fairness, limitations, provenance."""
+    from clipq.evaluate.api import read_results
     from clipq.evaluate.report.card import choose_engine, write_card
-    from clipq.evaluate.results.folders import read_results
 
-    click.echo(str(write_card(choose_engine(read_results([results]), bundle), output)))
+    click.echo(str(write_card(choose_engine(read_results(results), bundle), output)))

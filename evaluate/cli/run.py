@@ -10,14 +10,12 @@ import click
 
 from clipq.console import fetch_option, progress_bars
 from clipq.data.open import describe_sources
-from clipq.errors import DataError
 from clipq.evaluate.cli.options import (
     as_batch_size,
     bundles_argument,
     graphs_option,
     json_option,
     jsonable,
-    pixel_cache_of,
     pixel_cache_option,
     pixel_cache_size_option,
     reference_option,
@@ -25,9 +23,9 @@ from clipq.evaluate.cli.options import (
     threads_option,
 )
 from clipq.evaluate.results import strict_json
+from clipq.evaluate.settings import Settings, kept_pixels
 
 if TYPE_CHECKING:
-    from clipq.evaluate.settings import Settings
     from clipq.evaluate.suites.schema import Suite
 
 
@@ -99,8 +97,8 @@ def run(
     seed: int | None,
 ) -> None:
     """Evaluate BUNDLES by a suite or on data, compared with the FP32 one; writes records, results.csv, report.html."""
-    from clipq.evaluate.settings import Settings
-    from clipq.evaluate.suites.schema import LatencyEntry, Suite, ViewEntry
+    from clipq.evaluate.api import suite_of
+    from clipq.evaluate.suites.schema import LatencyEntry
     from clipq.evaluate.suites.suite import read_suite
 
     if bool(suite) == bool(data):
@@ -110,8 +108,8 @@ def run(
         "ece_bins": ece_bins, "seed": seed,
     }  # fmt: skip
     asked = {key: value for key, value in given.items() if value is not None}
-    chosen = read_suite(suite) if suite else Suite(view=tuple(ViewEntry(source=source) for source in data))
-    latency = chosen.latency or (None if suite else LatencyEntry())
+    chosen = read_suite(suite) if suite else suite_of(data)
+    latency = chosen.latency
     if batches or repeats:
         base = latency or LatencyEntry()
         latency = LatencyEntry(batches=tuple(sorted(set(batches))) or base.batches, repeats=repeats or base.repeats)
@@ -123,7 +121,7 @@ def run(
         batch=batch_size,
         auto_batch=auto_batch,
         fetch=Path(cache).expanduser() if cache else None,
-        pixels=pixel_cache_of(pixel_cache, pixel_cache_gb),
+        pixels=kept_pixels(pixel_cache, pixel_cache_gb),
         thumbnails=not no_images,
     )
     _evaluate(bundles, chosen, output, settings, as_json)
@@ -145,31 +143,27 @@ def run(
 def demo(output: Path, samples: int | None, pixel_cache: Path, pixel_cache_gb: float, as_json: bool) -> None:
     """Quantize and evaluate the built-in checkpoint, offline: every axis of reliability, in minutes."""
     from clipq.evaluate.demo import demo_suite, make_bundles
-    from clipq.evaluate.settings import Settings
 
     with progress_bars() as progress:
         bundles = make_bundles(output / "bundles", progress)
     click.echo("The figures are about the demo checkpoint and its drawn world; they say nothing about CLIP.", err=True)
-    settings = Settings(pixels=pixel_cache_of(pixel_cache, pixel_cache_gb))
+    settings = Settings(pixels=kept_pixels(pixel_cache, pixel_cache_gb))
     _evaluate(bundles, demo_suite(samples), output / "results", settings, as_json)
 
 
 def _evaluate(bundles: Sequence[Path], suite: Suite, results: Path, settings: Settings, as_json: bool) -> None:
-    from clipq.evaluate.report.page import write_report
+    from clipq.evaluate.api import run_suite
     from clipq.evaluate.report.terminal import print_summary
-    from clipq.evaluate.results.folders import gather
-    from clipq.evaluate.run import evaluate
 
-    if results.exists() and not results.is_dir():
-        raise DataError(f"-o {results} is a file; give a folder")
     context = click.get_current_context()
     given = {"command": context.info_name, "bundles": [str(path) for path in bundles], **jsonable(context.params)}
     with progress_bars() as progress:
-        records = evaluate(bundles, suite, results, settings, given=given, progress=progress)
+        found = run_suite(bundles, suite, results, settings, given, progress)
+    records = [entry.record for entry in found.engines]
     # The numbers first: the page may want a package that is not there.
     if as_json:
         click.echo(strict_json.dumps([row.model_dump() for record in records for row in record.measurements]))
     else:
         print_summary(records)
-    page = write_report(gather([(results, records)]), results / "report.html", images=settings.thumbnails)
+    page = found.report(results / "report.html", images=settings.thumbnails)
     click.echo(f"report: {page}", err=True)

@@ -15,15 +15,14 @@ from clipq.errors import DataError
 from clipq.evaluate.cli.options import (
     json_option,
     jsonable,
-    pixel_cache_of,
     pixel_cache_option,
     pixel_cache_size_option,
     ray_option,
 )
 from clipq.evaluate.results import strict_json
+from clipq.evaluate.settings import Settings, kept_pixels
 
 if TYPE_CHECKING:
-    from clipq.evaluate.settings import Settings
     from clipq.evaluate.sweep.grid import Grid
     from clipq.evaluate.sweep.jobs import Outcome
     from clipq.evaluate.sweep.state import SweepFolder
@@ -131,10 +130,9 @@ def _sweep(grid: Grid, folder: SweepFolder, settings: Settings, ray: str | None)
 
 
 def _settings(cache: str | None, pixel_cache: Path, pixel_cache_gb: float) -> Settings:
-    from clipq.evaluate.settings import Settings
 
     fetch = Path(cache).expanduser() if cache else None
-    return Settings(fetch=fetch, pixels=pixel_cache_of(pixel_cache, pixel_cache_gb))
+    return Settings(fetch=fetch, pixels=kept_pixels(pixel_cache, pixel_cache_gb))
 
 
 def _where(ray: str | None, slots: int) -> str:

@@ -1,0 +1,177 @@
+"""From Python: what ``clipq-eval`` does; ``clipq`` hands it on, and the commands use it too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from clipq.errors import DataError, ResultsError
+from clipq.evaluate.axes.headline import AXES
+from clipq.evaluate.report.formats import write
+from clipq.evaluate.report.notebook import data_frame, html_table
+from clipq.evaluate.results.folders import Results, gather
+from clipq.evaluate.results.folders import read_results as read_folders
+from clipq.evaluate.run import evaluate as run
+from clipq.evaluate.settings import PIXEL_CACHE, PIXEL_CACHE_GB, Settings, kept_pixels
+from clipq.evaluate.suites.schema import LatencyEntry, Suite, ViewEntry
+from clipq.evaluate.suites.suite import read_suite
+from clipq.evaluate.verdicts import compare as comparing
+from clipq.evaluate.verdicts import gate as gating
+from clipq.evaluate.verdicts.by_axis import MARKS, AxisVerdict, axis_verdicts, findings
+from clipq.evaluate.verdicts.judgement import MARGIN
+from clipq.evaluate.verdicts.policy import Policy, read_policy
+from clipq.progress import Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+FORMATS = ("html", "md", "json", "csv", "pdf")
+
+
+@dataclass(frozen=True)
+class Evaluation(Results):
+    """Engines that were evaluated or read together.
+
+    ``results["int8-static-minmax"]["test", "acc1"]`` is a row of ``results.csv``: ``value``, ``low``, ``high``, ``n``
+    and, against the reference, ``delta``, ``delta_low``, ``delta_high``, ``p_value``. A part of a view stands between
+    the two: ``["test", "race=Black", "acc1"]``. A notebook shows the verdicts.
+    """
+
+    def verdicts(self) -> dict[str, dict[str, AxisVerdict]]:
+        """By engine and axis: ``verdict`` (better, same, worse, unknown), ``text``, and the rows behind it.
+
+        Engines are those compared with a reference; axes that nobody measured are left out.
+        """
+        found = {entry.name: axis_verdicts(entry) for entry in self.candidates}
+        measured = [axis for axis in AXES if any(axes[axis].rows for axes in found.values())]
+        return {name: {axis: axes[axis] for axis in measured} for name, axes in found.items()}
+
+    def sentences(self) -> dict[str, str]:
+        """By engine: what changed and what did not, in a sentence."""
+        return {entry.name: findings(entry) for entry in self.candidates}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every measurement, by the columns of ``results.csv``; ``engine`` in front is its name here."""
+        return [{"engine": entry.name, **row.model_dump()} for entry in self.entries for row in entry.rows.values()]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The rows as a data frame; raises ClipqError where pandas is not installed."""
+        return data_frame(self.rows())
+
+    def report(self, target: PathLike, *, images: bool = True) -> Path:
+        """Write the report; the file's ending says as what: .html, .md, .json, .csv or .pdf. Returns its path."""
+        path = Path(target)
+        form = path.suffix.removeprefix(".")
+        if form not in FORMATS:
+            raise ResultsError(f"report {path}: give a file that ends in {', '.join('.' + one for one in FORMATS)}")
+        return write(self, form, path, images=images)
+
+    def _repr_html_(self) -> str:
+        """The verdict table, for notebooks."""
+        found = self.verdicts()
+        if not found:
+            return f"<p>{len(self)} engines, none compared with a reference</p>"
+        head = ["", *(AXES[axis].title for axis in next(iter(found.values())))]
+        rows = [
+            (name, *(f"{MARKS[one.verdict]} {one.text}" for one in verdicts.values()))
+            for name, verdicts in found.items()
+        ]
+        legend = "▲ better, ▼ worse, = same within ± 1 point, ? unknown; differences to the reference, 95 % intervals"
+        failed = "".join(f"<p>{escape(entry.name)} failed: {escape(entry.record.failed)}</p>" for entry in self.failed)
+        return html_table(head, rows, caption=legend) + failed
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a policy says of results: ``state`` (pass, fail, investigate) and a finding per rule, engine and number."""
+
+    state: gating.State
+    findings: tuple[gating.Finding, ...]
+
+
+def evaluate(
+    bundles: Sequence[PathLike] | PathLike,
+    *,
+    data: Sequence[str] | str | None = None,
+    suite: Suite | str | None = None,
+    settings: Settings | None = None,
+    output: PathLike = "clipq-results",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate bundles and compare them with the FP32 one among them; the same as ``clipq-eval run``.
+
+    On what is either ``data``, labelled images as on the command line (``"photos/test"``, ``"NAME=SOURCE"``, several),
+    or ``suite``: a file, a built-in name, or a ``clipq.Suite``. ``output`` is the results folder: what is in it already
+    is not embedded or timed again. Raises ClipqError for what does not fit, EngineError where the reference fails; an
+    engine that fails is among ``failed``.
+    """
+    paths = [Path(one) for one in ([bundles] if isinstance(bundles, str | os.PathLike) else bundles)]
+    if (data is None) == (suite is None):
+        raise DataError("give data=SOURCE (or a list of them), or suite=FILE, NAME or a Suite")
+    sources = [data] if isinstance(data, str) else list(data or ())
+    given = {
+        "command": "clipq.evaluate", "bundles": [str(path) for path in paths], "data": sources or None,
+        "suite": suite if isinstance(suite, str) else None,
+    }  # fmt: skip
+    asked = suite_of(sources) if suite is None else read_suite(suite) if isinstance(suite, str) else suite
+    return run_suite(paths, asked, Path(output), settings or default_settings(), given, progress or Progress())
+
+
+def run_suite(
+    bundles: Sequence[Path],
+    suite: Suite,
+    output: Path,
+    settings: Settings,
+    given: Mapping[str, Any],
+    progress: Progress,
+) -> Evaluation:
+    """Evaluate bundles by a suite into a results folder; ``given`` is recorded as what was asked for."""
+    if output.exists() and not output.is_dir():
+        raise DataError(f"-o {output} is a file; give a folder")
+    records = run(bundles, suite, output, settings, given=dict(given), progress=progress)
+    return Evaluation(gather([(output, records)]).engines)
+
+
+def suite_of(sources: Sequence[str]) -> Suite:
+    """The suite that ``--data`` stands for: labelled views, and latency."""
+    return Suite(view=tuple(ViewEntry(source=source) for source in sources), latency=LatencyEntry())
+
+
+def default_settings() -> Settings:
+    """What the command does where nothing is said: decoded images are kept for the next engine, run and process."""
+    folder, size = os.environ.get("CLIPQ_PIXEL_CACHE"), os.environ.get("CLIPQ_PIXEL_CACHE_GB")
+    return Settings(pixels=kept_pixels(Path(folder or PIXEL_CACHE), float(size or PIXEL_CACHE_GB)))
+
+
+def read_results(*paths: PathLike) -> Evaluation:
+    """The engines of results folders, or of one record file; of several folders they are called ``FOLDER/NAME``.
+
+    Raises ResultsError where a folder holds no records or one is damaged.
+    """
+    return Evaluation(read_folders([Path(path) for path in paths]).engines)
+
+
+def compare(a: Results | PathLike, b: Results | PathLike, *, margin: float = MARGIN) -> comparing.Comparison:
+    """Compare B with A: results, folders of them, or single record files. ``outcome`` says it in a word.
+
+    ``margin``: engines are the same where the whole interval of their difference lies within ± this.
+    """
+    if not margin > 0:
+        raise DataError(f"margin {margin!r}: give a number above 0 (0.01 is one point)")
+    return comparing.compare(_results(a), _results(b), margin=margin)
+
+
+def gate(results: Results | PathLike, policy: Policy | str) -> Judgement:
+    """Judge results by a policy: a TOML file, or ``strict``, ``mlperf-99``, ``mlperf-99.9``, ``demo``."""
+    rules = policy if isinstance(policy, Policy) else read_policy(policy)
+    found = tuple(gating.judge_policy(_results(results), rules))
+    return Judgement(gating.outcome(found), found)
+
+
+def _results(given: Results | PathLike) -> Results:
+    return given if isinstance(given, Results) else read_results(given)

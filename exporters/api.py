@@ -1,0 +1,120 @@
+"""From Python: what ``clipq-export onnx`` and ``quantize`` do; ``clipq`` hands it on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import clipq.demo
+from clipq.bundle import Bundle, TowerName, open_bundle
+from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
+from clipq.errors import CheckpointError, RecipeError
+from clipq.exporters.calibration_set import DEMO_SET, CalibrationSet, open_calibration_set
+from clipq.exporters.quantized_bundle import quantize_bundle
+from clipq.exporters.recipes import Recipe, parse_recipe
+from clipq.files import directory_in_making
+from clipq.progress import Progress
+
+
+def export(checkpoint: str, output: str | Path, *, pretrained: str | None = None, opset: Literal[17, 21] = 21) -> Path:
+    """Export an open_clip checkpoint to an FP32 bundle at ``output`` and compare both towers with torch.
+
+    ``checkpoint`` is MODEL/TAG (``ViT-B-32/laion2b_s34b_b79k``), MODEL with ``pretrained``, ``hf-hub:ORG/REPO``,
+    ``local-dir:PATH`` or ``demo``. Returns the bundle's folder. Raises CheckpointError where the checkpoint or torch is
+    missing, ParityError where a tower does not match the checkpoint.
+    """
+    require_torch()
+    from clipq.exporters.onnx_bundle import export_bundle
+
+    return export_bundle(checkpoint, pretrained, Path(output), opset=opset, progress=lambda line: None).path
+
+
+def quantize(
+    bundle: str | Path,
+    recipes: Sequence[str],
+    *,
+    calibration: str | Path | None = None,
+    towers: str = "both",
+    runtime: str = DEFAULT_RUNTIME,
+    output: str | Path | None = None,
+) -> list[Path]:
+    """Quantize an FP32 bundle: one new bundle per recipe, in ``output`` (default: the FP32 bundle's parent folder).
+
+    ``recipes`` are written as on the command line: ``int4-weight-only:algorithm=hqq``. ``calibration`` is a folder of
+    images with ``captions.csv`` or in class folders. ``towers`` is "both", "image" or "text"; ``runtime`` is what
+    options not given are fitted to. ``demo`` is the built-in bundle, put into ``output/fp32``. Returns the folders, the
+    FP32 bundle first, as ``clipq.evaluate`` takes them. Raises RecipeError for a recipe that is unknown or cannot be
+    applied, DataError for a calibration set that cannot be used; a bundle is whole or not there.
+    """
+    if isinstance(recipes, str):
+        raise RecipeError(f"recipes {recipes!r}: give a list of recipes")
+    chosen = parse_recipes(recipes, known_runtime(runtime).name)
+    folder = None if calibration is None else check_calibration_set(Path(calibration))
+    source, parent = Path(bundle), None if output is None else Path(output)
+    if source == Path("demo") and not source.exists():
+        source, folder = demo_bundle(parent), folder or DEMO_SET
+    opened = open_bundle(source)
+    measured = None if folder is None else open_calibration_set(folder, opened)
+    made = [quantized(opened, recipe, measured, towers, parent or source.parent, Progress()) for recipe in chosen]
+    return [source, *(one.path for one in made)]
+
+
+def quantized(
+    source: Bundle, recipe: Recipe, calibration: CalibrationSet | None, towers: str, parent: Path, progress: Progress
+) -> Bundle:
+    """The bundle that a recipe makes of an FP32 one, in ``parent`` under the recipe's name."""
+    target = parent / bundle_name(recipe, towers)
+    chosen = towers_of(towers)
+    return quantize_bundle(source, recipe, target, towers=chosen, calibration=calibration, progress=progress)
+
+
+def towers_of(towers: str) -> tuple[TowerName, ...]:
+    """The towers meant by ``both``, ``image`` or ``text``."""
+    meant: dict[str, tuple[TowerName, ...]] = {"both": ("image", "text"), "image": ("image",), "text": ("text",)}
+    if towers not in meant:
+        raise RecipeError(f"towers {towers!r}: give {', '.join(meant)}")
+    return meant[towers]
+
+
+def parse_recipes(texts: Sequence[str], runtime: str) -> list[Recipe]:
+    """Recipes as they are written, fitted to a runtime; raises RecipeError where two would make one bundle."""
+    parsed = [parse_recipe(text, runtime) for text in texts if text != "fp32"]
+    slugs = [recipe.slug() for recipe in parsed]
+    for slug in slugs:
+        if slugs.count(slug) > 1:
+            raise RecipeError(f"two recipes would both make the bundle {slug!r}; drop one")
+    return parsed
+
+
+def bundle_name(recipe: Recipe, towers: str) -> str:
+    """What the folder of a recipe's bundle is called."""
+    return recipe.slug() if towers == "both" else f"{recipe.slug()}-{towers}-only"
+
+
+def check_calibration_set(folder: Path) -> Path:
+    """The folder, if it is one; raises RecipeError else."""
+    if not folder.is_dir():
+        raise RecipeError(f"--calibration-set {folder}: no such folder")
+    return folder
+
+
+def demo_bundle(parent: Path | None) -> Path:
+    """The built-in bundle, copied to ``parent/fp32``."""
+    if parent is None:
+        raise RecipeError("say with -o (output=...) where the built-in bundle and what is made of it go")
+    with directory_in_making(parent / "fp32") as making:
+        shutil.copytree(Path(clipq.demo.__file__).parent / "bundle", making, dirs_exist_ok=True)
+    return parent / "fp32"
+
+
+def require_torch() -> None:
+    """Raise CheckpointError where what exporting needs is not installed."""
+    try:
+        import open_clip  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise CheckpointError(
+            f"exporting needs {error.name}: pip install 'clip-quant[export]' (in a checkout: pip install '.[export]')"
+        ) from error

@@ -1,0 +1,31 @@
+"""Metrics of one's own predictions, each with its 95 % interval.
+
+>>> from clipq.metrics import ece
+>>> round(ece([[0.9, 0.1], [0.8, 0.2]], [0, 1]).value, 2)
+0.45
+
+Every classification metric of ``docs/formats.md`` is here by its name in ``results.csv``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clipq.evaluate.arrays import Value
+
+
+def __getattr__(name: str) -> Callable[..., Value]:
+    # By name, for the base of clipq imports none of its parts; and loaded when a metric is first asked for.
+    arrays = import_module("clipq.evaluate.arrays")
+    if name not in arrays.metric_names():
+        raise AttributeError(f"clipq.metrics has no {name!r}; there are {', '.join(arrays.metric_names())}")
+    function: Callable[..., Value] = arrays.metric_function(name)
+    return function
+
+
+def __dir__() -> list[str]:
+    names: list[str] = import_module("clipq.evaluate.arrays").metric_names()
+    return names
