@@ -1,5 +1,7 @@
 """The report's charts as Vega-Lite specifications without data: the page gives each chart its rows when it is seen.
 
+``python evaluate/report/charts.py`` writes ``charts.json``, which the page reads; a test compares the two.
+
 Vega-Lite by altair and vl-convert: 0.9 MB of script for tooltips, keyboard-readable SVG with labels, dark and light;
 Plotly's is 4.5 MB, Bokeh's 1.2 MB without what the trade-off chart needs, and matplotlib's SVG has no interaction.
 
@@ -8,6 +10,8 @@ Words in capitals (COST, VALUE, FORMAT, DOMAIN) are places that the page fills i
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import altair as alt
@@ -182,3 +186,7 @@ def _legend(columns: int) -> Any:
 
 def _tooltip(*names: str) -> list[Any]:
     return [alt.Tooltip(f"{name}:N") for name in names]
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("charts.json").write_text(json.dumps(templates(), indent=1) + "\n", encoding="utf-8")

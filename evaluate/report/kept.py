@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable
-from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from clipq.errors import ResultsError
-from clipq.files import sha256_bytes, write_atomic
+from clipq.files import write_atomic
 
 FOLDER = Path("~/.cache/clipq")
 
@@ -30,20 +27,6 @@ def vega() -> str:
         return script
 
     return _kept(f"vega-{_version('vl-convert-python')}.js", bundle, whole=bool)
-
-
-def charts() -> dict[str, dict[str, Any]]:
-    """Every kind of chart by name, as ``charts.templates`` makes them; altair takes half a second for it."""
-
-    def specify() -> str:
-        from clipq.evaluate.report.charts import templates
-
-        return json.dumps(templates())
-
-    source = (resources.files("clipq.evaluate.report") / "charts.py").read_bytes()
-    name = f"charts-{_version('altair')}-{sha256_bytes(source)[:16]}.json"
-    found: dict[str, dict[str, Any]] = json.loads(_kept(name, specify, whole=lambda text: text.endswith("}")))
-    return found
 
 
 def _version(package: str) -> str:
