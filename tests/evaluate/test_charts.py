@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 
+from charts import templates
 from support import ROOT
-
-from clipq.evaluate.report.charts import templates
 
 
 def test_charts_json_is_what_charts_makes():
@@ -15,4 +14,4 @@ def test_charts_json_is_what_charts_makes():
     for chart in (*shipped.values(), *made.values()):
         # Which version of Vega-Lite an altair was written for.
         chart.pop("$schema")
-    assert shipped == made, "write it again: python evaluate/report/charts.py"
+    assert shipped == made, "write it again: python tests/charts.py"

@@ -1,6 +1,6 @@
 """The report's charts as Vega-Lite specifications without data: the page gives each chart its rows when it is seen.
 
-``python evaluate/report/charts.py`` writes ``charts.json``, which the page reads; a test compares the two.
+``python tests/charts.py`` writes ``evaluate/report/charts.json``, which the page reads; a test compares the two.
 
 Vega-Lite by altair and vl-convert: 0.9 MB of script for tooltips, keyboard-readable SVG with labels, dark and light;
 Plotly's is 4.5 MB, Bokeh's 1.2 MB without what the trade-off chart needs, and matplotlib's SVG has no interaction.
@@ -11,10 +11,10 @@ Words in capitals (COST, VALUE, FORMAT, DOMAIN) are places that the page fills i
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import altair as alt
+from support import ROOT
 
 # Okabe and Ito's palette: distinguishable with every common colour vision.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#B8A600")
@@ -189,4 +189,6 @@ def _tooltip(*names: str) -> list[Any]:
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("charts.json").write_text(json.dumps(templates(), indent=1) + "\n", encoding="utf-8")
+    (ROOT / "evaluate" / "report" / "charts.json").write_text(
+        json.dumps(templates(), indent=1) + "\n", encoding="utf-8"
+    )
