@@ -18,7 +18,6 @@ from clipq.evaluate.judgement import MARGIN
 from clipq.evaluate.metrics import CLASSIFICATION
 from clipq.evaluate.metrics.ood import SCORES
 from clipq.evaluate.report.data import PageData, same_latency
-from clipq.evaluate.report.kept import vega
 from clipq.evaluate.report.regularities import find_regularities
 from clipq.evaluate.report.results import Results
 from clipq.evaluate.report.verdicts import MARKS, AxisVerdict, axis_verdicts, confidence_state, difference, findings
@@ -86,7 +85,7 @@ def render(results: Results, *, images: bool = True) -> str:
         flips_left_out=page.data.flips_left_out,
         style=Markup(_resource("page.css")),
         script=Markup(_resource("page.js")),
-        library=Markup(vega().replace("</script", "<\\/script")),
+        library=Markup(_resource("vega.js").replace("</script", "<\\/script")),
     )
 
 
