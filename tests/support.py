@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from commands import commands
+
 import clipq.demo
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +32,9 @@ RECIPES = {
 
 def run(module: str, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     """Run a command line as a user would, in a process of its own."""
+    ready = None if options else commands(module)
+    if ready is not None:
+        return ready.run([*map(str, arguments)], Path.cwd())
     command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
 

@@ -9,12 +9,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from clipq.evaluate.metrics.statistics import median_ratio, percentile_draws
 from clipq.evaluate.metrics.table import metric_of, title_of
-from clipq.evaluate.report.kept import charts
 from clipq.evaluate.results.entry import Entry
 from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.key import Key
@@ -70,7 +70,7 @@ class PageData:
             "costs": costs(entries),
             "flips": self._flips(photos),
             "photos": photos,
-            "charts": charts(),
+            "charts": json.loads((resources.files("clipq.evaluate.report") / "charts.json").read_text("utf-8")),
         }
         text = json.dumps(data, separators=(",", ":"), allow_nan=False)
         # Without a time in it the same results give the same page.

@@ -17,7 +17,6 @@ from clipq.evaluate.metrics.ood import SCORES
 from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.metrics.table import METRICS, of_section, title_of
 from clipq.evaluate.report.data import PageData, same_latency
-from clipq.evaluate.report.kept import vega
 from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.key import Key, attack_group, batch_group, tower_view
 from clipq.evaluate.results.numbers import difference, number, ratio
@@ -57,7 +56,7 @@ def render(results: Results, *, images: bool = True) -> str:
         flips_left_out=page.data.flips_left_out,
         style=Markup(_resource("page.css")),
         script=Markup(_resource("page.js")),
-        library=Markup(vega().replace("</script", "<\\/script")),
+        library=Markup(_resource("vega.js").replace("</script", "<\\/script")),
     )
 
 

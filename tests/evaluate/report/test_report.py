@@ -6,7 +6,6 @@ import base64
 import csv
 import gzip
 import json
-import os
 import re
 import shutil
 
@@ -17,8 +16,6 @@ from support import assert_refused, evaluate, export
 from synthetic import exact, many, predictions, record, worse, write_results
 
 from clipq.demo import world
-from clipq.evaluate.report import kept
-from clipq.evaluate.report.charts import templates
 from clipq.evaluate.report.data import PageData
 from clipq.evaluate.report.page import render, write_report
 from clipq.evaluate.results.folders import gather, read_results
@@ -431,34 +428,3 @@ def test_real_photos(shared, tmp_path):
         assert report.count("[data-chart=reliability] svg.marks") == 2 * 3
         assert report.count("[data-chart=histogram] svg.marks") == 3
         assert report.page.locator("#gallery img").first.evaluate("one => one.naturalWidth") > 8
-
-
-def test_a_kept_file_that_is_not_whole_is_made_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(kept, "FOLDER", tmp_path)
-    first = kept.charts()
-    (file,) = tmp_path.glob("charts-*.json")
-    for damaged in (b"", b"\xff", file.read_bytes()[:-5]):
-        file.write_bytes(damaged)
-        assert kept.charts() == first
-    assert kept.charts() == templates()
-
-
-def test_results_are_told_where_the_charts_package_is_missing(bundles, tmp_path):
-    """After a long evaluation: the numbers, then one line on what the page wants."""
-    missing = "import importlib.metadata as m; v = m.version\ndef version(name):\n    if name == 'vl-convert-python': raise m.PackageNotFoundError(name)\n    return v(name)\nm.version = version\n"
-    (tmp_path / "sitecustomize.py").write_text(missing)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = evaluate(
-        "run",
-        str(bundles / "fp32"),
-        "--data",
-        "demo:test",
-        "--no-bench",
-        "--json",
-        "-o",
-        str(tmp_path / "r"),
-        env=environment,
-    )
-    assert_refused(done, "pip install vl-convert-python", "clipq-eval report")
-    assert any(row["metric"] == "acc1" for row in json.loads(done.stdout))
-    assert (tmp_path / "r" / "results.csv").is_file() and not (tmp_path / "r" / "report.html").exists()
