@@ -15,7 +15,6 @@ from clipq.evaluate.report.formats import write
 from clipq.evaluate.report.notebook import data_frame, html_table
 from clipq.evaluate.results.folders import Results, gather
 from clipq.evaluate.results.folders import read_results as read_folders
-from clipq.evaluate.run import evaluate as run
 from clipq.evaluate.settings import PIXEL_CACHE, PIXEL_CACHE_GB, Settings, kept_pixels
 from clipq.evaluate.suites.schema import LatencyEntry, Suite, ViewEntry
 from clipq.evaluate.suites.suite import read_suite
@@ -131,6 +130,9 @@ def run_suite(
     progress: Progress,
 ) -> Evaluation:
     """Evaluate bundles by a suite into a results folder; ``given`` is recorded as what was asked for."""
+    # Here alone: reading results needs no engine and none of what engines need.
+    from clipq.evaluate.run import evaluate as run
+
     if output.exists() and not output.is_dir():
         raise DataError(f"-o {output} is a file; give a folder")
     records = run(bundles, suite, output, settings, given=dict(given), progress=progress)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_matrix
 from scipy.special import logsumexp
 
@@ -126,6 +125,9 @@ def fit_logit_scale(cosines: Floats, labels: Integers) -> float:
 
     Searched between 0.1 and 10,000; a bias is the same for all classes and plays no part in the softmax.
     """
+    # Half of what importing clipq's statistics took, for one function of one axis.
+    from scipy.optimize import minimize_scalar
+
     cosines = cosines.astype(np.float64)
     own = cosines[np.arange(len(labels)), labels]
 

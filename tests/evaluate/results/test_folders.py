@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -148,3 +150,24 @@ def test_a_policy_is_not_made_of_engines_without_a_reference(tmp_path):
 def test_what_an_engine_is_called(bundle, simulated, twin, name):
     assert engine_name(bundle, simulated=simulated, twin=twin) == name
     assert Engine(bundle, "a recipe", "ort-cpu", simulated, twin).label == name
+
+
+READING = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("ftfy", "tokenizers", "onnxruntime", "onnx", "torch", "cv2", "imagecorruptions"):
+            raise ImportError(f"{name} is asked for")
+sys.meta_path.insert(0, Refuse())
+from clipq.evaluate.cli import main
+main(sys.argv[1:], prog_name="clipq-eval")
+"""
+
+
+@pytest.mark.parametrize("asked", [["report"], ["report", "--format", "md"], ["compare", "RESULTS"], ["gate", "--policy", "strict"]])  # fmt: skip
+def test_reading_results_needs_no_engine_and_nothing_that_engines_need(asked, tmp_path):
+    base = predictions(200)
+    folder = write_results(tmp_path / "r", {"test": base}, {"int8": {"views": {"test": base}}})
+    words = [asked[0], str(folder), *(str(folder) if word == "RESULTS" else word for word in asked[1:])]
+    done = subprocess.run([sys.executable, "-c", READING, *words], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1, 3) and "is asked for" not in done.stderr, done.stderr
