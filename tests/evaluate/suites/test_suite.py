@@ -9,6 +9,8 @@ from PIL import Image
 from support import assert_refused, evaluate
 
 from clipq.errors import DataError
+from clipq.evaluate.cli.run import demo
+from clipq.evaluate.demo import demo_suite
 from clipq.evaluate.suites.plan import groups_of, open_plan
 from clipq.evaluate.suites.schema import Suite, ViewEntry
 from clipq.evaluate.suites.suite import BUILT_IN, read_suite, suite_text
@@ -178,3 +180,11 @@ def test_command_line(tmp_path):
     assert "Square attack on test" in evaluate("suite", "show", "demo").stdout
     assert json.loads(evaluate("suite", "show", "paper", "--json").stdout)["view"][0]["name"] == "imagenet"
     assert_refused(evaluate("run", str(tmp_path), "--suite", "nowhere.toml", "-o", str(tmp_path / "o")), "built in are")
+
+
+def test_the_fewest_samples_that_the_demo_takes_are_enough_for_its_groups():
+    (samples,) = (one.type.min for one in demo.params if one.name == "samples")
+    for planned in open_plan(demo_suite(samples), None).views:
+        for column in planned.entry.groups:
+            sizes = [members.sum() for members in groups_of(planned)[column].values()]
+            assert sum(size >= planned.entry.smallest_group for size in sizes) >= 2, (column, sizes)
