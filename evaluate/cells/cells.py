@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from clipq.bundle import Preprocess
 from clipq.data.pixels import PixelReader
@@ -23,7 +23,7 @@ from clipq.data.views import View
 from clipq.engines.base import Array, Engine
 from clipq.errors import EngineError, OutOfMemory, ResultsError
 from clipq.evaluate.cells.storage import Storage
-from clipq.files import sha256_bytes
+from clipq.files import packed, sha256_bytes
 from clipq.preprocess import normalize
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Cell:
         if start == 0:
             self.storage.write(f"{self.name}/cell.json", self.identity.encode() + b"\n")
         tensors: dict[str, Array] = {"rows": rows, "features": features.astype(np.float32)}
-        self.storage.write(f"{self.name}/{_file(start)}", save(tensors, {"skipped": json.dumps(dict(skipped))}))
+        self.storage.write(f"{self.name}/{_file(start)}", packed(tensors, {"skipped": json.dumps(dict(skipped))}))
 
     def load(self) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, str]]:
         """Row numbers, features (rows × dimension) and the skipped samples with their reasons."""

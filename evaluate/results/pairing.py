@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from clipq.errors import ResultsError
 from clipq.evaluate.metrics.predictions import Booleans, Floats, Integers, Predictions
@@ -22,7 +21,7 @@ from clipq.evaluate.metrics.statistics import Draws
 from clipq.evaluate.results.estimates import Estimate
 from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.record import RENAMED, Record, record_stem
-from clipq.files import write_atomic
+from clipq.files import packed, write_atomic
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def write_pairing(
     rows = [[one.view, one.group, one.metric, one.draws.n] for one in estimates]
     metadata = {"rows": json.dumps(rows), "views": json.dumps(list(answers)), "created": record.created}
     path = _path(folder, record)
-    write_atomic(path, save(arrays, metadata))
+    write_atomic(path, packed(arrays, metadata))
     return path
 
 

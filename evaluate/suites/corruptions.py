@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,8 @@ SEVERITIES = (1, 2, 3, 4, 5)
 # Side of the occluding square as a part of the image's, by severity: 4 to 36 % of the pixels.
 _OCCLUDED_SIDE = (0.2, 0.3, 0.4, 0.5, 0.6)
 _SMALLEST = 32
+# Distributions of one library, of which one is installed.
+_OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class CorruptedView(DrawnView):
         made = {
             "base": self.base.digest,
             "corruption": [self.corruption, self.severity, self.seed],
-            "versions": {name: version(name) for name in ("imagecorruptions-imaug", "numpy", "pillow", "scipy")},
+            "versions": _versions(),
         }
         return sha256_bytes(json.dumps(made, sort_keys=True).encode())
 
@@ -65,6 +67,15 @@ class CorruptedView(DrawnView):
         """The corrupted pixels."""
         sample = f"{self.seed}/{self.corruption}/{self.severity}/{self.samples[index].id}"
         return corrupt(pixels, self.corruption, self.severity, zlib.crc32(sample.encode()))
+
+
+def _versions() -> dict[str, str]:
+    """Of everything that draws: another version of one may draw other pixels."""
+    found = {}
+    for name in ("imagecorruptions-imaug", "numpy", "pillow", "scipy", "scikit-image", "numba", *_OPENCV):
+        with contextlib.suppress(PackageNotFoundError):
+            found["opencv" if name in _OPENCV else name] = version(name)
+    return found
 
 
 def corrupted_views(base: View, corruption: str, severities: tuple[int, ...], seed: int) -> list[CorruptedView]:

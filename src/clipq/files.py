@@ -6,11 +6,15 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from clipq.errors import ClipqError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -25,6 +29,18 @@ def sha256_file(path: Path) -> str:
         while chunk := stream.read(2**20):
             state.update(chunk)
     return state.hexdigest()
+
+
+def packed(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Arrays by name as the bytes of a safetensors file, each in the order that its axes have.
+
+    safetensors (0.8) writes memory as it lies: an array with exchanged axes came back as another one.
+    """
+    import numpy as np
+    from safetensors.numpy import save
+
+    ordered = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return save(ordered, None if metadata is None else dict(metadata))
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

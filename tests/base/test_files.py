@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from safetensors.numpy import load
 from support import CALIBRATION, DEMO_BUNDLE, assert_refused, export
 
 from clipq.errors import ClipqError
-from clipq.files import directory_in_making
+from clipq.files import directory_in_making, packed
 
 
 def make(target):
@@ -37,3 +39,10 @@ def test_on_the_command_line(tmp_path):
     attack = export("attack", "demo", "--data", "demo:test", "-o", str(CALIBRATION))
     assert_refused(attack, "not made by clipq")
     assert (photos / "a.jpg").is_file() and (CALIBRATION / "captions.csv").is_file()
+
+
+def test_arrays_come_back_in_the_order_of_their_axes():
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4).transpose(2, 0, 1)
+    assert not array.flags.c_contiguous
+    back = load(packed({"turned": array, "sliced": array[::2]}, {"said": "so"}))
+    assert (back["turned"] == array).all() and (back["sliced"] == array[::2]).all()

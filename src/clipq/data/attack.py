@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
 from clipq.bundle import Preprocess
 from clipq.data.views import Classes, Sample, View
 from clipq.errors import DataError
-from clipq.files import sha256_bytes, sha256_file, write_atomic
+from clipq.files import packed, sha256_bytes, sha256_file, write_atomic
 
 SCHEMA_VERSION = 1
 MANIFEST = "clipq-attack.json"
@@ -107,7 +107,7 @@ def tensor_name(epsilon: int) -> str:
 
 def write_attack(folder: Path, manifest: dict[str, Any], pixels: dict[int, Pixels]) -> None:
     """Write a stored attack; ``pixels`` are by strength, 0 for the clean images."""
-    data = save({tensor_name(epsilon): np.ascontiguousarray(array) for epsilon, array in pixels.items()})
+    data = packed({tensor_name(epsilon): array for epsilon, array in pixels.items()})
     checked = AttackManifest(**manifest, schema_version=SCHEMA_VERSION, pixels_sha256=sha256_bytes(data))
     write_atomic(folder / PIXELS, data)
     write_atomic(folder / MANIFEST, checked.model_dump_json(indent=1) + "\n")

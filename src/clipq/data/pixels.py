@@ -21,13 +21,15 @@ import numpy as np
 from filelock import FileLock
 from PIL import __version__ as pillow_version
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from clipq.ahead import ahead
 from clipq.bundle import Preprocess
 from clipq.data.views import DrawnView, OnBadImage, PixelBatch, View
 from clipq.errors import DataError
-from clipq.files import sha256_bytes, write_atomic
+from clipq.files import packed, sha256_bytes, write_atomic
+
+# Of chunks. Those of the first one may hold images with exchanged axes, and are not read.
+_LAYOUT = 2
 
 DECODERS = min(8, os.cpu_count() or 1)
 
@@ -47,7 +49,8 @@ class PixelCache:
     def path(self, view: View, start: int, stop: int, config: Preprocess) -> Path:
         """Where a chunk lies: its key holds all that decides uint8 pixels, so mean and std are not in it."""
         geometry = config.model_dump(mode="json", exclude={"mean", "std"})
-        key = json.dumps({"view": view.digest, "geometry": geometry, "pillow": pillow_version}, sort_keys=True)
+        made = {"view": view.digest, "geometry": geometry, "pillow": pillow_version, "layout": _LAYOUT}
+        key = json.dumps(made, sort_keys=True)
         return self.folder / sha256_bytes(key.encode())[:32] / f"{start:08d}-{stop:08d}.safetensors"
 
     def read(self, path: Path) -> PixelBatch | None:
@@ -63,7 +66,7 @@ class PixelCache:
 
     def write(self, path: Path, batch: PixelBatch) -> None:
         """Keep a chunk if it fits; a cache that cannot be written is only slower."""
-        data = save({"rows": batch.rows, "pixels": batch.pixels}, {"skipped": json.dumps(batch.skipped)})
+        data = packed({"rows": batch.rows, "pixels": batch.pixels}, {"skipped": json.dumps(batch.skipped)})
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if self._make_room(len(data)):

@@ -9,6 +9,7 @@ import pytest
 
 from clipq.bundle import open_bundle
 from clipq.data.open import open_view
+from clipq.data.pixels import PixelCache, PixelReader
 from clipq.data.views import choose_samples
 from clipq.demo import world
 from clipq.errors import DataError
@@ -57,6 +58,17 @@ def test_an_image_does_not_depend_on_its_neighbours(bundles):
         assert (part.cropped(index, config) == whole.cropped(there, config)).all()
     (other,) = corrupted_views(view, "shot_noise", (3,), seed=1)
     assert other.digest != whole.digest and (other.cropped(0, config) != whole.cropped(0, config)).any()
+
+
+@pytest.mark.parametrize("name", NAMED_SETS["all"])
+def test_what_comes_from_the_pixel_cache_is_what_was_drawn(name, bundles, tmp_path):
+    """Blurs give images with exchanged axes: kept as their memory lay, an engine that came later saw other pictures."""
+    (view,) = corrupted_views(choose_samples(open_view("demo:test"), 8, 0), name, (3,), 0)
+    config = open_bundle(bundles / "fp32").manifest.preprocess
+    cache = PixelCache(tmp_path, 10**9)
+    first, again, never = (PixelReader(config, cache=one).read(view, 0, 8).pixels for one in (cache, cache, None))
+    assert list(tmp_path.glob("*/*.safetensors"))
+    assert (first == again).all() and (first == never).all()
 
 
 def test_unknown_and_too_small_are_refused():
