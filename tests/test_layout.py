@@ -53,8 +53,6 @@ TOO_LONG = {
     ("exporters/build.py", "_built_tower"),
     ("exporters/int8_calibrator.py", "make_calibrator"),
     ("exporters/onnx_bundle.py", "export_bundle"),
-    ("exporters/qdq.py", "FakeQuantInserter._dequantized"),
-    ("exporters/qdq.py", "QdqInserter._dequantized"),
     ("exporters/train_demo.py", "train"),
 }
 TORCH_MODULES = {
