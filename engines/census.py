@@ -39,6 +39,7 @@ CONVOLUTIONS = {"Conv", "ConvInteger", "FusedConv", "QLinearConv"}
 BLOCKWISE = "MatMulNBits"
 
 INTEGER_VERDICT_SHARE = 0.9
+PROFILED_RUNS = 3
 EVIDENCE = "ONNX Runtime profile (kernel names after fusion) joined with the optimized graph"
 
 
@@ -138,7 +139,6 @@ def take_census(
     feed: Mapping[str, Array],
     *,
     runtime: OrtRuntime = ON_CPU,
-    runs: int = 3,
     threads: int = 0,
     simulated: bool = False,
 ) -> Census:
@@ -147,7 +147,7 @@ def take_census(
     On a GPU the profile proves which operators ran there, and its times are those of launching them.
     """
     on_gpu = PROVIDERS[runtime].on_gpu
-    events, model = trace_kernels(path, feed, runs=runs, runtime=runtime, threads=threads, simulated=simulated)
+    events, model = trace_kernels(path, feed, runs=PROFILED_RUNS, runtime=runtime, threads=threads, simulated=simulated)
     nodes = {node.name: node for node in model.graph.node}
     weights = {value.name: tuple(value.dims) for value in model.graph.initializer}
     groups: dict[tuple[str, Arithmetic], list[tuple[str, int, float]]] = defaultdict(list)
@@ -155,7 +155,7 @@ def take_census(
     for event in events:
         op = event["op"]
         if op not in INTEGER_KERNELS | FLOAT_KERNELS | {BLOCKWISE}:
-            other[op] += event["microseconds"] / 1e3 / runs
+            other[op] += event["microseconds"] / 1e3 / PROFILED_RUNS
             continue
         node = nodes.get(event["name"])
         arithmetic: Arithmetic = "integer" if op in INTEGER_KERNELS else "float"
@@ -173,8 +173,8 @@ def take_census(
                 op=op,
                 arithmetic=arithmetic,
                 count=len({name for name, _, _ in rows}),
-                macs=round(sum(macs for _, macs, _ in rows) / runs),
-                milliseconds=sum(time for _, _, time in rows) / runs,
+                macs=round(sum(macs for _, macs, _ in rows) / PROFILED_RUNS),
+                milliseconds=sum(time for _, _, time in rows) / PROFILED_RUNS,
             )
             for (op, arithmetic), rows in sorted(groups.items(), key=lambda item: -sum(row[1] for row in item[1]))
         ),

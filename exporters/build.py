@@ -71,8 +71,9 @@ class BuildSettings:
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A library that can build, and the GPU it builds for; ``gpu`` is None where that GPU is not here."""
+    """What to build, and the library and GPU found for it; ``gpu`` is None where that GPU is not here."""
 
+    settings: BuildSettings
     library: TensorRtLibrary
     capability: str
     gpu: Gpu | None
@@ -100,7 +101,7 @@ def open_toolchain(settings: BuildSettings) -> Toolchain:
                 f"--target {settings.target}: {library.name} builds for the GPU that is here, {gpu.name} "
                 f"({gpu.capability}); run it on the target, or build with tensorrt-rtx"
             )
-        return Toolchain(library, gpu.capability, gpu)
+        return Toolchain(settings, library, gpu.capability, gpu)
     here: Gpu | None = None
     try:
         here = current_gpu()
@@ -111,15 +112,14 @@ def open_toolchain(settings: BuildSettings) -> Toolchain:
     if target not in targets:
         # TensorRT-RTX is made for RTX cards; data-centre parts of Hopper (sm_90) are left to TensorRT.
         raise BuildError(f"{library.name} does not build for {target}, only for {', '.join(targets)}; use tensorrt")
-    return Toolchain(library, target, here if here and here.capability == target else None)
+    return Toolchain(settings, library, target, here if here and here.capability == target else None)
 
 
 def build_bundle(
     source: Bundle,
-    settings: BuildSettings,
+    toolchain: Toolchain,
     target: Path,
     *,
-    toolchain: Toolchain,
     calibration: CalibrationSet | None,
     progress: Progress,
 ) -> Bundle:
@@ -127,6 +127,7 @@ def build_bundle(
 
     Nothing is left at ``target`` on failure.
     """
+    settings = toolchain.settings
     if source.built_for is not None:
         raise BuildError(f"{source.path} is built already, for {source.built_for}; build the ONNX bundle it came from")
     if settings.calibrator and not source.manifest.recipe.scheme.is_fp32:
@@ -140,7 +141,7 @@ def build_bundle(
         for entry in (source.manifest.tokenizer, source.manifest.prompts):
             shutil.copyfile(source.path / entry.file, making / entry.file)
         towers: dict[str, Tower] = {
-            name: _built_tower(source, name, settings, toolchain, calibration, making, progress) for name in TOWERS
+            name: _built_tower(source, name, toolchain, calibration, making, progress) for name in TOWERS
         }
         recipe = source.manifest.recipe
         if settings.calibrator:
@@ -165,13 +166,12 @@ def build_bundle(
 def _built_tower(
     source: Bundle,
     name: TowerName,
-    settings: BuildSettings,
     toolchain: Toolchain,
     calibration: CalibrationSet | None,
     making: Path,
     progress: Progress,
 ) -> Tower:
-    entry = source.manifest.tower(name)
+    settings, entry = toolchain.settings, source.manifest.tower(name)
     cache_file = making / f"{name}.calibration_cache"
     if settings.calibration_cache is not None:
         check_cache(settings.calibration_cache / cache_file.name, source.tower_path(name))
@@ -184,7 +184,7 @@ def _built_tower(
 
     logger.info("building the %s tower of %s with %s", name, source.name, toolchain.library.name)
     progress.start(f"building the {name} tower", 0)
-    built = build_plan(source.tower_path(name), settings, toolchain, cache=cache_file, feeds=feeds, progress=progress)
+    built = build_plan(source.tower_path(name), toolchain, cache=cache_file, feeds=feeds, progress=progress)
     file = f"{name}.plan"
     (making / file).write_bytes(built.plan)
     gpu = toolchain.gpu
@@ -224,7 +224,6 @@ class BuiltPlan:
 
 def build_plan(
     path: Path,
-    settings: BuildSettings,
     toolchain: Toolchain,
     *,
     cache: Path,
@@ -235,7 +234,7 @@ def build_plan(
 
     Raises BuildError with the parser's or the builder's own words.
     """
-    library = toolchain.library
+    settings, library = toolchain.settings, toolchain.library
     trt = library.trt
     builder = library.make(trt.Builder)
     network, strongly_typed = create_network(library, builder, weakly=settings.calibrator is not None)

@@ -17,7 +17,7 @@ from clipq.errors import RecipeError
 
 if TYPE_CHECKING:
     from clipq.bundle import Bundle
-    from clipq.exporters.build import BuildSettings, Toolchain
+    from clipq.exporters.build import Toolchain
     from clipq.exporters.recipes import Recipe
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -183,7 +183,7 @@ def run(
     for runtime in parsed:
         if known_runtime(runtime).takes == "plan":
             settings = BuildSettings(cast("Any", runtime), _batch(batch), target)
-            builds[runtime] = settings, open_toolchain(settings)
+            builds[runtime] = open_toolchain(settings)
         else:
             require_runtime(runtime)
     calibrated = {recipe.name for chosen in parsed.values() for recipe in chosen if recipe.needs_calibration}
@@ -203,7 +203,7 @@ def run(
         made |= _quantize_all(source, fresh, calibration_set, towers, output)
         if runtime in builds:
             bundles = [source, *(made[bundle_name(recipe, towers)] for recipe in chosen)]
-            _build_all(bundles, *builds[runtime], output)
+            _build_all(bundles, builds[runtime], output)
 
 
 @main.command()
@@ -246,7 +246,7 @@ def build(
         cast("Any", runtime), _batch(batch), target, tf32, cast("Any", calibrator), calibration_cache
     )
     source = open_bundle(bundle)
-    _build_all([source], settings, open_toolchain(settings), output or bundle.parent, calibration_set)
+    _build_all([source], open_toolchain(settings), output or bundle.parent, calibration_set)
 
 
 @main.command()
@@ -362,23 +362,17 @@ def _quantize_all(
 
 
 def _build_all(
-    bundles: Sequence[Bundle],
-    settings: BuildSettings,
-    toolchain: Toolchain,
-    output: Path,
-    calibration_set: Path | None = None,
+    bundles: Sequence[Bundle], toolchain: Toolchain, output: Path, calibration_set: Path | None = None
 ) -> None:
     from clipq.exporters.build import build_bundle, describe_plan
     from clipq.exporters.calibration_set import open_calibration_set
 
     for source in bundles:
-        name = f"{source.name}-{settings.slug(toolchain.capability)}"
+        name = f"{source.name}-{toolchain.settings.slug(toolchain.capability)}"
         click.echo(f"building: {name}", err=True)
         calibration = open_calibration_set(calibration_set, source) if calibration_set else None
         with progress_bars() as progress:
-            built = build_bundle(
-                source, settings, output / name, toolchain=toolchain, calibration=calibration, progress=progress
-            )
+            built = build_bundle(source, toolchain, output / name, calibration=calibration, progress=progress)
         for tower in ("image", "text"):
             click.echo(describe_plan(built, tower), err=True)
         click.echo(str(built.path))

@@ -28,55 +28,76 @@ CALIBRATORS: dict[Calibrator, str] = {
 QUANTILE = 0.9999
 
 
+class WholeBatches:
+    """Batches of one size in a GPU's memory, each in place of the one before; a batch of another size is left out.
+
+    What goes wrong is kept in ``error``: the library swallows exceptions. ``feeds`` is None where no batch is needed.
+    """
+
+    def __init__(self, trt: Any, feeds: Callable[[], Iterator[dict[str, Array]]] | None, size: int):
+        self.size = size
+        self.error: ClipqError | None = None
+        self._trt = trt
+        self._needed = feeds is not None
+        self._feeds: Iterator[dict[str, Array]] = iter(()) if feeds is None else feeds()
+        self._buffers: dict[str, Buffer] = {}
+        self._stream: Stream | None = None
+
+    def draw(self, names: list[str]) -> list[int] | None:
+        """Device addresses of the next batch's inputs, in the order of ``names``; None at the end or on an error."""
+        try:
+            feed = next((feed for feed in self._feeds if len(next(iter(feed.values()))) == self.size), None)
+            if feed is None:
+                if not self._buffers and self._needed:
+                    self.error = BuildError(f"the calibration set has no whole batch of {self.size}; add samples")
+                self._free()
+                return None
+            self._stream = self._stream or Stream()
+            for name, array in feed.items():
+                if name not in self._buffers:
+                    self._buffers[name] = Buffer(array.shape, input_dtype(self._trt, array.dtype))
+                self._buffers[name].upload(array, self._stream)
+            self._stream.wait()
+            return [self._buffers[name].device for name in names]
+        except Exception as error:
+            # The library would take it for the end of the data and calibrate on a part.
+            failed = BuildError(f"calibration failed: {type(error).__name__}: {error}")
+            self.error = error if isinstance(error, ClipqError) else failed
+            self._free()
+            return None
+
+    def _free(self) -> None:
+        for buffer in self._buffers.values():
+            buffer.free()
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
 def make_calibrator(
     trt: Any, kind: Calibrator, cache: Path, feeds: Callable[[], Iterator[dict[str, Array]]] | None, batch: int
 ) -> Any:
     """A calibrator of the library's class that draws whole batches from ``feeds`` and keeps its ranges in ``cache``.
 
     Where ``cache`` is a file already, the library reads that and asks for no batch. ``legacy`` clips at the quantile
-    0.9999. What goes wrong in a callback is kept in ``error``: the library swallows exceptions.
+    0.9999. What goes wrong in a callback is kept in ``error``.
     """
     base = getattr(trt, CALIBRATORS[kind])
+    batches = WholeBatches(trt, feeds, batch)
 
     class Feeder(base):  # type: ignore[misc, valid-type]
         def __init__(self) -> None:
             base.__init__(self)
-            self.error: ClipqError | None = None
-            self._feeds: Iterator[dict[str, Array]] = iter(()) if feeds is None else feeds()
-            self._buffers: dict[str, Buffer] = {}
-            self._stream: Stream | None = None
+
+        @property
+        def error(self) -> ClipqError | None:
+            return batches.error
 
         def get_batch_size(self) -> int:
-            return batch
+            return batches.size
 
         def get_batch(self, names: list[str]) -> list[int] | None:
-            try:
-                feed = next((feed for feed in self._feeds if len(next(iter(feed.values()))) == batch), None)
-                if feed is None:
-                    if not self._buffers and feeds is not None:
-                        self.error = BuildError(f"the calibration set has no whole batch of {batch}; add samples")
-                    self.free()
-                    return None
-                self._stream = self._stream or Stream()
-                for name, array in feed.items():
-                    if name not in self._buffers:
-                        self._buffers[name] = Buffer(array.shape, input_dtype(trt, array.dtype))
-                    self._buffers[name].upload(array, self._stream)
-                self._stream.wait()
-                return [self._buffers[name].device for name in names]
-            except Exception as error:
-                # The library would take it for the end of the data and calibrate on a part.
-                failed = BuildError(f"calibration failed: {type(error).__name__}: {error}")
-                self.error = error if isinstance(error, ClipqError) else failed
-                self.free()
-                return None
-
-        def free(self) -> None:
-            for buffer in self._buffers.values():
-                buffer.free()
-            if self._stream is not None:
-                self._stream.close()
-                self._stream = None
+            return batches.draw(names)
 
         def read_calibration_cache(self) -> bytes | None:
             return cache.read_bytes() if cache.is_file() else None

@@ -42,36 +42,22 @@ def export_bundle(
 
     ``opset`` is 21, or 17 for TensorRT 8.6.
     """
-    from clipq.exporters.graph import check_parity, export_onnx
     from clipq.exporters.tokenizer_file import write_tokenizer
     from clipq.exporters.towers import ImageTower, TextTower, make_exportable
 
     progress(f"loading {checkpoint}")
     loaded = load_checkpoint(parse_checkpoint(checkpoint, pretrained))
-    feeds = {"image": _image_feeds(loaded), "text": _text_feeds(loaded)}
     # The reference values come from the untouched model: parity covers the rewriting as well as the export.
-    towers: dict[str, Any] = {"image": ImageTower(loaded.model), "text": TextTower(loaded.model)}
-    expected = {name: _Recorded(towers[name], feeds[name]) for name in towers}
+    recorded = {
+        "image": _Recorded(ImageTower(loaded.model), _image_feeds(loaded)),
+        "text": _Recorded(TextTower(loaded.model), _text_feeds(loaded)),
+    }
     make_exportable(loaded.model)
     with directory_in_making(target) as making:
         entries = {}
-        for name in ("image", "text"):
+        for name, tower in recorded.items():
             progress(f"exporting the {name} tower")
-            import torch
-
-            example = torch.from_numpy(feeds[name][1][:2])
-            names, file = (name, f"{name}_features"), making / f"{name}.onnx"
-            export_onnx(towers[name], example, names, file, opset=cast("Any", opset))
-            parity = check_parity(expected[name], making / f"{name}.onnx", feeds[name])  # type: ignore[arg-type]
-            entries[name] = Tower(
-                **stored_file(making, f"{name}.onnx"),
-                input_name=name,
-                input_dtype="float32" if name == "image" else "int64",
-                input_shape=(None, *feeds[name][0].shape[1:]),
-                output_name=f"{name}_features",
-                recipe="fp32",
-                parity=parity,
-            )
+            entries[name] = _exported_tower(name, tower, making, opset)
         cleaning = write_tokenizer(loaded.tokenizer, making / "tokenizer.json")
         (making / "prompts.json").write_text(
             json.dumps(_prompts(loaded), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
@@ -82,7 +68,7 @@ def export_bundle(
             recipe=Recipe(name="fp32", scheme=FP32),
             image=entries["image"],
             text=entries["text"],
-            embed_dim=_embed_dim(expected["image"]),
+            embed_dim=_embed_dim(recorded["image"]),
             logit_scale=_scalar(loaded.model.logit_scale.exp(), "logit_scale"),
             logit_bias=None if loaded.model.logit_bias is None else _scalar(loaded.model.logit_bias, "logit_bias"),
             preprocess=loaded.preprocess,
@@ -103,16 +89,37 @@ def export_bundle(
 
 
 class _Recorded:
-    """The untouched module's answers, so that they can be compared after the module was rewritten."""
+    """A tower with the untouched module's answers, so that they can be compared after the module was rewritten."""
 
     def __init__(self, module: Any, feeds: list[np.ndarray]):
         import torch
 
+        self.module, self.feeds = module, feeds
         with torch.no_grad():
             self._answers = {len(feed): module(torch.from_numpy(feed)) for feed in feeds}
 
     def __call__(self, feed: Any) -> Any:
         return self._answers[len(feed)]
+
+
+def _exported_tower(name: str, recorded: _Recorded, making: Path, opset: int) -> Tower:
+    import torch
+
+    from clipq.exporters.graph import check_parity, export_onnx
+
+    example = torch.from_numpy(recorded.feeds[1][:2])
+    names, file = (name, f"{name}_features"), making / f"{name}.onnx"
+    export_onnx(recorded.module, example, names, file, opset=cast("Any", opset))
+    parity = check_parity(recorded, file, recorded.feeds)  # type: ignore[arg-type]
+    return Tower(
+        **stored_file(making, file.name),
+        input_name=name,
+        input_dtype="float32" if name == "image" else "int64",
+        input_shape=(None, *recorded.feeds[0].shape[1:]),
+        output_name=f"{name}_features",
+        recipe="fp32",
+        parity=parity,
+    )
 
 
 def _embed_dim(recorded: _Recorded) -> int:

@@ -8,7 +8,7 @@ quantized too, for no runtime has an integer convolution that writes floating po
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,10 +28,17 @@ HALF_SCALES_OPSET = 19
 
 @dataclass(frozen=True)
 class Quantizer:
-    """Scale and zero point of a tensor: real = scale · (integer − zero point)."""
+    """Scale and zero point of a tensor, or one of each per index of ``axis``: real = scale · (integer − zero point)."""
 
     scale: NDArray[np.float32]
     zero_point: NDArray[Any]
+    axis: int | None = None
+
+    def scale_beside(self, tensor: NDArray[Any]) -> NDArray[np.float32]:
+        """The scale in the shape in which numpy multiplies it into ``tensor``."""
+        if self.axis is None:
+            return self.scale
+        return self.scale.reshape([-1 if index == self.axis else 1 for index in range(tensor.ndim)])
 
 
 def activation_quantizer(low: float, high: float, symmetric: bool, bits: int = 8) -> Quantizer:
@@ -49,7 +56,7 @@ def weight_quantizer(weight: NDArray[np.float32], axis: int | None, bits: int = 
     """Symmetric and signed, a scale per index of ``axis`` or one for all."""
     others = tuple(index for index in range(weight.ndim) if index != axis) if axis is not None else None
     scale = np.maximum(np.abs(weight).max(axis=others), 1e-8) / (2 ** (bits - 1) - 1)
-    return Quantizer(np.asarray(scale, np.float32), np.zeros(np.shape(scale), np.int8))
+    return Quantizer(np.asarray(scale, np.float32), np.zeros(np.shape(scale), np.int8), axis)
 
 
 class QdqInserter:
@@ -145,7 +152,7 @@ class QdqInserter:
     def _storable(self, quantizer: Quantizer) -> Quantizer:
         """The quantizer with a scale that half precision holds exactly, where the tower will be half precision."""
         scale = storable_in_half(quantizer.scale) if self._half else quantizer.scale
-        return Quantizer(np.asarray(scale, np.float32), quantizer.zero_point)
+        return replace(quantizer, scale=np.asarray(scale, np.float32))
 
     def _clipped(self, convolution: onnx.NodeProto) -> str:
         """The convolution's output, or that of the ReLU that alone reads it: what it cuts off needs no range."""
@@ -165,7 +172,7 @@ class QdqInserter:
         for _ in range(self._copies[source]):
             scale = np.nextafter(scale, np.float32(np.inf))
         self._copies[source] += 1
-        return Quantizer(np.asarray(scale, np.float32), quantizer.zero_point)
+        return replace(quantizer, scale=np.asarray(scale, np.float32))
 
     def _pair(
         self, source: str, stem: str, quantizer: Quantizer, result: str | None = None
@@ -185,36 +192,28 @@ class QdqInserter:
         axis = (0 if node.op_type == "Conv" else 1) if self._per_channel else None
         quantizer = self._storable(weight_quantizer(weight, axis, self._weight_bits))
         top = 2 ** (self._weight_bits - 1) - 1
-        shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
-        scale = quantizer.scale.reshape(shape) if axis is not None else quantizer.scale
-        integers = np.clip(np.rint(weight / scale), -top, top).astype(np.int8)
-        nodes = [*self._dequantized(node, 1, "weight", integers, quantizer.scale, quantizer.zero_point, axis)]
+        integers = np.clip(np.rint(weight / quantizer.scale_beside(weight)), -top, top).astype(np.int8)
+        nodes = [*self._dequantized(node, 1, "weight", integers, quantizer)]
         if node.op_type == "Conv" and len(node.input) > 2 and node.input[2] and not self._float_bias:
             bias = numpy_helper.to_array(self._constants[node.input[2]]).astype(np.float64)
-            bias_scale = np.broadcast_to(source.scale * quantizer.scale, bias.shape).astype(np.float32)
+            scale = np.broadcast_to(source.scale * quantizer.scale, bias.shape).astype(np.float32)
             limit = np.iinfo(np.int32)
-            levels = np.clip(np.rint(bias / bias_scale), limit.min, limit.max).astype(np.int32)
-            nodes.extend(self._dequantized(node, 2, "bias", levels, bias_scale, np.zeros(bias.shape, np.int32), 0))
+            levels = np.clip(np.rint(bias / scale), limit.min, limit.max).astype(np.int32)
+            of_bias = Quantizer(scale, np.zeros(bias.shape, np.int32), axis=0)
+            nodes.extend(self._dequantized(node, 2, "bias", levels, of_bias))
         return nodes
 
     def _dequantized(
-        self,
-        node: onnx.NodeProto,
-        position: int,
-        part: str,
-        integers: NDArray[Any],
-        scale: NDArray[np.float32],
-        zero_point: NDArray[Any],
-        axis: int | None,
+        self, node: onnx.NodeProto, position: int, part: str, integers: NDArray[Any], quantizer: Quantizer
     ) -> list[onnx.NodeProto]:
         stem = f"{node.name}_{part}"
         inputs = [
             self._constant(f"{stem}_quantized", integers),
-            self._constant(f"{stem}_scale", scale),
-            self._constant(f"{stem}_zero", zero_point),
+            self._constant(f"{stem}_scale", quantizer.scale),
+            self._constant(f"{stem}_zero", quantizer.zero_point),
         ]
         node.input[position] = f"{stem}_dequantized"
-        attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
+        attributes: dict[str, Any] = {} if quantizer.axis is None else {"axis": quantizer.axis}
         name = f"{stem}_DQ"
         return [helper.make_node("DequantizeLinear", inputs, [f"{stem}_dequantized"], name=name, **attributes)]
 
@@ -252,16 +251,8 @@ class FakeQuantInserter(QdqInserter):
         return nodes, result
 
     def _dequantized(
-        self,
-        node: onnx.NodeProto,
-        position: int,
-        part: str,
-        integers: NDArray[Any],
-        scale: NDArray[np.float32],
-        zero_point: NDArray[Any],
-        axis: int | None,
+        self, node: onnx.NodeProto, position: int, part: str, integers: NDArray[Any], quantizer: Quantizer
     ) -> list[onnx.NodeProto]:
-        shape = [-1 if index == axis else 1 for index in range(integers.ndim)]
-        values = integers * (scale if axis is None else scale.reshape(shape))
+        values = integers * quantizer.scale_beside(integers)
         node.input[position] = self._constant(f"{node.name}_{part}_rounded", values.astype(np.float32))
         return []

@@ -108,6 +108,20 @@ def contrast(images: torch.Tensor, texts: torch.Tensor, targets: torch.Tensor) -
     return (by_image + by_text) / 2
 
 
+def make_optimizer(
+    parameters: list[torch.nn.Parameter], steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW that decays matrices alone, and its learning rate over so many steps: a warm-up below half a cosine."""
+    decay = [p for p in parameters if p.ndim >= 2]
+    rest = [p for p in parameters if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}], lr=1e-3, betas=(0.9, 0.95)
+    )
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * step / steps)) + 1e-3
+    )
+
+
 def train(model: Any, tokenizer: SimpleTokenizer, count: int, epochs: int) -> None:
     """Train in place; deterministic for a given torch build and thread count."""
     rng = np.random.default_rng(world.SEED)
@@ -124,14 +138,7 @@ def train(model: Any, tokenizer: SimpleTokenizer, count: int, epochs: int) -> No
     prompts = prompts.reshape(len(TEMPLATES), len(world.CLASS_NAMES), -1)
     batch, captioned = 96, 48
     steps = epochs * (count // batch)
-    decay = [p for p in [*model.parameters(), *sketch.parameters(), *naming.parameters()] if p.ndim >= 2]
-    rest = [p for p in [*model.parameters(), *sketch.parameters(), *naming.parameters()] if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}], lr=1e-3, betas=(0.9, 0.95)
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * step / steps)) + 1e-3
-    )
+    optimizer, schedule = make_optimizer([*model.parameters(), *sketch.parameters(), *naming.parameters()], steps)
     eye = torch.eye(captioned)
     started = time.monotonic()
     step = 0

@@ -47,16 +47,6 @@ ROOMS = {
     "cli": {"results", "suites", "cells", "bench", "verdicts", "report", "settings", "api", "demo", "sweep"},
 }
 MOST_PARAMETERS, MOST_LINES = 6, 60
-# Longer ones that are still there, by file and name.
-TOO_LONG = {
-    ("engines/census.py", "take_census"),
-    ("exporters/build.py", "_built_tower"),
-    ("exporters/int8_calibrator.py", "make_calibrator"),
-    ("exporters/onnx_bundle.py", "export_bundle"),
-    ("exporters/qdq.py", "FakeQuantInserter._dequantized"),
-    ("exporters/qdq.py", "QdqInserter._dequantized"),
-    ("exporters/train_demo.py", "train"),
-}
 TORCH_MODULES = {
     "checkpoints",
     "towers",
@@ -146,16 +136,13 @@ def functions(node, within=""):
 
 def test_functions_are_short():
     """Outside the command line, whose options are parameters."""
-    found = set()
     for _, path in sources():
         if path not in CLICK_FILES:
             for name, function in functions(ast.parse(path.read_text())):
                 given = function.args
                 names = [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
-                many = len([one for one in names if one not in ("self", "cls")]) > MOST_PARAMETERS
-                if many or function.end_lineno - function.lineno >= MOST_LINES:
-                    found.add((path.relative_to(ROOT).as_posix(), name))
-    assert found == TOO_LONG
+                assert len([one for one in names if one not in ("self", "cls")]) <= MOST_PARAMETERS, f"{path}: {name}"
+                assert function.end_lineno - function.lineno < MOST_LINES, f"{path}: {name}"
 
 
 @pytest.mark.parametrize(("package", "path"), list(sources()), ids=lambda value: str(getattr(value, "name", value)))

@@ -155,7 +155,7 @@ def build(bundle: Bundle, runtime: str, options: dict[str, Any], batch: int) -> 
         calibration = open_calibration_set(CALIBRATION, bundle)
         feeds = lambda: calibration.feeds(bundle, "image", lambda done: None)  # noqa: E731
     cache = bundle.path / "image.calibration_cache"
-    built = build_plan(bundle.tower_path("image"), settings, toolchain, cache=cache, feeds=feeds, progress=Progress())
+    built = build_plan(bundle.tower_path("image"), toolchain, cache=cache, feeds=feeds, progress=Progress())
     path = bundle.path / f"{'-'.join(map(str, options)) or 'image'}.plan"
     path.write_bytes(built.plan)
     plan = Plan(

@@ -265,7 +265,7 @@ def test_a_damaged_timing_cache_is_written_anew(damage, tmp_path, monkeypatch):
     toolchain = open_toolchain(BuildSettings("tensorrt-rtx", target="sm_89"))
     cache = tmp_path / f"{toolchain.library.name.replace(' ', '-')}-sm_89.timing"
     cache.write_bytes(damage)
-    built = build_plan(DEMO_BUNDLE / "image.onnx", BuildSettings("tensorrt-rtx"), toolchain, cache=tmp_path / "ranges", progress=Progress())  # fmt: skip
+    built = build_plan(DEMO_BUNDLE / "image.onnx", toolchain, cache=tmp_path / "ranges", progress=Progress())  # fmt: skip
     assert len(built.plan) > 1_000_000 and cache.read_bytes() not in (b"", damage)
 
 
@@ -286,7 +286,7 @@ def test_a_build_that_fails_on_earlier_timings_goes_without_them(tmp_path, monke
     monkeypatch.setattr(trt, "Builder", Builder)
     cache = tmp_path / f"{toolchain.library.name.replace(' ', '-')}-sm_89.timing"
     plans = [
-        build_plan(DEMO_BUNDLE / "image.onnx", BuildSettings("tensorrt-rtx"), toolchain, cache=tmp_path / "ranges", progress=Progress()).plan
+        build_plan(DEMO_BUNDLE / "image.onnx", toolchain, cache=tmp_path / "ranges", progress=Progress()).plan
         for _ in range(2)
     ]  # fmt: skip
     assert given == [False, True, True] and cache.is_file() and all(len(plan) > 1_000_000 for plan in plans)
@@ -306,12 +306,12 @@ def test_a_build_that_fails_for_another_reason_fails_once(tmp_path, monkeypatch)
             toolchain.library.log.errors.append("no tactic")
 
     cache = tmp_path / f"{toolchain.library.name.replace(' ', '-')}-sm_89.timing"
-    build_plan(DEMO_BUNDLE / "image.onnx", BuildSettings("tensorrt-rtx"), toolchain, cache=tmp_path / "r", progress=Progress())  # fmt: skip
+    build_plan(DEMO_BUNDLE / "image.onnx", toolchain, cache=tmp_path / "r", progress=Progress())  # fmt: skip
     kept = cache.read_bytes()
     toolchain.library.log.errors.append("an error of before")
     monkeypatch.setattr(trt, "Builder", Builder)
     with pytest.raises(BuildError, match=r"cannot build image\.onnx: no tactic$"):
-        build_plan(DEMO_BUNDLE / "image.onnx", BuildSettings("tensorrt-rtx"), toolchain, cache=tmp_path / "r", progress=Progress())  # fmt: skip
+        build_plan(DEMO_BUNDLE / "image.onnx", toolchain, cache=tmp_path / "r", progress=Progress())  # fmt: skip
     assert calls == [1] and cache.read_bytes() == kept
 
 

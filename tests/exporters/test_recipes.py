@@ -106,11 +106,9 @@ def test_a_calibrators_plans_say_integers(monkeypatch, tmp_path):
     built = build.BuiltPlan(b"plan", flags=("INT8",), strongly_typed=False, layers={})
     monkeypatch.setattr(build, "build_plan", lambda *arguments, **options: built)
     settings = build.BuildSettings("tensorrt", calibrator="entropy2")
-    toolchain = build.Toolchain(SimpleNamespace(name="tensorrt 10.9.0"), "sm_89", None)
+    toolchain = build.Toolchain(settings, SimpleNamespace(name="tensorrt 10.9.0"), "sm_89", None)
     source = open_bundle(DEMO_BUNDLE)
-    made = build.build_bundle(
-        source, settings, tmp_path / "made", toolchain=toolchain, calibration=SimpleNamespace(), progress=Progress()
-    )
+    made = build.build_bundle(source, toolchain, tmp_path / "made", calibration=SimpleNamespace(), progress=Progress())
     recipe = made.manifest.recipe
     assert recipe.name == "tensorrt-int8" and recipe.source_digest == source.digest
     assert recipe.scheme.model_dump() == with_scheme(recipe.model_dump(), "name")["scheme"]
