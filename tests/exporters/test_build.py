@@ -8,7 +8,6 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
-from families import SMALL, shrunken
 from onnx import numpy_helper
 from support import CALIBRATION, DEMO_BUNDLE, assert_refused, export
 
@@ -78,27 +77,6 @@ def test_fewer_bits_are_smaller_plans(built):
     sizes = [plan_of(built, slug)[1].bytes for slug in slugs]
     # The demo is so small that an INT8 plan's extra kernels outweigh its smaller weights; test_full_size has the rest.
     assert sizes[0] == max(sizes) and sizes[3] == min(sizes)
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_families_build(name, tmp_path):
-    """Placement on every kind of tower, text towers included: the parser finds each pair that was inserted."""
-    pytest.importorskip("open_clip", reason="needs the export extra")
-    shrunken(name, tmp_path / "checkpoint")
-    done = export(
-        "run", f"local-dir:{tmp_path / 'checkpoint'}", "-o", str(tmp_path / "out"), "--calibration-set",
-        str(CALIBRATION), "--recipe", "int8-static", *TARGET, "--batch", "1,2,4",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    for tower in ("image", "text"):
-        source = onnx.load(tmp_path / "out" / "int8-static-minmax-fp16" / f"{tower}.onnx")
-        operators = Counter(node.op_type for node in source.graph.node)
-        _, entry = plan_of(tmp_path / "out", "int8-static-minmax-fp16", tower)
-        layers = entry.plan.layers
-        assert layers["QUANTIZE INT8"] == operators["QuantizeLinear"] > 0
-        assert layers["DEQUANTIZE INT8"] == operators["DequantizeLinear"]
-        assert not any(kind.endswith("FLOAT") for kind in layers), layers
-        assert entry.plan.batch == (1, 2, 4)
 
 
 @pytest.mark.slow

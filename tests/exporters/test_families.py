@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from importlib.util import find_spec
+
+import onnx
 import pytest
 from families import SMALL, shrunken
 from support import CALIBRATION, export
@@ -13,23 +17,52 @@ from clipq.evaluate.bench.bench import plausible_feed
 open_clip = pytest.importorskip("open_clip", reason="needs the export extra")
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_family_exports_and_quantizes(name, tmp_path):
-    shrunken(name, tmp_path / "checkpoint")
+# Plans are built without a GPU, where the extra tensorrt-rtx is installed (Linux on x86-64).
+BUILT = find_spec("tensorrt_rtx") is not None
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def family(request, tmp_path_factory):
+    """A family's name, and its bundles by one command: quantized and, where that is possible, built."""
+    folder = tmp_path_factory.mktemp(request.param)
+    shrunken(request.param, folder / "checkpoint")
+    build = ("--runtime", "tensorrt-rtx", "--target", "sm_89", "--batch", "1,2,4") if BUILT else ()
     done = export(
-        "run", f"local-dir:{tmp_path / 'checkpoint'}", "-o", str(tmp_path / "out"), "--recipe", "int8-static",
-        "--recipe", "int8-dynamic", "--calibration-set", str(CALIBRATION),
+        "run", f"local-dir:{folder / 'checkpoint'}", "-o", str(folder / "out"), "--recipe", "int8-static",
+        "--calibration-set", str(CALIBRATION), "--runtime", "ort-cpu", *build,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    bundle = open_bundle(tmp_path / "out" / "fp32")
+    return request.param, folder / "out"
+
+
+def test_family_exports_and_quantizes(family):
+    name, out = family
+    done = export("quantize", str(out / "fp32"), "--recipe", "int8-dynamic")
+    assert done.returncode == 0, done.stderr
+    bundle = open_bundle(out / "fp32")
     for tower in (bundle.manifest.image, bundle.manifest.text):
         assert [parity.batch for parity in tower.parity] == [1, 7]
         assert all(parity.max_abs <= 1e-4 and parity.cosine >= 0.99999 for parity in tower.parity)
     assert (bundle.manifest.logit_bias is not None) == (name == "ViT-B-16-SigLIP")
-    quantized = open_bundle(tmp_path / "out" / "int8-static-minmax")
+    quantized = open_bundle(out / "int8-static-minmax")
     for tower in ("image", "text"):
         census = take_census(quantized.tower_path(tower), tower, plausible_feed(quantized, tower, 2))
         assert census.integer_share > 0.5, (tower, census)
+
+
+@pytest.mark.skipif(not BUILT, reason="needs the extra tensorrt-rtx (Linux on x86-64)")
+def test_families_build(family):
+    """Placement on every kind of tower, text towers included: the parser finds each pair that was inserted."""
+    _, out = family
+    bundle = open_bundle(out / "int8-static-minmax-fp16-tensorrt-rtx-sm_89")
+    for tower in ("image", "text"):
+        source = onnx.load(out / "int8-static-minmax-fp16" / f"{tower}.onnx")
+        operators = Counter(node.op_type for node in source.graph.node)
+        plan = bundle.manifest.tower(tower).plan
+        assert plan.layers["QUANTIZE INT8"] == operators["QuantizeLinear"] > 0
+        assert plan.layers["DEQUANTIZE INT8"] == operators["DequantizeLinear"]
+        assert not any(kind.endswith("FLOAT") for kind in plan.layers), plan.layers
+        assert plan.batch == (1, 2, 4)
 
 
 @pytest.mark.slow
