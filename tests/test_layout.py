@@ -47,14 +47,16 @@ ROOMS = {
     "cli": {"results", "suites", "cells", "bench", "verdicts", "report", "settings", "api", "demo", "sweep"},
 }
 MOST_PARAMETERS, MOST_LINES = 6, 60
+# They hand on what lies above them, by name and when it is asked for; what they import is for type checkers.
+DOORS = {ROOT / "src" / "clipq" / "__init__.py", ROOT / "src" / "clipq" / "metrics.py"}
 TORCH_MODULES = {
+    "api",
     "checkpoints",
     "towers",
     "graph",
     "tokenizer_file",
     "onnx_bundle",
     "train_demo",
-    "cli",
     "catalog",
     "attacks",
 }
@@ -78,6 +80,8 @@ def sources():
 
 
 def imports(path):
+    if path in DOORS:
+        return
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node) for alias in node.names)
