@@ -238,3 +238,15 @@ def test_no_modules_import_each_other_in_a_circle():
             imported |= submodules or ({name} & set(modules))
         graph[module] = imported - {module}
     list(TopologicalSorter(graph).static_order())
+
+
+def test_views_and_groups_of_results_are_written_and_read_in_one_file():
+    """Who writes or takes apart ``tower:image``, ``batch=8`` or ``NAME-c`` asks results/key.py; a table may explain them."""
+    allowed = {ROOT / "evaluate" / "results" / "key.py", ROOT / "evaluate" / "metrics" / "table.py"}
+    for path in set((ROOT / "evaluate").rglob("*.py")) - allowed:
+        tree = ast.parse(path.read_text())
+        said = {node.body[0].value for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and isinstance(node.body[0], ast.Expr)}  # fmt: skip
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in said:
+                found = [one for one in ("tower:", "batch=") if node.value.startswith(one)] + ["-c"] * (node.value == "-c")
+                assert not found, f"{path}:{node.lineno} has {found}"
