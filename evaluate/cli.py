@@ -576,7 +576,7 @@ def _counting(progress: Progress) -> Callable[[Outcome], None]:
     show_default=True,
     help="Folder for bundles/ and results/.",
 )
-@click.option("--samples", type=click.IntRange(min=72), help="Images of each set [default: all].")
+@click.option("--samples", type=click.IntRange(min=96), help="Images of each set [default: all].")
 @pixel_cache_option
 @pixel_cache_size_option
 @json_option
