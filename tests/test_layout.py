@@ -248,5 +248,7 @@ def test_views_and_groups_of_results_are_written_and_read_in_one_file():
         said = {node.body[0].value for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and isinstance(node.body[0], ast.Expr)}  # fmt: skip
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in said:
-                found = [one for one in ("tower:", "batch=") if node.value.startswith(one)] + ["-c"] * (node.value == "-c")
+                found = [one for one in ("tower:", "batch=") if node.value.startswith(one)] + ["-c"] * (
+                    node.value == "-c"
+                )
                 assert not found, f"{path}:{node.lineno} has {found}"

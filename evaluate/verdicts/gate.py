@@ -22,6 +22,7 @@ from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.pairing import unpaired
 from clipq.evaluate.verdicts.judgement import unseen
+from clipq.evaluate.verdicts.limits import LIMITS, Quantity
 from clipq.evaluate.verdicts.policy import Policy, Rule
 
 EXIT_CODES = {"pass": 0, "fail": 1, "investigate": 3}
@@ -123,21 +124,18 @@ def _text(rule: Rule) -> str:
 
 def _judge(entry: Entry, key: Key, asked: tuple[str, float], confidence: float) -> Finding:
     view, group, metric = key
-    limit, bound = asked
-    kind = limit.partition("_")[2]
-    rule = f"{metric}{'.' + kind if kind else ''} {'>=' if limit.startswith('min') else '<='} {bound:g}"
+    limit, bound = LIMITS[asked[0]], asked[1]
+    kind = limit.quantity
+    rule = f"{metric}{'.' + kind.name if kind.name else ''} {'>=' if limit.is_least else '<='} {bound:g}"
     rule += f" at {100 * confidence:g}%" if confidence else ""
-    draws: Draws | None = entry.draws(key)
-    if kind:
-        draws = _against_reference(entry, key, kind)
-        if draws is None:
-            return Finding(entry.name, rule, "fail", "there is no reference to compare with", view, group)
-    assert draws is not None
-    low, high = _interval(draws, key, confidence, entry if kind == "ratio" else None)
+    draws = _quantity(entry, key, kind)
+    if draws is None:
+        return Finding(entry.name, rule, "fail", "there is no reference to compare with", view, group)
+    low, high = _interval(draws, key, confidence, _unit(entry, key, kind))
     found = (view, group, draws.value, low, high, draws.n)
     if not all(map(math.isfinite, (draws.value, low, high))):
         return Finding(entry.name, rule, "fail", "is not a number", *found[:2])
-    passes = (low >= bound, high >= bound) if limit.startswith("min") else (high <= bound, low <= bound)
+    passes = (low >= bound, high >= bound) if limit.is_least else (high <= bound, low <= bound)
     state: State = "pass" if passes[0] else "investigate" if passes[1] else "fail"
     reason = {
         "pass": "the whole interval passes",
@@ -149,34 +147,36 @@ def _judge(entry: Entry, key: Key, asked: tuple[str, float], confidence: float) 
     return Finding(entry.name, rule, state, reason, *found)
 
 
-def _interval(draws: Draws, key: Key, confidence: float, ratio_of: Entry | None = None) -> tuple[float, float]:
+def _interval(draws: Draws, key: Key, confidence: float, unit: float = 1.0) -> tuple[float, float]:
     """The interval to judge. Where no sample differs it has no width, and what so many cannot exclude is added.
 
-    ``ratio_of`` is whose ratio to the reference it is: a change counts for more where the reference is small.
+    ``unit`` is what a change of 1 in the number counts for: more in a ratio to a small reference.
     """
     if not confidence or len(draws.resampled) < 2:
         return draws.value, draws.value
     low, high = draws.interval(confidence)
     if low == high and not key.tower:
-        more = unseen(draws.n, confidence)
-        if ratio_of is not None and ratio_of.reference is not None:
-            more /= abs(ratio_of.reference.rows[key].value)
+        more = unit * unseen(draws.n, confidence)
         return low - more, high + more
     return low, high
 
 
-def _against_reference(entry: Entry, key: Key, kind: str) -> Draws | None:
-    """Value − reference, or value ÷ reference: paired where both rest on the same samples."""
+def _quantity(entry: Entry, key: Key, kind: Quantity) -> Draws | None:
+    """A number, or what a limit makes of it and the reference's: paired where both rest on the same samples."""
+    if kind.against is None:
+        return entry.draws(key)
     reference = entry.reference
     if reference is None or key not in reference.rows:
         return None
     mine, theirs = entry.draws(key), reference.draws(key)
     if entry.rests_on(key) is None or entry.rests_on(key) != reference.rests_on(key):
         theirs = unpaired(theirs)
-    if kind == "delta":
-        return mine - theirs
-    ratio = mine.value / theirs.value if theirs.value else math.nan
-    return Draws(ratio, mine.resampled / theirs.resampled, mine.n)
+    return kind.against(mine, theirs)
+
+
+def _unit(entry: Entry, key: Key, kind: Quantity) -> float:
+    reference = None if entry.reference is None else entry.reference.rows.get(key)
+    return 1.0 if reference is None else kind.unit(reference.value)
 
 
 def policy_from(entries: Sequence[Entry], margin: float) -> str:
@@ -193,7 +193,7 @@ def policy_from(entries: Sequence[Entry], margin: float) -> str:
         for rows in headline(one.record).values():
             for row in rows:
                 key = row.key
-                draws = _against_reference(one, key, "delta")
+                draws = _quantity(one, key, LIMITS["max_delta"].quantity)
                 if draws is not None:
                     ends.setdefault(key, []).append(_interval(draws, key, CONFIDENCE))
     names = ", ".join(one.record.name for one in candidates)

@@ -14,11 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from clipq.errors import PolicyError
 from clipq.evaluate.metrics.table import METRICS, metric_of
+from clipq.evaluate.verdicts.limits import LIMITS, QUANTITIES
 
 BUILT_IN = ("strict", "mlperf-99", "mlperf-99.9", "demo")
-
-
-LIMITS = ("min", "max", "min_delta", "max_delta", "min_ratio", "max_ratio")
 
 
 class Rule(BaseModel):
@@ -59,9 +57,21 @@ class Rule(BaseModel):
             raise ValueError(f"a rule on {self.metric!r} needs a limit: {', '.join(LIMITS)}")
         if any(not math.isfinite(getattr(self, name)) for name in given):
             raise ValueError(f"a limit of the rule on {self.metric!r} is not finite")
+        for quantity in QUANTITIES:
+            least, most = (getattr(self, limit.name) for limit in LIMITS.values() if limit.quantity is quantity)
+            if least is not None and most is not None and least > most:
+                raise ValueError(
+                    f"no number passes the rule on {self.metric!r}: its min {least} is above its max {most}"
+                )
         base = metric_of(self.metric).name
-        if base not in METRICS and not set("*?[") & set(self.metric):
+        if set("*?[") & set(self.metric):
+            return self
+        if base not in METRICS:
             raise ValueError(f"there is no metric {self.metric!r}{_meant(base, METRICS)}")
+        forms = METRICS[base].forms or ("",)
+        if self.metric.removeprefix(base) not in forms:
+            known = ", ".join(base + form for form in forms)
+            raise ValueError(f"there is no metric {self.metric!r}; there is {known}")
         return self
 
     def limits(self) -> list[tuple[str, float]]:
@@ -98,7 +108,10 @@ def read_policy(name: str) -> Policy:
 
 def _said(error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
-        return f"unknown key{_meant(str(error['loc'][-1]), (*Rule.model_fields, *Policy.model_fields))}"
+        *table, key = map(str, error["loc"])
+        if not table and key in Rule.model_fields:
+            return "it belongs into a [[rule]]"
+        return f"unknown key{_meant(key, Rule.model_fields if table else (*Policy.model_fields, *Rule.model_fields))}"
     return error["msg"].removeprefix("Value error, ")
 
 

@@ -6,11 +6,16 @@ import json
 import math
 
 import pytest
-from support import assert_refused, evaluate
+from support import ROOT, assert_refused, evaluate
 from synthetic import exact, predictions, record, worse, write_results
 
+from clipq.evaluate.metrics.statistics import Draws
+from clipq.evaluate.results.folders import read_results
 from clipq.evaluate.results.pairing import write_pairing
 from clipq.evaluate.results.record import write_record
+from clipq.evaluate.verdicts.gate import judge_policy
+from clipq.evaluate.verdicts.limits import LIMITS, Limit, Quantity
+from clipq.evaluate.verdicts.policy import Policy, Rule
 
 BASE = predictions(4000, accuracy=0.8)
 GOOD = worse(BASE, 0.001)
@@ -213,6 +218,10 @@ def test_init_writes_a_policy_that_passes_and_still_stops(results, tmp_path):
         ("[[rule", ["no TOML"]),
         ("[[rule]]\nmetric = 'accuracy1'\nmin = 0.5", ["there is no metric 'accuracy1'"]),
         ("[[rule]]\nmetric = 'auroc.mcm'\nmin_detla = 0.5", ["unknown key", "did you mean min_delta?"]),
+        ("max = 1\n[[rule]]\nmetric = 'acc1'\nmin = 0.5", ["max: it belongs into a [[rule]]"]),
+        ("[[rule]]\nmetric = 'latency_ms'\nmax = 5", ["there is latency_ms.p50, latency_ms.p90"]),
+        ("[[rule]]\nmetric = 'acc1.ratio'\nmin = 0.99", ["there is no metric 'acc1.ratio'; there is acc1"]),
+        ("[[rule]]\nmetric = 'acc1'\nmin = 0.9\nmax = 0.5", ["min 0.9 is above its max 0.5"]),
     ],
 )
 def test_bad_policies_are_refused(results, tmp_path, text, words):
@@ -238,3 +247,19 @@ def test_built_in_policies_are_read(name):
     from clipq.evaluate.verdicts.policy import read_policy
 
     assert read_policy(name).rule
+
+
+def test_every_limit_is_a_key_of_a_rule_and_every_number_of_a_rule_a_limit():
+    numbers = [name for name, field in Rule.model_fields.items() if field.annotation == (float | None)]
+    assert sorted(numbers) == sorted([*LIMITS, "confidence"])
+    assert all(f"`{name}`" in (ROOT / "docs" / "formats.md").read_text() for name in LIMITS)
+
+
+def test_a_new_quantity_is_a_row(results, monkeypatch):
+    """Half of the difference: whatever a row says is judged, and nothing in its place."""
+    half = Quantity("delta", lambda mine, theirs: Draws((mine.value - theirs.value) / 2, (mine.resampled - theirs.resampled) / 2, mine.n))  # fmt: skip
+    rule = Policy.model_validate({"rule": [{"metric": "acc1", "bundle": "bad", "min_delta": -1}]})
+    (whole,) = [one for one in judge_policy(read_results([results]), rule) if one.engine == "bad"]
+    monkeypatch.setitem(LIMITS, "min_delta", Limit("min_delta", True, half))
+    (found,) = [one for one in judge_policy(read_results([results]), rule) if one.engine == "bad"]
+    assert found.value == pytest.approx(whole.value / 2) and found.low == pytest.approx(whole.low / 2)
