@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from clipq.errors import DataError, ResultsError
-from clipq.evaluate.axes.headline import AXES
 from clipq.evaluate.report.formats import write
 from clipq.evaluate.report.notebook import data_frame, html_table
 from clipq.evaluate.results.folders import Results, gather
@@ -21,6 +20,7 @@ from clipq.evaluate.suites.suite import read_suite
 from clipq.evaluate.verdicts import compare as comparing
 from clipq.evaluate.verdicts import gate as gating
 from clipq.evaluate.verdicts.by_axis import MARKS, AxisVerdict, axis_verdicts, findings
+from clipq.evaluate.verdicts.headline import AXES
 from clipq.evaluate.verdicts.judgement import MARGIN
 from clipq.evaluate.verdicts.policy import Policy, read_policy
 from clipq.progress import Progress

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipq.errors import ResultsError
-from clipq.evaluate.axes.headline import AXES, headline, title
 from clipq.evaluate.report.markdown import plain
 from clipq.evaluate.results import numbers
 from clipq.evaluate.results.entry import Entry
 from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.record import BundleRecord, Measurement, Record
 from clipq.evaluate.verdicts.by_axis import findings
+from clipq.evaluate.verdicts.headline import AXES, headline, title
 from clipq.evaluate.verdicts.judgement import judge_row
 from clipq.files import write_atomic
 

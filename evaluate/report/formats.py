@@ -13,13 +13,13 @@ from typing import Any
 
 from clipq import __version__
 from clipq.errors import ClipqError
-from clipq.evaluate.axes.headline import AXES
 from clipq.evaluate.report.markdown import plain
 from clipq.evaluate.report.page import render, write_report
 from clipq.evaluate.results import strict_json
 from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.record import CSV_COLUMNS, csv_cells
 from clipq.evaluate.verdicts.by_axis import MARKS, axis_verdicts, sentence
+from clipq.evaluate.verdicts.headline import AXES
 from clipq.evaluate.verdicts.regularities import find_regularities
 from clipq.files import write_atomic
 

@@ -12,7 +12,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from clipq import __version__
-from clipq.evaluate.axes.headline import AXES
 from clipq.evaluate.metrics.ood import SCORES
 from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.metrics.table import METRICS, of_section, title_of
@@ -22,6 +21,7 @@ from clipq.evaluate.results.key import Key, attack_group, batch_group, tower_vie
 from clipq.evaluate.results.numbers import difference, number, ratio
 from clipq.evaluate.results.record import AttackRecord, Measurement, ViewRecord
 from clipq.evaluate.verdicts.by_axis import MARKS, AxisVerdict, axis_verdicts, confidence_state, findings
+from clipq.evaluate.verdicts.headline import AXES
 from clipq.evaluate.verdicts.judgement import MARGIN, breaks_promise
 from clipq.evaluate.verdicts.regularities import find_regularities
 from clipq.files import write_atomic

@@ -12,7 +12,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipq.bundle import Recipe
-from clipq.evaluate.axes.headline import headline, title
 from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.metrics.table import metric_of
 from clipq.evaluate.report.ci import figures
@@ -22,6 +21,7 @@ from clipq.evaluate.results.record import CensusRecord, LatencyRecord, Measureme
 from clipq.evaluate.suites.schema import Suite, view_name
 from clipq.evaluate.verdicts.compare import Comparison
 from clipq.evaluate.verdicts.gate import Finding, outcome
+from clipq.evaluate.verdicts.headline import headline, title
 from clipq.evaluate.verdicts.judgement import breaks_promise
 
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipq.evaluate.axes.headline import AXES, headline, title
 from clipq.evaluate.metrics.statistics import holm, median_ratio
 from clipq.evaluate.results.entry import Entry
 from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.numbers import amount, difference, points, times
 from clipq.evaluate.results.record import LatencyRecord, Measurement
+from clipq.evaluate.verdicts.headline import AXES, headline, title
 from clipq.evaluate.verdicts.judgement import MARGIN, Verdict, judge_row, reach
 
 MARKS = {"better": "▲", "worse": "▼", "same": "=", "unknown": "?"}

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 
 from clipq.errors import ResultsError
-from clipq.evaluate.axes.headline import AXES, headline, title
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.agreement import mcnemar_p
 from clipq.evaluate.metrics.calibration import BINS, ece
@@ -25,6 +24,7 @@ from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.pairing import SampleAnswers, unpaired
 from clipq.evaluate.results.record import Measurement
+from clipq.evaluate.verdicts.headline import AXES, headline, title
 from clipq.evaluate.verdicts.judgement import MARGIN, Verdict, judge, reach, samples_to_decide
 
 EXIT_CODES = {"same or better": 0, "worse": 1, "undecided": 3}

@@ -14,13 +14,13 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from clipq.errors import PolicyError
-from clipq.evaluate.axes.headline import headline
 from clipq.evaluate.metrics.statistics import CONFIDENCE, Draws
 from clipq.evaluate.metrics.table import metric_of
 from clipq.evaluate.results.entry import Entry
 from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.pairing import unpaired
+from clipq.evaluate.verdicts.headline import headline
 from clipq.evaluate.verdicts.judgement import unseen
 from clipq.evaluate.verdicts.limits import LIMITS, Quantity
 from clipq.evaluate.verdicts.policy import Policy, Rule

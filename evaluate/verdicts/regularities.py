@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 
-from clipq.evaluate.axes.headline import AXES, headline
 from clipq.evaluate.metrics.statistics import holm
 from clipq.evaluate.metrics.table import metric_of
 from clipq.evaluate.results.entry import Entry
@@ -22,6 +21,7 @@ from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.record import Measurement
 from clipq.evaluate.verdicts.by_axis import confidence_state
+from clipq.evaluate.verdicts.headline import AXES, headline
 from clipq.evaluate.verdicts.judgement import judge_row
 
 # Of two cases, half is one: no regularity.
