@@ -78,7 +78,7 @@ def peak_memory(
     return int(_run(_PROBE, arguments, str(path)))
 
 
-def host_bytes(load: Load, feed: Feed) -> int:
+def onnxruntime_host_bytes(load: Load, feed: Feed) -> int:
     """Peak host memory of a tower in ONNX Runtime on the CPU, and of a batch of this feed's shape."""
     ((name, array),) = feed.items()
     return peak_memory(load.path, name, str(array.dtype), array.shape, threads=load.threads, simulated=load.simulated)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from clipq.engines.memory import gpu_bytes, host_bytes
+from clipq.engines.memory import gpu_bytes, onnxruntime_host_bytes
 from clipq.engines.runtime import Device, Feed, Load, Runtime, Status
 from clipq.environment import onnxruntime_package
 from clipq.errors import RuntimeUnavailable
@@ -33,7 +33,7 @@ def onnxruntime_row(
         version=onnxruntime_version,
         open=partial(_open, name),
         census=partial(census, name),
-        memory=host_bytes if device == "cpu" else partial(gpu_bytes, name),
+        memory=onnxruntime_host_bytes if device == "cpu" else partial(gpu_bytes, name),
         can_simulate=can_simulate,
     )
 

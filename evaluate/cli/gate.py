@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -14,9 +13,6 @@ from clipq.evaluate.cli.options import (
     json_option,
 )
 from clipq.evaluate.results import strict_json
-
-if TYPE_CHECKING:
-    pass
 
 
 class _GateGroup(Group):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
 
 from clipq.engines.catalog import DEFAULT_RUNTIME
 from clipq.evaluate.settings import PIXEL_CACHE, PIXEL_CACHE_GB
-
-if TYPE_CHECKING:
-    pass
 
 bundles_argument = click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from clipq.evaluate.metrics import accuracy, calibration
 from clipq.evaluate.metrics.ood import SCORES
@@ -17,10 +17,17 @@ from clipq.evaluate.metrics.predictions import Floats, Predictions
 from clipq.evaluate.metrics.retrieval import KS
 from clipq.evaluate.metrics.statistics import Statistic
 
+# Where the report shows a metric and what its group in results.csv says (results/key.py). Of classification the first
+# columns and the further ones; "classification, groups" are of parts of a view alone; "" is of a metric not known here.
+Section = Literal[
+    "classification", "classification, further", "classification, groups", "agreement", "tuning", "shift", "ood",
+    "corruptions", "attacks", "fairness", "retrieval", "engine", "costs", "",
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: its unit, its range, whether higher is better (None: neither), where the report shows it.
+    """One metric: its unit, its range, whether higher is better (None: neither), and its section.
 
     ``low`` and ``high`` bound its values and so its intervals (None: no bound). ``forms`` are the endings its name
     takes. A classification metric has a ``function`` of predictions and sample weights (resamples × samples) that gives
@@ -31,7 +38,7 @@ class Metric:
     title: str
     unit: str
     higher_is_better: bool | None
-    section: str
+    section: Section
     low: float | None = 0.0
     high: float | None = None
     forms: tuple[str, ...] = ()
@@ -48,7 +55,7 @@ class Metric:
         )
 
 
-def _share(name: str, title: str, better: bool | None, section: str, **more: Any) -> Metric:
+def _share(name: str, title: str, better: bool | None, section: Section, **more: Any) -> Metric:
     return Metric(name, title, "fraction", better, section, **{"high": 1.0, **more})
 
 
@@ -153,7 +160,7 @@ def title_of(name: str) -> str:
     return f"{metric.title} R{form}" if form.startswith("@") else f"{metric.title}, {form[1:]}"
 
 
-def of_section(section: str) -> list[Metric]:
+def of_section(section: Section) -> list[Metric]:
     """The metrics of a section, in the order of the table."""
     return [metric for metric in METRICS.values() if metric.section == section]
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from clipq import __version__
 from clipq.evaluate.metrics.ood import SCORES
 from clipq.evaluate.metrics.statistics import median_ratio
-from clipq.evaluate.metrics.table import METRICS, of_section, title_of
+from clipq.evaluate.metrics.table import METRICS, Section, of_section, title_of
 from clipq.evaluate.report.data import PageData, same_latency
 from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.key import Key, attack_group, batch_group, tower_view
@@ -126,7 +126,7 @@ class _Page:
             "not_measured": self.not_measured([one["axes"] for one in verdicts]),
         }
 
-    def columns(self, section: str, view: str, group: str = "") -> list[tuple[str, Key]]:
+    def columns(self, section: Section, view: str, group: str = "") -> list[tuple[str, Key]]:
         """A section's metrics in all their forms, each with its title, on a view (and group)."""
         names = [metric.name + form for metric in of_section(section) for form in metric.forms or ("",)]
         return [(title_of(name), Key(view, group, name)) for name in names]

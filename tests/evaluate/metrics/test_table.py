@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from clipq.evaluate.metrics.statistics import Draws
-from clipq.evaluate.metrics.table import METRICS, Metric, metric_of, title_of
+from clipq.evaluate.metrics.table import METRICS, Metric, Section, metric_of, title_of
 from clipq.evaluate.results.estimates import Engine, Estimate, measurements
 from clipq.evaluate.results.key import Key, attack_group, batch_group, condition_group, part_group, tower_view
 
@@ -40,6 +41,10 @@ def test_every_metric_says_a_range_that_its_intervals_keep(name):
 def test_what_the_table_lacks_is_its_own_title_and_judged_by_nobody():
     unknown = metric_of("of_tomorrow.p50")
     assert (unknown.title, unknown.higher_is_better, unknown.within(-9, 9)) == ("of_tomorrow", None, (-9, 9))
+
+
+def test_every_section_is_one_of_those_that_are_read():
+    assert {metric.section for metric in METRICS.values()} == {*get_args(Section)} - {""}
 
 
 def test_titles():
