@@ -31,16 +31,22 @@ def margin(predictions, weights):
 ROW = Metric("margin", "margin", "fraction", True, "classification, further", low=-1.0, high=1.0, function=margin)
 
 
-@pytest.fixture
-def results(bundles, tmp_path, monkeypatch):
-    monkeypatch.setitem(METRICS, "margin", ROW)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("extending")
+
+
+@pytest.fixture(scope="module")
+def results(bundles, folder):
     suite = clipq.Suite(view=(clipq.View(source="demo:test:n=96", name="test"),))
     paths = [DEMO_BUNDLE.parent / "bundle", bundles / "int2-weight-only-rtn"]
-    return clipq.evaluate(paths, suite=suite, output=tmp_path / "results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METRICS, "margin", ROW)
+        yield clipq.evaluate(paths, suite=suite, output=folder)
 
 
-def test_a_metric_is_a_function_and_a_row(results, tmp_path):
-    rows = {row["bundle"]: row for row in csv.DictReader((tmp_path / "results" / "results.csv").open()) if row["metric"] == "margin"}  # fmt: skip
+def test_a_metric_is_a_function_and_a_row(results, folder, tmp_path):
+    rows = {row["bundle"]: row for row in csv.DictReader((folder / "results.csv").open()) if row["metric"] == "margin"}
     assert set(rows) == {"bundle", "int2-weight-only-rtn"} and rows["int2-weight-only-rtn"]["delta_low"]
     measured = results["int2-weight-only-rtn"]["test", "margin"]
     assert measured.low < measured.value < measured.high and measured.delta < 0

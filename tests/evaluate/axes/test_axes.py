@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -22,23 +23,26 @@ from clipq.evaluate.suites.suite import suite_text
 NAMES = ("fp32", "int8-static-minmax", "int2-weight-only-rtn")
 
 
+def arguments(bundles, names, folder, *, samples, corrupted=48, queries=60):
+    """A run of the demo suite without latency, of so many images of each view."""
+    text = suite_text("demo").split("[latency]")[0]
+    for old, new in (
+        ("samples = 300\n", ""),
+        ("samples = 48", f"samples = {corrupted}"),
+        ("samples = 32", "samples = 16"),
+        ("queries = 100", f"queries = {queries}"),
+        ('"all"', '"gaussian_noise", "fog", "gaussian_blur", "occlusion"'),
+    ):
+        text = text.replace(old, new)
+    suite = folder / "suite.toml"
+    suite.write_text(re.sub(r"(?m)^(source = .demo:.*)", rf"\1\nsamples = {samples}", text))
+    return ["run", *(str(bundles / name) for name in names), "--suite", str(suite)]
+
+
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory):
-    """The demo suite, smaller and without latency."""
-    text = suite_text("demo").split("[latency]")[0].replace("queries = 100", "queries = 60")
-    path = tmp_path_factory.mktemp("suite") / "suite.toml"
-    path.write_text(text.replace('"all"', '"gaussian_noise", "fog", "gaussian_blur", "occlusion"'))
-    return str(path)
-
-
-def arguments(bundles, suite, out):
-    return ["run", *(str(bundles / name) for name in NAMES), "--suite", suite, "-o", str(out)]
-
-
-@pytest.fixture(scope="module")
-def results(bundles, suite, tmp_path_factory):
+def results(bundles, tmp_path_factory):
     folder = tmp_path_factory.mktemp("axes")
-    done = evaluate(*arguments(bundles, suite, folder))
+    done = evaluate(*arguments(bundles, NAMES, folder, samples=300), "-o", str(folder))
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -131,18 +135,21 @@ def test_report_names_every_axis(results):
         assert words in text, words
 
 
-def test_killed_in_the_middle_gives_the_same_values(bundles, suite, results, tmp_path):
-    command = [sys.executable, "-m", "clipq.evaluate.cli", *arguments(bundles, suite, tmp_path / "out")]
+def test_killed_in_the_middle_gives_the_same_values(bundles, tmp_path):
+    run = arguments(bundles, NAMES[:2], tmp_path, samples=96, corrupted=12, queries=10)
+    command = [sys.executable, "-m", "clipq.evaluate.cli", *run, "-o", str(tmp_path / "killed")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 180
-    while len(list(tmp_path.glob("out/cells/*/*.safetensors"))) < 60 and process.poll() is None:
+    while len(list(tmp_path.glob("killed/cells/*/*.safetensors"))) < 40 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "out" / "results.csv").exists()
-    assert evaluate(*arguments(bundles, suite, tmp_path / "out")).returncode == 0
-    assert (tmp_path / "out" / "results.csv").read_bytes() == (results / "results.csv").read_bytes()
+    assert not (tmp_path / "killed" / "results.csv").exists()
+    for folder in ("killed", "calm"):
+        assert evaluate(*run, "-o", str(tmp_path / folder)).returncode == 0
+    killed, calm = (tmp_path / folder / "results.csv" for folder in ("killed", "calm"))
+    assert killed.read_bytes() == calm.read_bytes()
 
 
 def broken(source, target):

@@ -48,8 +48,7 @@ def test_the_global_generator_is_left_alone():
     assert np.random.random() == expected  # noqa: NPY002
 
 
-def test_an_image_does_not_depend_on_its_neighbours(bundles):
-    config = open_bundle(bundles / "fp32").manifest.preprocess
+def test_an_image_does_not_depend_on_its_neighbours(config):
     view = open_view("demo:test:n=96")
     (whole,) = corrupted_views(view, "shot_noise", (3,), seed=0)
     (part,) = corrupted_views(choose_samples(view, 30, seed=0), "shot_noise", (3,), seed=0)
@@ -60,11 +59,20 @@ def test_an_image_does_not_depend_on_its_neighbours(bundles):
     assert other.digest != whole.digest and (other.cropped(0, config) != whole.cropped(0, config)).any()
 
 
+@pytest.fixture(scope="module")
+def config(bundles):
+    return open_bundle(bundles / "fp32").manifest.preprocess
+
+
+@pytest.fixture(scope="module")
+def clean():
+    return choose_samples(open_view("demo:test"), 8, 0)
+
+
 @pytest.mark.parametrize("name", NAMED_SETS["all"])
-def test_what_comes_from_the_pixel_cache_is_what_was_drawn(name, bundles, tmp_path):
+def test_what_comes_from_the_pixel_cache_is_what_was_drawn(name, clean, config, tmp_path):
     """Blurs give images with exchanged axes: kept as their memory lay, an engine that came later saw other pictures."""
-    (view,) = corrupted_views(choose_samples(open_view("demo:test"), 8, 0), name, (3,), 0)
-    config = open_bundle(bundles / "fp32").manifest.preprocess
+    (view,) = corrupted_views(clean, name, (3,), 0)
     cache = PixelCache(tmp_path, 10**9)
     first, again, never = (PixelReader(config, cache=one).read(view, 0, 8).pixels for one in (cache, cache, None))
     assert list(tmp_path.glob("*/*.safetensors"))
