@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from clipq import __version__
-from clipq.console import Group, fetch_option, progress_bars
+from clipq.console import Group, fetch_option
 from clipq.data.open import describe_sources
 from clipq.engines.catalog import DEFAULT_RUNTIME, RUNTIMES, known_runtime, require_runtime
 from clipq.errors import RecipeError
+from clipq.progress import progress_bars
 
 if TYPE_CHECKING:
     from clipq.bundle import Bundle

@@ -17,6 +17,25 @@ class Progress:
 
 
 @contextlib.contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Progress as bars on stderr, silent where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks = [bars.add_task("starting", total=None)]
+
+        def start(what: str, total: int) -> None:
+            bars.update(tasks[-1], visible=False)
+            tasks.append(bars.add_task(what, total=total or None))
+
+        yield Progress(start, lambda done: bars.advance(tasks[-1], done))
+
+
+@contextlib.contextmanager
 def quiet_logging() -> Iterator[None]:
     """Silence advice that libraries write to the root logger; what goes wrong still surfaces as an exception."""
     before = logging.root.manager.disable
