@@ -23,7 +23,7 @@ from clipq.evaluate.verdicts import gate as gating
 from clipq.evaluate.verdicts.by_axis import MARKS, AxisVerdict, axis_verdicts, findings
 from clipq.evaluate.verdicts.judgement import MARGIN
 from clipq.evaluate.verdicts.policy import Policy, read_policy
-from clipq.progress import Progress
+from clipq.progress import Progress, progress_bars
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,14 +100,13 @@ def evaluate(
     suite: Suite | str | None = None,
     settings: Settings | None = None,
     output: PathLike = "clipq-results",
-    progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate bundles and compare them with the FP32 one among them; the same as ``clipq-eval run``.
 
     On what is either ``data``, labelled images as on the command line (``"photos/test"``, ``"NAME=SOURCE"``, several),
     or ``suite``: a file, a built-in name, or a ``clipq.Suite``. ``output`` is the results folder: what is in it already
-    is not embedded or timed again. Raises ClipqError for what does not fit, EngineError where the reference fails; an
-    engine that fails is among ``failed``.
+    is not embedded or timed again. Terminals and notebooks show how far it is, unless ``CLIPQ_PROGRESS`` is 0. Raises
+    ClipqError for what does not fit, EngineError where the reference fails; an engine that fails is among ``failed``.
     """
     paths = [Path(one) for one in ([bundles] if isinstance(bundles, str | os.PathLike) else bundles)]
     if (data is None) == (suite is None):
@@ -118,7 +117,8 @@ def evaluate(
         "suite": suite if isinstance(suite, str) else None,
     }  # fmt: skip
     asked = suite_of(sources) if suite is None else read_suite(suite) if isinstance(suite, str) else suite
-    return run_suite(paths, asked, Path(output), settings or default_settings(), given, progress or Progress())
+    with progress_bars() as progress:
+        return run_suite(paths, asked, Path(output), settings or default_settings(), given, progress)
 
 
 def run_suite(

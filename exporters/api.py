@@ -15,7 +15,7 @@ from clipq.exporters.calibration_set import DEMO_SET, CalibrationSet, open_calib
 from clipq.exporters.quantized_bundle import quantize_bundle
 from clipq.exporters.recipes import Recipe, parse_recipe
 from clipq.files import directory_in_making
-from clipq.progress import Progress
+from clipq.progress import Progress, progress_bars
 
 
 def export(checkpoint: str, output: str | Path, *, pretrained: str | None = None, opset: Literal[17, 21] = 21) -> Path:
@@ -57,7 +57,8 @@ def quantize(
         source, folder = demo_bundle(parent), folder or DEMO_SET
     opened = open_bundle(source)
     measured = None if folder is None else open_calibration_set(folder, opened)
-    made = [quantized(opened, recipe, measured, towers, parent or source.parent, Progress()) for recipe in chosen]
+    with progress_bars() as progress:
+        made = [quantized(opened, recipe, measured, towers, parent or source.parent, progress) for recipe in chosen]
     return [source, *(one.path for one in made)]
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import clipq.metrics
 from clipq.errors import BundleError, DataError, NotInResults, PolicyError, RecipeError, ResultsError
 from clipq.evaluate.metrics.table import METRICS
 from clipq.evaluate.results.estimates import Engine, measurements
+from clipq.progress import progress_bars
 
 PAGE = (ROOT / "docs" / "python.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
@@ -168,3 +170,24 @@ def test_wrong_use_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(RecipeError, match="no such folder"):
         clipq.quantize(DEMO_BUNDLE, ["int8-static"], calibration=tmp_path / "none", output=tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_notebook_shows_how_far_it_is(monkeypatch):
+    shown = []
+    handle = SimpleNamespace(update=lambda bundle, raw: shown.append(bundle["text/html"]))
+    display = ModuleType("IPython.display")
+    display.display = lambda bundle, raw, display_id: handle
+    ipython = ModuleType("IPython")
+    ipython.get_ipython = lambda: SimpleNamespace(kernel=None)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    with pytest.raises(BundleError):
+        clipq.evaluate("nothing", data="demo:test")
+    with progress_bars() as progress:
+        progress.start("images of <x>", 8)
+    assert shown[0].endswith("starting") and shown[-2:] == ['<progress value="0" max="8"></progress> images of &lt;x&gt; 0/8', ""]  # fmt: skip
+    monkeypatch.setenv("CLIPQ_PROGRESS", "0")
+    del shown[:]
+    with progress_bars() as progress:
+        progress.start("images", 8)
+    assert shown == []
