@@ -15,7 +15,7 @@ from synthetic import predictions, record, worse, write_results
 
 import clipq
 import clipq.metrics
-from clipq.errors import BundleError, DataError, NotInResults, PolicyError, RecipeError, ResultsError
+from clipq.errors import BundleError, ClipqError, DataError, NotInResults, PolicyError, RecipeError, ResultsError
 from clipq.evaluate.metrics.table import METRICS
 from clipq.evaluate.results.estimates import Engine, measurements
 from clipq.progress import progress_bars
@@ -191,3 +191,78 @@ def test_a_notebook_shows_how_far_it_is(monkeypatch):
     with progress_bars() as progress:
         progress.start("images", 8)
     assert shown == []
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda out: clipq.open_bundle(None), "bundle None: give a path"),
+        (lambda out: clipq.quantize(DEMO_BUNDLE, None, output=out), "recipes None: give one, or a list"),
+        (lambda out: clipq.quantize(DEMO_BUNDLE, [], output=out), "recipes: the list is empty"),
+        (lambda out: clipq.quantize(DEMO_BUNDLE, [8], output=out), "recipe 8: give it as text"),
+        (lambda out: clipq.quantize(DEMO_BUNDLE, ["fp16"], towers=["image"], output=out), "towers ['image']: give both"),
+        (lambda out: clipq.quantize(DEMO_BUNDLE, ["fp16", "int8-static"], output=out), "int8-static measures activation"),
+        (lambda out: clipq.quantize("demo", ["fp16"], output=__file__), "is a file; give a folder"),
+        (lambda out: clipq.export(3, out), "checkpoint 3: give it as text"),
+        (lambda out: clipq.export("demo", out, opset=3), "opset 3: give 21"),
+        (lambda out: clipq.evaluate([], data="demo:test", output=out), "bundles: the list is empty"),
+        (lambda out: clipq.evaluate([None], data="demo:test", output=out), "bundle None: give a path"),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, data=[], output=out), "data: the list is empty"),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, data={"a": "demo:test"}, output=out), "give one, or a list"),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, data=np.zeros((9, 9)), output=out), "give it as text"),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, data=out / "photos", output=out), "photos: does not exist"),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, suite=out / "suite.toml", output=out), "suite.toml: cannot be read"),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, suite={"view": []}, output=out), "a clipq.Suite(...)"),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, suite=clipq.Suite(), output=out), "there is nothing to evaluate on"),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, data="demo:test", settings={}, output=out), "settings {}: give clipq."),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, data="demo:test", output=f"{__file__}/x"), "is a file; give a folder"),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, data="demo:test", output=DEMO_BUNDLE), "is a bundle; give another"),
+        (lambda out: clipq.read_results(), "results: the list is empty"),
+        (lambda out: clipq.read_results(["results"]), "results ['results']: give a path"),
+        (lambda out: clipq.compare(out, None, margin="1"), "margin '1': give a number"),
+        (lambda out: clipq.compare(out, out, margin=1), "margin 1: give a number above 0 and below 1"),
+        (lambda out: clipq.gate(out, None), "policy None: give it as text"),
+    ],
+)  # fmt: skip
+def test_what_is_no_path_list_or_number_is_refused_in_a_line(call, words, tmp_path):
+    with pytest.raises(ClipqError) as refused:
+        call(tmp_path / "out")
+    assert words in str(refused.value) and "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def _suite(**more):
+    return clipq.Suite(view=(clipq.View(source="demo:test:n=48", name="test"),), **more)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: clipq.View("demo:test"), "View('demo:test'): give it by name; there are source, role"),
+        (lambda: clipq.View(), "View: source is missing"),
+        (lambda: clipq.View(source="demo:test", rol="shifted"), "View: no key 'rol'; there are source, role"),
+        (lambda: clipq.View(source="demo:test", role="ood"), "role 'ood': input should be 'in-distribution'"),
+        (lambda: clipq.View(source="demo:test", groups="race", samples=0), "groups 'race': input should be a valid tuple; samples 0"),
+        (lambda: clipq.Corruptions(of="test", severities=3), "Corruptions: severities 3"),
+        (lambda: clipq.Suite(view=clipq.View(source="demo:test")), "Suite: view.0"),
+        (lambda: clipq.Suite(view=[{"source": "demo:test", "rol": 1}]), "no key 'view.0.rol'"),
+        (lambda: _suite(corruptions=(clipq.Corruptions(of="tset"),)), "suite: corruptions.1.of: of 'tset' is no labelled view (test)"),
+        (lambda: _suite(corruptions=(clipq.Corruptions(of="test", names=("smog",), severities=(9,)),)), "unknown corruption 'smog'"),
+        (lambda: _suite(corruptions=(clipq.Corruptions(of="test", names=()),)), "names is empty"),
+        (lambda: clipq.Suite(view=(clipq.View(source="demo:textures", role="far-ood"),)), "needs a view with role in-distribution"),
+        (lambda: clipq.Suite(view=(clipq.View(source="demo:test"),) * 2), "two views are called 'demo-test'"),
+        (lambda: clipq.Suite(view=(clipq.View(source="nowhere", classes_of="x"),)), "nowhere: does not exist"),
+    ],
+)  # fmt: skip
+def test_suites_made_in_python_are_checked_as_files_are(make, words, tmp_path):
+    with pytest.raises(DataError) as refused:
+        clipq.evaluate(DEMO_BUNDLE, suite=make(), output=tmp_path / "out")
+    assert words in str(refused.value) and "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bundle_stands_where_its_folder_does(monkeypatch):
+    bundle = clipq.open_bundle(str(DEMO_BUNDLE))
+    assert clipq.open_bundle(bundle).path == bundle.path == DEMO_BUNDLE
+    monkeypatch.chdir(DEMO_BUNDLE)
+    assert clipq.open_bundle(".").name == DEMO_BUNDLE.name
