@@ -17,7 +17,7 @@ from clipq.evaluate.report.formats import write
 from clipq.evaluate.report.notebook import data_frame, html_table
 from clipq.evaluate.results.folders import Results, gather
 from clipq.evaluate.results.folders import read_results as read_folders
-from clipq.evaluate.settings import PIXEL_CACHE, PIXEL_CACHE_GB, Settings, kept_pixels
+from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.schema import LatencyEntry, Suite, ViewEntry
 from clipq.evaluate.suites.suite import check_suite, read_suite
 from clipq.evaluate.verdicts import compare as comparing
@@ -131,7 +131,7 @@ def evaluate(
         "suite": named,
     }  # fmt: skip
     with progress_bars() as progress:
-        return run_suite(paths, asked, as_path(output, "output"), settings or default_settings(), given, progress)
+        return run_suite(paths, asked, as_path(output, "output"), settings or Settings(), given, progress)
 
 
 def run_suite(
@@ -156,12 +156,6 @@ def run_suite(
 def suite_of(sources: Sequence[str]) -> Suite:
     """The suite that ``--data`` stands for: labelled views, and latency."""
     return Suite(view=tuple(ViewEntry(source=source) for source in sources), latency=LatencyEntry())
-
-
-def default_settings() -> Settings:
-    """What the command does where nothing is said: decoded images are kept for the next engine, run and process."""
-    folder, size = os.environ.get("CLIPQ_PIXEL_CACHE"), os.environ.get("CLIPQ_PIXEL_CACHE_GB")
-    return Settings(pixels=kept_pixels(Path(folder or PIXEL_CACHE), float(size or PIXEL_CACHE_GB)))
 
 
 def read_results(*paths: PathLike) -> Evaluation:

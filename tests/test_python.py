@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import re
 import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from support import DEMO_BUNDLE, ROOT
 from synthetic import predictions, record, worse, write_results
@@ -127,6 +130,29 @@ P, Y = BASE.probabilities, BASE.labels
         ({"candidate": (P * 7, Y)}, "candidate: predictions are not probabilities"),
         ({"reference": (P, Y.astype(float))}, "reference: labels are float64"),
         ({"candidate": ([["a"]], [0])}, "candidate: give arrays of numbers"),
+        ({"reference": P}, "give a pair, (probabilities, labels)"),
+        (
+            {"candidate": (np.where(P[3, 0] == P, np.nan, P), Y)},
+            "candidate: sample 3 has a probability that is not finite",
+        ),
+        (
+            {"candidate": (np.log(P + 1e-9), Y)},
+            "candidate: predictions are not probabilities: rows must be non-negative",
+        ),
+        ({"candidate": (P[:0], Y[:0])}, "one sample at least"),
+        ({"candidate": (P[:, 0], Y)}, "give samples × classes"),
+        ({"reference": (P[:, :1], Y)}, "reference: only one class"),
+        ({"candidate": (None, None)}, "candidate: labels are object"),
+        ({"groups": ["a"] * 2000}, "give a value per sample by column"),
+        ({"groups": {"race": "a"}}, "groups 'race' 'a': give a value per sample"),
+        ({"groups": {"race": ["a", None] * 1000}}, "groups 'race': sample 1 has no value (None)"),
+        ({"groups": {"race": ["a", float("nan")] * 1000}}, "groups 'race': sample 1 has no value (nan)"),
+        (
+            {"groups": pd.DataFrame({"race": pd.Series(["a", None] * 1000, dtype="string")})},
+            "sample 1 has no value (<NA>)",
+        ),
+        ({"groups": {"race": [("a", "b")] * 2000}}, "give one value per sample"),
+        ({"groups": {"age": list(range(2000))}}, "(age=0 1, age=1 1, age=2 1, age=3 1, age=4 1, …)"),
         ({"groups": {"race": ["a"]}}, "groups 'race'"),
         ({"groups": {"race": ["a"] * 2000}}, "fewer than two groups"),
         ({"candidate": (np.c_[P, np.zeros(len(P))], Y)}, "another number of classes"),
@@ -266,3 +292,65 @@ def test_a_bundle_stands_where_its_folder_does(monkeypatch):
     assert clipq.open_bundle(bundle).path == bundle.path == DEMO_BUNDLE
     monkeypatch.chdir(DEMO_BUNDLE)
     assert clipq.open_bundle(".").name == DEMO_BUNDLE.name
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"batch": True}, "batch True: give a whole number from 1 to 256, or 'measure'"),
+        ({"batch": 16.0}, "batch 16.0: give a whole number"),
+        ({"threads": "2"}, "threads '2': give a whole number"),
+        ({"runtime": "gpu"}, "unknown runtime 'gpu'"),
+        ({"fetch": True}, "fetch True: give a path"),
+        ({"pixels": "cache"}, "pixels 'cache': give None"),
+        ({"thumbnails": "no"}, "thumbnails 'no': give True or False"),
+    ],
+)
+def test_settings_say_what_they_take(wrong, words):
+    with pytest.raises(ClipqError) as refused:
+        clipq.Settings(**wrong)
+    assert words in str(refused.value)
+
+
+def test_settings_take_what_was_meant_and_keep_pixels_as_the_commands_do(tmp_path, monkeypatch):
+    made = clipq.Settings(batch=np.int64(16), threads=np.int32(2), fetch=str(tmp_path), cells=tmp_path)
+    assert json.dumps([made.batch, made.threads]) == "[16, 2]" and made.fetch == tmp_path
+    monkeypatch.setenv("CLIPQ_PIXEL_CACHE", str(tmp_path))
+    assert clipq.Settings(threads=2).pixels.folder == tmp_path and clipq.Settings(pixels=None).pixels is None
+    monkeypatch.setenv("CLIPQ_PIXEL_CACHE_GB", "much")
+    with pytest.raises(ClipqError, match="CLIPQ_PIXEL_CACHE_GB=much"):
+        clipq.Settings()
+
+
+def test_metrics_can_be_starred_formatted_and_sent_to_other_processes():
+    names = {}
+    exec("from clipq.metrics import *", names)
+    assert set(names) - {"__builtins__"} == set(dir(clipq.metrics))
+    assert pickle.loads(pickle.dumps(clipq.metrics.ece)) is clipq.metrics.ece
+    found = clipq.metrics.ece(P, Y)
+    assert f"{found:.3f}" == f"{found.value:.3f}" and f"{found}" == str(found)
+    with pytest.raises(ClipqError, match="bins 0: give a whole number"):
+        clipq.metrics.ece(P, Y, bins=0)
+
+
+def test_groups_of_any_kind_have_every_sample_once():
+    half = ["a"] * 1000 + ["b"] * 1000
+    for groups in ({"half": half}, pd.DataFrame({"half": half}), {"half": pd.Series(half).astype("category")}):
+        found = clipq.compare_predictions(reference=(P, Y), candidate=(P, Y), groups=groups)
+        assert found["half=a", "acc1"].n == found["half=b", "acc1"].n == 1000
+    mixed = {"kind": np.array([1, "1", 2, 2] * 500, object)}
+    assert clipq.compare_predictions(reference=(P, Y), candidate=(P, Y), groups=mixed)["kind=1", "acc1"].n == 1000
+
+
+def test_results_say_what_they_are_asked_by(folder):
+    results = clipq.read_results(folder)
+    for key in (0, None, ["fp32"], ("fp32", "test")):
+        with pytest.raises(NotInResults, match="no engine is called"):
+            results[key]
+    for key in (0, "test", ["test", "acc1"], (0, 1)):
+        with pytest.raises(NotInResults, match=r"by \[view, metric\]|has no view 0"):
+            results["fp32"][key]
+    assert results._ipython_key_completions_() == ["fp32", "bad"]
+    assert ("test", "acc1") in results["fp32"]._ipython_key_completions_()
+    for again in (pickle.loads(pickle.dumps(results)), copy.deepcopy(results)):
+        assert again.verdicts() == results.verdicts() and again["bad"].reference is again["fp32"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,18 +23,21 @@ LABELLED: tuple[Role, ...] = ("in-distribution", "shifted", "groups")
 class _Checked(type(BaseModel)):  # type: ignore[misc]
     """Says in one line what is wrong with an entry made in Python; files are read past it, by ``model_validate``."""
 
-    def __call__(cls, *unnamed: Any, **given: Any) -> Any:
-        called = cls.__name__.removesuffix("Entry")
-        keys = [field.alias or name for name, field in cls.model_fields.items()]
-        if unnamed:
-            raise DataError(f"{called}({shown(unnamed[0])}): give it by name; there are {', '.join(keys)}")
-        try:
-            return super().__call__(**given)
-        except ValidationError as error:
-            # A list that is none is wrong in each of its parts; the first says it.
-            first = {one["loc"][:1]: one for one in reversed(error.errors())}
-            said = [_said(one["loc"], one["type"], one, keys) for one in reversed(first.values())]
-            raise DataError(f"{called}: {'; '.join(said)}") from error
+    # Type checkers see the fields instead.
+    if not TYPE_CHECKING:
+
+        def __call__(cls, *unnamed: Any, **given: Any) -> Any:
+            called = cls.__name__.removesuffix("Entry")
+            keys = [field.alias or name for name, field in cls.model_fields.items()]
+            if unnamed:
+                raise DataError(f"{called}({shown(unnamed[0])}): give it by name; there are {', '.join(keys)}")
+            try:
+                return super().__call__(**given)
+            except ValidationError as error:
+                # A list that is none is wrong in each of its parts; the first says it.
+                first = {one["loc"][:1]: one for one in reversed(error.errors())}
+                said = [_said(one["loc"], one["type"], one, keys) for one in reversed(first.values())]
+                raise DataError(f"{called}: {'; '.join(said)}") from error
 
 
 def _said(place: tuple[Any, ...], kind: str, error: Mapping[str, Any], keys: Sequence[str]) -> str:

@@ -54,7 +54,7 @@ def as_text(value: object, what: str) -> str:
     return text
 
 
-def as_number(value: object, what: str, least: int, most: int | None = None) -> int:
+def as_number(value: object, what: str, least: int, most: int | None = None, *, also: str = "") -> int:
     """A whole number, numpy's too, within bounds; raises ClipqError for anything else."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
@@ -62,5 +62,5 @@ def as_number(value: object, what: str, least: int, most: int | None = None) -> 
         number = None
     if number is None or number < least or (most is not None and number > most):
         span = f"from {least} up" if most is None else f"from {least} to {most}"
-        raise ClipqError(f"{what} {shown(value)}: give a whole number {span}")
+        raise ClipqError(f"{what} {shown(value)}: give a whole number {span}{also}")
     return number
