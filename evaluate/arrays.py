@@ -167,8 +167,8 @@ def as_predictions(probabilities: ArrayLike, labels: ArrayLike, *, what: str) ->
     if values.ndim and not np.isfinite(values).all():
         row = int(np.argwhere(~np.isfinite(values))[0][0])
         raise DataError(f"{what}: sample {row} has a probability that is not finite; mend or leave out what is missing")
-    if values.shape[1:] == (1,):
-        raise DataError(f"{what}: only one class; give a column for each class, two at least")
+    if values.shape[1:] in ((0,), (1,)):
+        raise DataError(f"{what}: fewer than two classes; give a column for each class, two at least")
     if not np.issubdtype(indices.dtype, np.integer):
         raise DataError(f"{what}: labels are {indices.dtype}; give class indices, whole numbers from 0")
     try:

@@ -141,7 +141,7 @@ P, Y = BASE.probabilities, BASE.labels
         ),
         ({"candidate": (P[:0], Y[:0])}, "one sample at least"),
         ({"candidate": (P[:, 0], Y)}, "give samples × classes"),
-        ({"reference": (P[:, :1], Y)}, "reference: only one class"),
+        ({"reference": (P[:, :1], Y)}, "reference: fewer than two classes"),
         ({"candidate": (None, None)}, "candidate: labels are object"),
         ({"groups": ["a"] * 2000}, "give a value per sample by column"),
         ({"groups": {"race": "a"}}, "groups 'race' 'a': give a value per sample"),
@@ -354,3 +354,24 @@ def test_results_say_what_they_are_asked_by(folder):
     assert ("test", "acc1") in results["fp32"]._ipython_key_completions_()
     for again in (pickle.loads(pickle.dumps(results)), copy.deepcopy(results)):
         assert again.verdicts() == results.verdicts() and again["bad"].reference is again["fp32"]
+
+
+def test_a_folder_never_mixes_engines_of_other_data(session, tmp_path, monkeypatch):
+    folder, names = session
+    monkeypatch.chdir(folder)
+    fp32, *others = names["bundles"]
+    settings = clipq.Settings(thumbnails=False)
+
+    def evaluated(bundles, name, samples):
+        suite = clipq.Suite(view=(clipq.View(source=f"demo:test:n={samples}", name=name),))
+        return clipq.evaluate(bundles, suite=suite, settings=settings, output=tmp_path)
+
+    evaluated([fp32, others[0]], "test", 48)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for name, samples, words in (("test", 60, "on another 'test'"), ("more", 48, "on another 'test'")):
+        with pytest.raises(ResultsError, match=f"holds int8-static-minmax, evaluated {words}: give another folder"):
+            evaluated([fp32, others[1]], name, samples)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    # Engines of the same data come together, and all of them may be evaluated on other data.
+    assert len(evaluated([fp32, others[1]], "test", 48)) == 2 and len(clipq.read_results(tmp_path)) == 3
+    assert {entry["test", "acc1"].n for entry in evaluated(names["bundles"], "test", 60)} == {60}

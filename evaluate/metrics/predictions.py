@@ -64,9 +64,7 @@ class Predictions:
         wrong = (least < 0) | ~np.isclose(sums, 1, atol=1e-4)
         if wrong.any():
             row = int(wrong.argmax())
-            found = (
-                f"sample {row} holds {least[row]:.6g}" if least[row] < 0 else f"sample {row} sums to {sums[row]:.6g}"
-            )
+            found = f"holds {least[row]:.6g}" if least[row] < 0 else f"sums to {sums[row]:.6g}"
             raise DataError(
                 f"predictions are not probabilities: rows must be non-negative and sum to 1, sample {row} {found}; "
                 "take the softmax of logits, in float32 or wider"
