@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from clipq.bundle import MANIFEST
 from clipq.errors import DataError, ResultsError
 from clipq.evaluate.axes.headline import AXES
+from clipq.evaluate.report.comparison import as_markdown
 from clipq.evaluate.report.formats import write
 from clipq.evaluate.report.notebook import data_frame, html_table
 from clipq.evaluate.results.folders import Results, gather
@@ -95,6 +96,22 @@ class Judgement:
     state: gating.State
     findings: tuple[gating.Finding, ...]
 
+    def _repr_html_(self) -> str:
+        """The findings, for notebooks."""
+        rows = [
+            (one.engine, one.state, one.rule, " ".join(filter(None, (one.view, one.group))), one.reason)
+            for one in self.findings
+        ]
+        return html_table(("engine", "state", "rule", "where", "reason"), rows, caption=self.state)
+
+
+@dataclass(frozen=True)
+class Comparison(comparing.Comparison):
+    """Two evaluations against each other, B − A; a notebook shows the table of a pull request."""
+
+    def _repr_markdown_(self) -> str:
+        return as_markdown(self)
+
 
 def evaluate(
     bundles: Sequence[PathLike] | PathLike,
@@ -166,14 +183,14 @@ def read_results(*paths: PathLike) -> Evaluation:
     return Evaluation(read_folders([as_path(path, "results") for path in as_list(paths, "results")]).engines)
 
 
-def compare(a: Results | PathLike, b: Results | PathLike, *, margin: float = MARGIN) -> comparing.Comparison:
+def compare(a: Results | PathLike, b: Results | PathLike, *, margin: float = MARGIN) -> Comparison:
     """Compare B with A: results, folders of them, or single record files. ``outcome`` says it in a word.
 
     ``margin``: engines are the same where the whole interval of their difference lies within ± this.
     """
     if not isinstance(margin, Real) or not 0 < margin < 1:
         raise DataError(f"margin {shown(margin)}: give a number above 0 and below 1 (0.01 is one point)")
-    return comparing.compare(_results(a), _results(b), margin=margin)
+    return Comparison(**vars(comparing.compare(_results(a), _results(b), margin=margin)))
 
 
 def gate(results: Results | PathLike, policy: Policy | PathLike) -> Judgement:

@@ -88,7 +88,8 @@ class PredictionsCompared:
             (title_of(row.metric), row.group, value(row), delta(row), said.get((row.group, row.metric), ""))
             for row in self.measurements
         ]
-        return html_table(("metric", "group", "candidate", "difference", "verdict"), cells)
+        legend = "fractions in percent, their differences in points, 95 % intervals"
+        return html_table(("metric", "group", "candidate", "difference", "verdict"), cells, caption=legend)
 
 
 def compare_predictions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import pickle
 import re
@@ -375,3 +376,11 @@ def test_a_folder_never_mixes_engines_of_other_data(session, tmp_path, monkeypat
     # Engines of the same data come together, and all of them may be evaluated on other data.
     assert len(evaluated([fp32, others[1]], "test", 48)) == 2 and len(clipq.read_results(tmp_path)) == 3
     assert {entry["test", "acc1"].n for entry in evaluated(names["bundles"], "test", 60)} == {60}
+
+
+def test_a_notebook_shows_what_is_asked_of_it(folder):
+    shown = clipq.gate(folder, "strict")._repr_html_()
+    assert "<caption>fail</caption>" in shown and "acc1.delta" in shown
+    assert "B − A" in clipq.compare(folder, folder, margin=0.5)._repr_markdown_()
+    assert list(inspect.signature(clipq.evaluate).parameters) == ["bundles", "data", "suite", "settings", "output"]
+    assert "clipq.Suite" in inspect.getdoc(clipq.evaluate)
