@@ -51,6 +51,8 @@ def test_the_page_runs_and_says_what_the_command_says(session):
     folder, names = session
     assert names["row"].reference == "fp32" and names["judged"].state in ("pass", "fail", "investigate")
     assert names["night"].n < names["row"].n
+    same, table = names["same"], names["table"]
+    assert (same.dtypes == table.dtypes[same.columns]).all()
     assert clipq.compare(folder / "results", names["results"], margin=0.02).outcome == "same or better"
     done = subprocess.run(
         [sys.executable, "-m", "clipq.evaluate.cli", "run", *map(str, names["bundles"]), "--data", "test=demo:test:n=240", "-o", "again", "--no-bench"],
