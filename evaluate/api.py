@@ -6,29 +6,32 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
+from clipq.bundle import MANIFEST
 from clipq.errors import DataError, ResultsError
+from clipq.evaluate.report.comparison import as_markdown
 from clipq.evaluate.report.formats import write
 from clipq.evaluate.report.notebook import data_frame, html_table
 from clipq.evaluate.results.folders import Results, gather
 from clipq.evaluate.results.folders import read_results as read_folders
-from clipq.evaluate.settings import PIXEL_CACHE, PIXEL_CACHE_GB, Settings, kept_pixels
+from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.schema import LatencyEntry, Suite, ViewEntry
-from clipq.evaluate.suites.suite import read_suite
+from clipq.evaluate.suites.suite import check_suite, read_suite
 from clipq.evaluate.verdicts import compare as comparing
 from clipq.evaluate.verdicts import gate as gating
 from clipq.evaluate.verdicts.by_axis import MARKS, AxisVerdict, axis_verdicts, findings
 from clipq.evaluate.verdicts.headline import AXES
 from clipq.evaluate.verdicts.judgement import MARGIN
 from clipq.evaluate.verdicts.policy import Policy, read_policy
-from clipq.progress import Progress
+from clipq.given import PathLike, as_folder, as_list, as_path, as_text, shown
+from clipq.progress import Progress, progress_bars
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PathLike: TypeAlias = "str | os.PathLike[str]"
 FORMATS = ("html", "md", "json", "csv", "pdf")
 
 
@@ -64,9 +67,10 @@ class Evaluation(Results):
 
     def report(self, target: PathLike, *, images: bool = True) -> Path:
         """Write the report; the file's ending says as what: .html, .md, .json, .csv or .pdf. Returns its path."""
-        path = Path(target)
+        path = as_path(target, "report")
+        as_folder(path.absolute().parent, "report in")
         form = path.suffix.removeprefix(".")
-        if form not in FORMATS:
+        if form not in FORMATS or path.is_dir():
             raise ResultsError(f"report {path}: give a file that ends in {', '.join('.' + one for one in FORMATS)}")
         return write(self, form, path, images=images)
 
@@ -92,33 +96,59 @@ class Judgement:
     state: gating.State
     findings: tuple[gating.Finding, ...]
 
+    def _repr_html_(self) -> str:
+        """The findings, for notebooks."""
+        rows = [
+            (one.engine, one.state, one.rule, " ".join(filter(None, (one.view, one.group))), one.reason)
+            for one in self.findings
+        ]
+        return html_table(("engine", "state", "rule", "where", "reason"), rows, caption=self.state)
+
+
+@dataclass(frozen=True)
+class Comparison(comparing.Comparison):
+    """Two evaluations against each other, B − A; a notebook shows the table of a pull request."""
+
+    def _repr_markdown_(self) -> str:
+        return as_markdown(self)
+
 
 def evaluate(
     bundles: Sequence[PathLike] | PathLike,
     *,
-    data: Sequence[str] | str | None = None,
-    suite: Suite | str | None = None,
+    data: Sequence[PathLike] | PathLike | None = None,
+    suite: Suite | PathLike | None = None,
     settings: Settings | None = None,
     output: PathLike = "clipq-results",
-    progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate bundles and compare them with the FP32 one among them; the same as ``clipq-eval run``.
 
     On what is either ``data``, labelled images as on the command line (``"photos/test"``, ``"NAME=SOURCE"``, several),
     or ``suite``: a file, a built-in name, or a ``clipq.Suite``. ``output`` is the results folder: what is in it already
-    is not embedded or timed again. Raises ClipqError for what does not fit, EngineError where the reference fails; an
-    engine that fails is among ``failed``.
+    is not embedded or timed again. Terminals and notebooks show how far it is, unless ``CLIPQ_PROGRESS`` is 0. Raises
+    ClipqError for what does not fit, EngineError where the reference fails; an engine that fails is among ``failed``.
     """
-    paths = [Path(one) for one in ([bundles] if isinstance(bundles, str | os.PathLike) else bundles)]
     if (data is None) == (suite is None):
         raise DataError("give data=SOURCE (or a list of them), or suite=FILE, NAME or a Suite")
-    sources = [data] if isinstance(data, str) else list(data or ())
+    paths = [as_path(one, "bundle") for one in as_list(bundles, "bundles")]
+    if settings is not None and not isinstance(settings, Settings):
+        raise DataError(f"settings {shown(settings)}: give clipq.Settings(...)")
+    sources = [] if data is None else [as_text(one, "data") for one in as_list(data, "data")]
+    if suite is None:
+        named, asked = None, suite_of(sources)
+    elif isinstance(suite, Suite):
+        named, asked = None, check_suite(suite)
+    elif isinstance(suite, str | os.PathLike):
+        named = as_text(suite, "suite")
+        asked = read_suite(named)
+    else:
+        raise DataError(f"suite {shown(suite)}: give a file, a name or a clipq.Suite(...)")
     given = {
         "command": "clipq.evaluate", "bundles": [str(path) for path in paths], "data": sources or None,
-        "suite": suite if isinstance(suite, str) else None,
+        "suite": named,
     }  # fmt: skip
-    asked = suite_of(sources) if suite is None else read_suite(suite) if isinstance(suite, str) else suite
-    return run_suite(paths, asked, Path(output), settings or default_settings(), given, progress or Progress())
+    with progress_bars() as progress:
+        return run_suite(paths, asked, as_path(output, "output"), settings or Settings(), given, progress)
 
 
 def run_suite(
@@ -133,8 +163,9 @@ def run_suite(
     # Here alone: reading results needs no engine and none of what engines need.
     from clipq.evaluate.run import evaluate as run
 
-    if output.exists() and not output.is_dir():
-        raise DataError(f"-o {output} is a file; give a folder")
+    as_folder(output, "-o")
+    if (output / MANIFEST).is_file():
+        raise DataError(f"-o {output} is a bundle; give another folder for the results")
     records = run(bundles, suite, output, settings, given=dict(given), progress=progress)
     return Evaluation(gather([(output, records)]).engines)
 
@@ -144,33 +175,27 @@ def suite_of(sources: Sequence[str]) -> Suite:
     return Suite(view=tuple(ViewEntry(source=source) for source in sources), latency=LatencyEntry())
 
 
-def default_settings() -> Settings:
-    """What the command does where nothing is said: decoded images are kept for the next engine, run and process."""
-    folder, size = os.environ.get("CLIPQ_PIXEL_CACHE"), os.environ.get("CLIPQ_PIXEL_CACHE_GB")
-    return Settings(pixels=kept_pixels(Path(folder or PIXEL_CACHE), float(size or PIXEL_CACHE_GB)))
-
-
 def read_results(*paths: PathLike) -> Evaluation:
     """The engines of results folders, or of one record file; of several folders they are called ``FOLDER/NAME``.
 
     Raises ResultsError where a folder holds no records or one is damaged.
     """
-    return Evaluation(read_folders([Path(path) for path in paths]).engines)
+    return Evaluation(read_folders([as_path(path, "results") for path in as_list(paths, "results")]).engines)
 
 
-def compare(a: Results | PathLike, b: Results | PathLike, *, margin: float = MARGIN) -> comparing.Comparison:
+def compare(a: Results | PathLike, b: Results | PathLike, *, margin: float = MARGIN) -> Comparison:
     """Compare B with A: results, folders of them, or single record files. ``outcome`` says it in a word.
 
     ``margin``: engines are the same where the whole interval of their difference lies within ± this.
     """
-    if not margin > 0:
-        raise DataError(f"margin {margin!r}: give a number above 0 (0.01 is one point)")
-    return comparing.compare(_results(a), _results(b), margin=margin)
+    if not isinstance(margin, Real) or not 0 < margin < 1:
+        raise DataError(f"margin {shown(margin)}: give a number above 0 and below 1 (0.01 is one point)")
+    return Comparison(**vars(comparing.compare(_results(a), _results(b), margin=margin)))
 
 
-def gate(results: Results | PathLike, policy: Policy | str) -> Judgement:
+def gate(results: Results | PathLike, policy: Policy | PathLike) -> Judgement:
     """Judge results by a policy: a TOML file, or ``strict``, ``mlperf-99``, ``mlperf-99.9``, ``demo``."""
-    rules = policy if isinstance(policy, Policy) else read_policy(policy)
+    rules = policy if isinstance(policy, Policy) else read_policy(as_text(policy, "policy"))
     found = tuple(gating.judge_policy(_results(results), rules))
     return Judgement(gating.outcome(found), found)
 

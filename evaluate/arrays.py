@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from clipq.evaluate.results.key import part_group
 from clipq.evaluate.results.numbers import delta, value
 from clipq.evaluate.results.record import Measurement
 from clipq.evaluate.verdicts.judgement import Verdict, judge_row
+from clipq.given import as_number, as_text, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +42,9 @@ class Value:
     def __float__(self) -> float:
         return self.value
 
+    def __format__(self, form: str) -> str:
+        return format(self.value, form) if form else str(self)
+
 
 @dataclass(frozen=True)
 class PredictionsCompared:
@@ -54,7 +59,7 @@ class PredictionsCompared:
 
     def __getitem__(self, key: str | tuple[str, str]) -> Measurement:
         """The row of a metric, or of a group and a metric; raises NotInResults where there is none."""
-        group, metric = ("", key) if isinstance(key, str) else key
+        group, metric = key if isinstance(key, tuple) and len(key) == 2 else ("", key)
         for row in self.measurements:
             if (row.group, row.metric) == (group, metric):
                 return row
@@ -83,14 +88,15 @@ class PredictionsCompared:
             (title_of(row.metric), row.group, value(row), delta(row), said.get((row.group, row.metric), ""))
             for row in self.measurements
         ]
-        return html_table(("metric", "group", "candidate", "difference", "verdict"), cells)
+        legend = "fractions in percent, their differences in points, 95 % intervals"
+        return html_table(("metric", "group", "candidate", "difference", "verdict"), cells, caption=legend)
 
 
 def compare_predictions(
     *,
     reference: tuple[ArrayLike, ArrayLike],
     candidate: tuple[ArrayLike, ArrayLike],
-    groups: Mapping[str, Sequence[Any]] | None = None,
+    groups: Mapping[str, ArrayLike] | pd.DataFrame | None = None,
     bins: int = BINS,
     smallest_group: int = 20,
     seed: int = 0,
@@ -98,10 +104,13 @@ def compare_predictions(
     """Compare one's own predictions as a run compares engines: every metric, paired, with intervals and p-values.
 
     ``reference`` and ``candidate`` are class probabilities (samples × classes, rows sum to 1) and labels (class
-    indices) of the same samples in the same order. ``groups`` has a value per sample by column; groups under
-    ``smallest_group`` are left out of gaps. Raises DataError for what is no probabilities or does not belong together.
+    indices) of the same samples in the same order. ``groups`` (a dict or a data frame) has a value per sample by
+    column, none missing; groups under ``smallest_group`` are left out of gaps. Raises DataError for what is no
+    probabilities or does not belong together.
     """
-    base, mine = as_predictions(*reference, what="reference"), as_predictions(*candidate, what="candidate")
+    bins, seed = as_number(bins, "bins", 1), as_number(seed, "seed", 0)
+    smallest_group = as_number(smallest_group, "smallest_group", 1)
+    base, mine = (_pair(one, what) for one, what in ((reference, "reference"), (candidate, "candidate")))
     if len(base) != len(mine):
         raise DataError(f"the reference has {len(base)} samples and the candidate {len(mine)}: give both the same ones")
     if (base.labels != mine.labels).any():
@@ -109,7 +118,7 @@ def compare_predictions(
         raise DataError(f"the labels differ at sample {where}: both must be of the same samples in the same order")
     if base.probabilities.shape != mine.probabilities.shape:
         raise DataError("the reference and the candidate have another number of classes")
-    columns = {name: _members(name, values, len(mine)) for name, values in (groups or {}).items()}
+    columns = _columns(groups, len(mine))
 
     def estimates(predictions: Predictions) -> list[Estimate]:
         whole = estimate(functions_of(predictions, bins), len(predictions), view="", seed=seed)
@@ -132,15 +141,19 @@ def metric_names() -> list[str]:
     return [name for name, metric in METRICS.items() if metric.function is not None]
 
 
+@cache
 def metric_function(name: str) -> Callable[..., Value]:
     """A metric as a function of probabilities and labels."""
 
     def measured(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = BINS, seed: int = 0) -> Value:
+        bins, seed = as_number(bins, "bins", 1), as_number(seed, "seed", 0)
         predictions = as_predictions(probabilities, labels, what=name)
         draws = bootstrap({name: functions_of(predictions, bins)[name]}, len(predictions), seed=seed)[name]
         return Value(draws.value, *METRICS[name].within(*draws.interval()), len(predictions))
 
     measured.__name__ = measured.__qualname__ = name
+    # Where it is found by name, so that it can be pickled for other processes.
+    measured.__module__ = "clipq.metrics"
     taken = "Takes class probabilities (samples × classes, rows sum to 1) and labels (class indices)."
     measured.__doc__ = f"{METRICS[name].function.__doc__}\n\n    {taken}"
     return measured
@@ -150,8 +163,13 @@ def as_predictions(probabilities: ArrayLike, labels: ArrayLike, *, what: str) ->
     """Arrays as predictions; raises DataError, with ``what`` they are, for arrays that are none."""
     try:
         values, indices = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{what}: give arrays of numbers ({error})") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{what}: give arrays of numbers ({' '.join(str(error).split())})") from error
+    if values.ndim and not np.isfinite(values).all():
+        row = int(np.argwhere(~np.isfinite(values))[0][0])
+        raise DataError(f"{what}: sample {row} has a probability that is not finite; mend or leave out what is missing")
+    if values.shape[1:] in ((0,), (1,)):
+        raise DataError(f"{what}: fewer than two classes; give a column for each class, two at least")
     if not np.issubdtype(indices.dtype, np.integer):
         raise DataError(f"{what}: labels are {indices.dtype}; give class indices, whole numbers from 0")
     try:
@@ -160,8 +178,37 @@ def as_predictions(probabilities: ArrayLike, labels: ArrayLike, *, what: str) ->
         raise DataError(f"{what}: {error}") from error
 
 
-def _members(column: str, values: Sequence[Any], n: int) -> dict[str, np.ndarray]:
-    array = np.asarray(values)
-    if array.shape != (n,):
-        raise DataError(f"groups {column!r}: {array.shape} values for {n} samples; give one per sample")
-    return {part_group(column, str(one)): array == one for one in dict.fromkeys(array.tolist())}
+def _pair(given: object, what: str) -> Predictions:
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise DataError(f"{what} {shown(given)}: give a pair, (probabilities, labels)")
+    return as_predictions(*given, what=what)
+
+
+def _columns(groups: object, n: int) -> dict[str, dict[str, np.ndarray]]:
+    """Members of each group by column; a mapping or a data frame of values."""
+    if groups is None:
+        return {}
+    if not hasattr(groups, "items"):
+        raise DataError(f"groups {shown(groups)}: give a value per sample by column, {{'race': [...]}}")
+    return {as_text(column, "groups column"): _members(column, values, n) for column, values in groups.items()}
+
+
+def _members(column: str, values: Any, n: int) -> dict[str, np.ndarray]:
+    # No array of a list: a missing value among texts would become the text "nan".
+    given = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise DataError(f"groups {column!r} {shown(values)}: give a value per sample")
+    ones = list(given)
+    if len(ones) != n:
+        raise DataError(f"groups {column!r}: {len(ones)} values for {n} samples; give one per sample")
+    for row, one in enumerate(ones):
+        # Every library has its own nothing, and some cannot be compared.
+        if not isinstance(one, str) and str(one) in ("None", "nan", "<NA>", "NaT"):
+            raise DataError(
+                f"groups {column!r}: sample {row} has no value ({one}); give these a name, or leave them out"
+            )
+        if np.ndim(one):
+            raise DataError(f"groups {column!r}: sample {row} has {shown(one)}; give one value per sample")
+    # By their text, which is what results call them: 1 and "1" are one group.
+    texts = np.array([str(one) for one in ones])
+    return {part_group(column, one): texts == one for one in dict.fromkeys(texts.tolist())}

@@ -10,7 +10,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from clipq.bundle import TOWERS
-from clipq.errors import EngineError
+from clipq.errors import EngineError, ResultsError
 from clipq.evaluate.axes.measure import measure
 from clipq.evaluate.bench.batch_size import measured_batch
 from clipq.evaluate.bench.bench import BenchSettings, SubjectBench, bench
@@ -19,7 +19,7 @@ from clipq.evaluate.cells.fill import fill
 from clipq.evaluate.cells.subjects import Cohort, gather_cohort
 from clipq.evaluate.recording import Evaluated, record_of
 from clipq.evaluate.results.pairing import write_pairing
-from clipq.evaluate.results.record import Record, write_csv, write_record
+from clipq.evaluate.results.record import Record, read_record, stem_of, write_csv, write_record
 from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.plan import Plan, open_plan
 from clipq.evaluate.suites.schema import Suite
@@ -38,7 +38,9 @@ def evaluate(
     """
     cohort = gather_cohort(paths, settings, simulated=suite.simulated, reference=suite.reference)
     progress.start("opening and checking the data", 0)
-    return evaluate_plan(open_plan(suite, settings.fetch), cohort, results, settings, given=given, progress=progress)
+    plan = open_plan(suite, settings.fetch)
+    _refuse_other_data(plan, cohort, results)
+    return evaluate_plan(plan, cohort, results, settings, given=given, progress=progress)
 
 
 def evaluate_plan(
@@ -68,6 +70,28 @@ def evaluate_plan(
         write_pairing(results, record, mine.estimates, mine.answers)
     write_csv(results, records)
     return records
+
+
+def _refuse_other_data(plan: Plan, cohort: Cohort, results: Path) -> None:
+    """Raise ResultsError where the folder holds engines that are not evaluated anew, and were on other data.
+
+    Engines of earlier runs stay in a folder and are read, reported and judged with the new ones: their reference, which
+    is evaluated anew, would be that of other samples.
+    """
+    anew = {stem_of(one.bundle.name, one.runtime, twin=one.simulated) for one in cohort.subjects}
+    digests = {planned.view.name: planned.view.digest for planned in plan.views}
+    for path in sorted((results / "records").glob("*.json")):
+        if path.stem in anew:
+            continue
+        record = read_record(path)
+        found = {view.name: view.digest for view in record.views}
+        if found != digests and not record.failed:
+            other = next((name for name in found if digests.get(name) != found[name]), None)
+            how = f"on another {other!r}" if other else "on fewer views"
+            raise ResultsError(
+                f"{results} holds {record.name}, evaluated {how}: give another folder (-o, output=), evaluate it too, "
+                f"or delete {path}"
+            )
 
 
 def _require_working(cohort: Cohort) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import os
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from clipq.engines.catalog import DEFAULT_RUNTIME
+from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import ClipqError
+from clipq.given import as_number, as_path, as_text, shown
 
 if TYPE_CHECKING:
     from clipq.data.pixels import PixelCache
@@ -30,11 +32,11 @@ class Settings:
     * ``batch``: how many images or texts an engine is given at once, 1 to 256; "measure" finds the fastest.
     * ``auto_batch``: halve the batch where GPU memory ends, which is an error otherwise.
     * ``fetch``: the folder that remote sources are downloaded to; None downloads nothing.
-    * ``pixels``: where decoded images are kept; None keeps none.
+    * ``pixels``: what keeps decoded images for the next engine and run, as the commands do; None keeps none.
     * ``cells``: where embeddings are kept, a folder (a relative one lies in the results folder) or a URL.
     * ``thumbnails``: keep small pictures of a few images that engines answer differently, for the report.
 
-    Raises ClipqError for a batch or a number of threads that cannot be.
+    Raises ClipqError for what cannot be.
     """
 
     runtime: str = DEFAULT_RUNTIME
@@ -43,19 +45,39 @@ class Settings:
     batch: int | Literal["measure"] = 32
     auto_batch: bool = False
     fetch: Path | None = None
-    pixels: PixelCache | None = None
+    pixels: PixelCache | None = field(default_factory=lambda: default_pixels())
     cells: str = "cells"
     thumbnails: bool = True
 
     def __post_init__(self) -> None:
-        if self.batch != "measure" and not (isinstance(self.batch, int) and 1 <= self.batch <= LARGEST_BATCH):
-            raise ClipqError(f"batch {self.batch!r}: give a whole number from 1 to {LARGEST_BATCH}, or 'measure'")
-        if self.threads < 0:
-            raise ClipqError(f"threads {self.threads}: give how many, or 0 for all cores")
+        known_runtime(self.runtime)
+        taken: dict[str, object] = {
+            "threads": as_number(self.threads, "threads", 0),
+            "cells": as_text(self.cells, "cells"),
+            "fetch": None if self.fetch is None else as_path(self.fetch, "fetch"),
+        }
+        if not (isinstance(self.batch, str) and self.batch == "measure"):
+            taken["batch"] = as_number(self.batch, "batch", 1, LARGEST_BATCH, also=", or 'measure'")
+        for name in ("graphs", "auto_batch", "thumbnails"):
+            if not isinstance(getattr(self, name), bool):
+                raise ClipqError(f"{name} {shown(getattr(self, name))}: give True or False")
+        if not (self.pixels is None or hasattr(self.pixels, "capacity")):
+            raise ClipqError(f"pixels {shown(self.pixels)}: give None to keep none; CLIPQ_PIXEL_CACHE says where to")
+        for name, value in taken.items():
+            object.__setattr__(self, name, value)
 
     def within(self, results: Path) -> Settings:
         """These settings with ``cells`` spelled out for a results folder."""
         return self if "://" in self.cells else replace(self, cells=str(results / self.cells))
+
+
+def default_pixels() -> PixelCache | None:
+    """What the commands keep decoded images in where nothing is said."""
+    size = os.environ.get("CLIPQ_PIXEL_CACHE_GB") or PIXEL_CACHE_GB
+    try:
+        return kept_pixels(Path(os.environ.get("CLIPQ_PIXEL_CACHE") or PIXEL_CACHE), float(size))
+    except ValueError as error:
+        raise ClipqError(f"CLIPQ_PIXEL_CACHE_GB={size}: give how many GB, or 0 to keep none") from error
 
 
 def kept_pixels(folder: Path, gigabytes: float) -> PixelCache | None:

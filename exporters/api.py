@@ -15,30 +15,34 @@ from clipq.exporters.calibration_set import DEMO_SET, CalibrationSet, open_calib
 from clipq.exporters.quantized_bundle import quantize_bundle
 from clipq.exporters.recipes import Recipe, parse_recipe
 from clipq.files import directory_in_making
-from clipq.progress import Progress
+from clipq.given import PathLike, as_folder, as_list, as_path, as_text
+from clipq.progress import Progress, progress_bars
 
 
-def export(checkpoint: str, output: str | Path, *, pretrained: str | None = None, opset: Literal[17, 21] = 21) -> Path:
+def export(checkpoint: str, output: PathLike, *, pretrained: str | None = None, opset: Literal[17, 21] = 21) -> Path:
     """Export an open_clip checkpoint to an FP32 bundle at ``output`` and compare both towers with torch.
 
     ``checkpoint`` is MODEL/TAG (``ViT-B-32/laion2b_s34b_b79k``), MODEL with ``pretrained``, ``hf-hub:ORG/REPO``,
     ``local-dir:PATH`` or ``demo``. Returns the bundle's folder. Raises CheckpointError where the checkpoint or torch is
     missing, ParityError where a tower does not match the checkpoint.
     """
+    named, target = as_text(checkpoint, "checkpoint"), as_folder(output, "output")
+    if opset not in (17, 21):
+        raise CheckpointError(f"opset {opset!r}: give 21, or 17 for TensorRT 8.6")
     require_torch()
     from clipq.exporters.onnx_bundle import export_bundle
 
-    return export_bundle(checkpoint, pretrained, Path(output), opset=opset, progress=lambda line: None).path
+    return export_bundle(named, pretrained, target, opset=opset, progress=lambda line: None).path
 
 
 def quantize(
-    bundle: str | Path,
+    bundle: PathLike,
     recipes: Sequence[str],
     *,
-    calibration: str | Path | None = None,
+    calibration: PathLike | None = None,
     towers: str = "both",
     runtime: str = DEFAULT_RUNTIME,
-    output: str | Path | None = None,
+    output: PathLike | None = None,
 ) -> list[Path]:
     """Quantize an FP32 bundle: one new bundle per recipe, in ``output`` (default: the FP32 bundle's parent folder).
 
@@ -50,14 +54,19 @@ def quantize(
     """
     if isinstance(recipes, str):
         raise RecipeError(f"recipes {recipes!r}: give a list of recipes")
-    chosen = parse_recipes(recipes, known_runtime(runtime).name)
-    folder = None if calibration is None else check_calibration_set(Path(calibration))
-    source, parent = Path(bundle), None if output is None else Path(output)
-    if source == Path("demo") and not source.exists():
-        source, folder = demo_bundle(parent), folder or DEMO_SET
+    towers_of(towers)
+    texts = [as_text(recipe, "recipe") for recipe in as_list(recipes, "recipes")]
+    chosen = parse_recipes(texts, known_runtime(runtime).name)
+    folder = None if calibration is None else as_path(calibration, "calibration")
+    source, parent = as_path(bundle, "bundle"), None if output is None else as_folder(output, "output")
+    is_demo = source == Path("demo") and not source.exists()
+    folder = check_calibration_set(DEMO_SET if is_demo and folder is None else folder, chosen)
+    if is_demo:
+        source = demo_bundle(parent)
     opened = open_bundle(source)
     measured = None if folder is None else open_calibration_set(folder, opened)
-    made = [quantized(opened, recipe, measured, towers, parent or source.parent, Progress()) for recipe in chosen]
+    with progress_bars() as progress:
+        made = [quantized(opened, recipe, measured, towers, parent or source.parent, progress) for recipe in chosen]
     return [source, *(one.path for one in made)]
 
 
@@ -73,7 +82,7 @@ def quantized(
 def towers_of(towers: str) -> tuple[TowerName, ...]:
     """The towers meant by ``both``, ``image`` or ``text``."""
     meant: dict[str, tuple[TowerName, ...]] = {"both": ("image", "text"), "image": ("image",), "text": ("text",)}
-    if towers not in meant:
+    if not isinstance(towers, str) or towers not in meant:
         raise RecipeError(f"towers {towers!r}: give {', '.join(meant)}")
     return meant[towers]
 
@@ -93,9 +102,14 @@ def bundle_name(recipe: Recipe, towers: str) -> str:
     return recipe.slug() if towers == "both" else f"{recipe.slug()}-{towers}-only"
 
 
-def check_calibration_set(folder: Path) -> Path:
-    """The folder, if it is one; raises RecipeError else."""
-    if not folder.is_dir():
+def check_calibration_set(folder: Path | None, recipes: Sequence[Recipe]) -> Path | None:
+    """The folder, if it is one, or None where no recipe needs it; raises RecipeError else, before anything is made."""
+    calibrated = sorted({recipe.name for recipe in recipes if recipe.needs_calibration})
+    if folder is None and calibrated:
+        raise RecipeError(
+            f"recipe {', '.join(calibrated)} measures activation ranges: give --calibration-set DIR (calibration=DIR)"
+        )
+    if folder is not None and not folder.is_dir():
         raise RecipeError(f"--calibration-set {folder}: no such folder")
     return folder
 

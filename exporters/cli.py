@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from clipq import __version__
-from clipq.console import Group, fetch_option, progress_bars
+from clipq.console import Group, fetch_option
 from clipq.data.open import describe_sources
 from clipq.engines.catalog import DEFAULT_RUNTIME, RUNTIMES, known_runtime, require_runtime
 from clipq.errors import RecipeError
+from clipq.progress import progress_bars
 
 if TYPE_CHECKING:
     from clipq.bundle import Bundle
@@ -139,10 +140,10 @@ def quantize(
     parsed = parse_recipes(recipes, known_runtime(runtime).name)
     if not parsed:
         raise RecipeError("nothing to do: give --recipe NAME (clipq-export list shows them)")
-    if calibration_set is not None:
-        check_calibration_set(calibration_set)
-    if bundle == Path("demo") and not bundle.exists():
-        bundle, calibration_set = demo_bundle(output), calibration_set or DEMO_SET
+    is_demo = bundle == Path("demo") and not bundle.exists()
+    calibration_set = check_calibration_set(calibration_set or (DEMO_SET if is_demo else None), parsed)
+    if is_demo:
+        bundle = demo_bundle(output)
         click.echo(str(bundle))
     _quantize_all(open_bundle(bundle), parsed, calibration_set, towers, output or bundle.parent)
 
@@ -186,15 +187,10 @@ def run(
             builds[runtime] = open_toolchain(settings)
         else:
             require_runtime(runtime)
-    calibrated = {recipe.name for chosen in parsed.values() for recipe in chosen if recipe.needs_calibration}
-    if calibration_set is None and checkpoint == "demo":
-        calibration_set = DEMO_SET
-    if calibration_set is None and calibrated:
-        raise RecipeError(
-            f"recipe {', '.join(sorted(calibrated))} measures activation ranges: give --calibration-set DIR"
-        )
-    if calibration_set is not None:
-        check_calibration_set(calibration_set)
+    calibration_set = check_calibration_set(
+        calibration_set or (DEMO_SET if checkpoint == "demo" else None),
+        [recipe for chosen in parsed.values() for recipe in chosen],
+    )
     source = _export(checkpoint, pretrained, output / "fp32", int(opset))
     click.echo(str(source.path))
     made: dict[str, Bundle] = {}

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
+import pickle
 import re
 import subprocess
 import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from support import DEMO_BUNDLE, ROOT
 from synthetic import predictions, record, worse, write_results
 
 import clipq
 import clipq.metrics
-from clipq.errors import BundleError, DataError, NotInResults, PolicyError, RecipeError, ResultsError
+from clipq.errors import BundleError, ClipqError, DataError, NotInResults, PolicyError, RecipeError, ResultsError
 from clipq.evaluate.metrics.table import METRICS
 from clipq.evaluate.results.estimates import Engine, measurements
+from clipq.progress import progress_bars
 
 PAGE = (ROOT / "docs" / "python.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
@@ -45,6 +51,8 @@ def test_the_page_runs_and_says_what_the_command_says(session):
     folder, names = session
     assert names["row"].reference == "fp32" and names["judged"].state in ("pass", "fail", "investigate")
     assert names["night"].n < names["row"].n
+    same, table = names["same"], names["table"]
+    assert (same.dtypes == table.dtypes[same.columns]).all()
     assert clipq.compare(folder / "results", names["results"], margin=0.02).outcome == "same or better"
     done = subprocess.run(
         [sys.executable, "-m", "clipq.evaluate.cli", "run", *map(str, names["bundles"]), "--data", "test=demo:test:n=240", "-o", "again", "--no-bench"],
@@ -125,6 +133,29 @@ P, Y = BASE.probabilities, BASE.labels
         ({"candidate": (P * 7, Y)}, "candidate: predictions are not probabilities"),
         ({"reference": (P, Y.astype(float))}, "reference: labels are float64"),
         ({"candidate": ([["a"]], [0])}, "candidate: give arrays of numbers"),
+        ({"reference": P}, "give a pair, (probabilities, labels)"),
+        (
+            {"candidate": (np.where(P[3, 0] == P, np.nan, P), Y)},
+            "candidate: sample 3 has a probability that is not finite",
+        ),
+        (
+            {"candidate": (np.log(P + 1e-9), Y)},
+            "candidate: predictions are not probabilities: rows must be non-negative",
+        ),
+        ({"candidate": (P[:0], Y[:0])}, "one sample at least"),
+        ({"candidate": (P[:, 0], Y)}, "give samples × classes"),
+        ({"reference": (P[:, :1], Y)}, "reference: fewer than two classes"),
+        ({"candidate": (None, None)}, "candidate: labels are object"),
+        ({"groups": ["a"] * 2000}, "give a value per sample by column"),
+        ({"groups": {"race": "a"}}, "groups 'race' 'a': give a value per sample"),
+        ({"groups": {"race": ["a", None] * 1000}}, "groups 'race': sample 1 has no value (None)"),
+        ({"groups": {"race": ["a", float("nan")] * 1000}}, "groups 'race': sample 1 has no value (nan)"),
+        (
+            {"groups": pd.DataFrame({"race": pd.Series(["a", None] * 1000, dtype="string")})},
+            "sample 1 has no value (<NA>)",
+        ),
+        ({"groups": {"race": [("a", "b")] * 2000}}, "give one value per sample"),
+        ({"groups": {"age": list(range(2000))}}, "(age=0 1, age=1 1, age=2 1, age=3 1, age=4 1, …)"),
         ({"groups": {"race": ["a"]}}, "groups 'race'"),
         ({"groups": {"race": ["a"] * 2000}}, "fewer than two groups"),
         ({"candidate": (np.c_[P, np.zeros(len(P))], Y)}, "another number of classes"),
@@ -168,3 +199,190 @@ def test_wrong_use_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(RecipeError, match="no such folder"):
         clipq.quantize(DEMO_BUNDLE, ["int8-static"], calibration=tmp_path / "none", output=tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_notebook_shows_how_far_it_is(monkeypatch):
+    shown = []
+    handle = SimpleNamespace(update=lambda bundle, raw: shown.append(bundle["text/html"]))
+    display = ModuleType("IPython.display")
+    display.display = lambda bundle, raw, display_id: handle
+    ipython = ModuleType("IPython")
+    ipython.get_ipython = lambda: SimpleNamespace(kernel=None)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    with pytest.raises(BundleError):
+        clipq.evaluate("nothing", data="demo:test")
+    with progress_bars() as progress:
+        progress.start("images of <x>", 8)
+    assert shown[0].endswith("starting") and shown[-2:] == ['<progress value="0" max="8"></progress> images of &lt;x&gt; 0/8', ""]  # fmt: skip
+    monkeypatch.setenv("CLIPQ_PROGRESS", "0")
+    del shown[:]
+    with progress_bars() as progress:
+        progress.start("images", 8)
+    assert shown == []
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda out: clipq.open_bundle(None), "bundle None: give a path"),
+        (lambda out: clipq.quantize(DEMO_BUNDLE, None, output=out), "recipes None: give one, or a list"),
+        (lambda out: clipq.quantize(DEMO_BUNDLE, [], output=out), "recipes: the list is empty"),
+        (lambda out: clipq.quantize(DEMO_BUNDLE, [8], output=out), "recipe 8: give it as text"),
+        (lambda out: clipq.quantize(DEMO_BUNDLE, ["fp16"], towers=["image"], output=out), "towers ['image']: give both"),
+        (lambda out: clipq.quantize(DEMO_BUNDLE, ["fp16", "int8-static"], output=out), "int8-static measures activation"),
+        (lambda out: clipq.quantize("demo", ["fp16"], output=__file__), "is a file; give a folder"),
+        (lambda out: clipq.export(3, out), "checkpoint 3: give it as text"),
+        (lambda out: clipq.export("demo", out, opset=3), "opset 3: give 21"),
+        (lambda out: clipq.evaluate([], data="demo:test", output=out), "bundles: the list is empty"),
+        (lambda out: clipq.evaluate([None], data="demo:test", output=out), "bundle None: give a path"),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, data=[], output=out), "data: the list is empty"),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, data={"a": "demo:test"}, output=out), "give one, or a list"),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, data=np.zeros((9, 9)), output=out), "give it as text"),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, data=out / "photos", output=out), "photos: does not exist"),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, suite=out / "suite.toml", output=out), "suite.toml: cannot be read"),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, suite={"view": []}, output=out), "a clipq.Suite(...)"),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, suite=clipq.Suite(), output=out), "there is nothing to evaluate on"),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, data="demo:test", settings={}, output=out), "settings {}: give clipq."),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, data="demo:test", output=f"{__file__}/x"), "is a file; give a folder"),
+        (lambda out: clipq.evaluate(DEMO_BUNDLE, data="demo:test", output=DEMO_BUNDLE), "is a bundle; give another"),
+        (lambda out: clipq.read_results(), "results: the list is empty"),
+        (lambda out: clipq.read_results(["results"]), "results ['results']: give a path"),
+        (lambda out: clipq.compare(out, None, margin="1"), "margin '1': give a number"),
+        (lambda out: clipq.compare(out, out, margin=1), "margin 1: give a number above 0 and below 1"),
+        (lambda out: clipq.gate(out, None), "policy None: give it as text"),
+    ],
+)  # fmt: skip
+def test_what_is_no_path_list_or_number_is_refused_in_a_line(call, words, tmp_path):
+    with pytest.raises(ClipqError) as refused:
+        call(tmp_path / "out")
+    assert words in str(refused.value) and "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def _suite(**more):
+    return clipq.Suite(view=(clipq.View(source="demo:test:n=48", name="test"),), **more)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: clipq.View("demo:test"), "View('demo:test'): give it by name; there are source, role"),
+        (lambda: clipq.View(), "View: source is missing"),
+        (lambda: clipq.View(source="demo:test", rol="shifted"), "View: no key 'rol'; there are source, role"),
+        (lambda: clipq.View(source="demo:test", role="ood"), "role 'ood': input should be 'in-distribution'"),
+        (lambda: clipq.View(source="demo:test", groups="race", samples=0), "groups 'race': input should be a valid tuple; samples 0"),
+        (lambda: clipq.Corruptions(of="test", severities=3), "Corruptions: severities 3"),
+        (lambda: clipq.Suite(view=clipq.View(source="demo:test")), "Suite: view.0"),
+        (lambda: clipq.Suite(view=[{"source": "demo:test", "rol": 1}]), "no key 'view.0.rol'"),
+        (lambda: _suite(corruptions=(clipq.Corruptions(of="tset"),)), "suite: corruptions.1.of: of 'tset' is no labelled view (test)"),
+        (lambda: _suite(corruptions=(clipq.Corruptions(of="test", names=("smog",), severities=(9,)),)), "unknown corruption 'smog'"),
+        (lambda: _suite(corruptions=(clipq.Corruptions(of="test", names=()),)), "names is empty"),
+        (lambda: clipq.Suite(view=(clipq.View(source="demo:textures", role="far-ood"),)), "needs a view with role in-distribution"),
+        (lambda: clipq.Suite(view=(clipq.View(source="demo:test"),) * 2), "two views are called 'demo-test'"),
+        (lambda: clipq.Suite(view=(clipq.View(source="nowhere", classes_of="x"),)), "nowhere: does not exist"),
+    ],
+)  # fmt: skip
+def test_suites_made_in_python_are_checked_as_files_are(make, words, tmp_path):
+    with pytest.raises(DataError) as refused:
+        clipq.evaluate(DEMO_BUNDLE, suite=make(), output=tmp_path / "out")
+    assert words in str(refused.value) and "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bundle_stands_where_its_folder_does(monkeypatch):
+    bundle = clipq.open_bundle(str(DEMO_BUNDLE))
+    assert clipq.open_bundle(bundle).path == bundle.path == DEMO_BUNDLE
+    monkeypatch.chdir(DEMO_BUNDLE)
+    assert clipq.open_bundle(".").name == DEMO_BUNDLE.name
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"batch": True}, "batch True: give a whole number from 1 to 256, or 'measure'"),
+        ({"batch": 16.0}, "batch 16.0: give a whole number"),
+        ({"threads": "2"}, "threads '2': give a whole number"),
+        ({"runtime": "gpu"}, "unknown runtime 'gpu'"),
+        ({"fetch": True}, "fetch True: give a path"),
+        ({"pixels": "cache"}, "pixels 'cache': give None"),
+        ({"thumbnails": "no"}, "thumbnails 'no': give True or False"),
+    ],
+)
+def test_settings_say_what_they_take(wrong, words):
+    with pytest.raises(ClipqError) as refused:
+        clipq.Settings(**wrong)
+    assert words in str(refused.value)
+
+
+def test_settings_take_what_was_meant_and_keep_pixels_as_the_commands_do(tmp_path, monkeypatch):
+    made = clipq.Settings(batch=np.int64(16), threads=np.int32(2), fetch=str(tmp_path), cells=tmp_path)
+    assert json.dumps([made.batch, made.threads]) == "[16, 2]" and made.fetch == tmp_path
+    monkeypatch.setenv("CLIPQ_PIXEL_CACHE", str(tmp_path))
+    assert clipq.Settings(threads=2).pixels.folder == tmp_path and clipq.Settings(pixels=None).pixels is None
+    monkeypatch.setenv("CLIPQ_PIXEL_CACHE_GB", "much")
+    with pytest.raises(ClipqError, match="CLIPQ_PIXEL_CACHE_GB=much"):
+        clipq.Settings()
+
+
+def test_metrics_can_be_starred_formatted_and_sent_to_other_processes():
+    names = {}
+    exec("from clipq.metrics import *", names)
+    assert set(names) - {"__builtins__"} == set(dir(clipq.metrics))
+    assert pickle.loads(pickle.dumps(clipq.metrics.ece)) is clipq.metrics.ece
+    found = clipq.metrics.ece(P, Y)
+    assert f"{found:.3f}" == f"{found.value:.3f}" and f"{found}" == str(found)
+    with pytest.raises(ClipqError, match="bins 0: give a whole number"):
+        clipq.metrics.ece(P, Y, bins=0)
+
+
+def test_groups_of_any_kind_have_every_sample_once():
+    half = ["a"] * 1000 + ["b"] * 1000
+    for groups in ({"half": half}, pd.DataFrame({"half": half}), {"half": pd.Series(half).astype("category")}):
+        found = clipq.compare_predictions(reference=(P, Y), candidate=(P, Y), groups=groups)
+        assert found["half=a", "acc1"].n == found["half=b", "acc1"].n == 1000
+    mixed = {"kind": np.array([1, "1", 2, 2] * 500, object)}
+    assert clipq.compare_predictions(reference=(P, Y), candidate=(P, Y), groups=mixed)["kind=1", "acc1"].n == 1000
+
+
+def test_results_say_what_they_are_asked_by(folder):
+    results = clipq.read_results(folder)
+    for key in (0, None, ["fp32"], ("fp32", "test")):
+        with pytest.raises(NotInResults, match="no engine is called"):
+            results[key]
+    for key in (0, "test", ["test", "acc1"], (0, 1)):
+        with pytest.raises(NotInResults, match=r"by \[view, metric\]|has no view 0"):
+            results["fp32"][key]
+    assert results._ipython_key_completions_() == ["fp32", "bad"]
+    assert ("test", "acc1") in results["fp32"]._ipython_key_completions_()
+    for again in (pickle.loads(pickle.dumps(results)), copy.deepcopy(results)):
+        assert again.verdicts() == results.verdicts() and again["bad"].reference is again["fp32"]
+
+
+def test_a_folder_never_mixes_engines_of_other_data(session, tmp_path, monkeypatch):
+    folder, names = session
+    monkeypatch.chdir(folder)
+    fp32, *others = names["bundles"]
+    settings = clipq.Settings(thumbnails=False)
+
+    def evaluated(bundles, name, samples):
+        suite = clipq.Suite(view=(clipq.View(source=f"demo:test:n={samples}", name=name),))
+        return clipq.evaluate(bundles, suite=suite, settings=settings, output=tmp_path)
+
+    evaluated([fp32, others[0]], "test", 48)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for name, samples, words in (("test", 60, "on another 'test'"), ("more", 48, "on another 'test'")):
+        with pytest.raises(ResultsError, match=f"holds int8-static-minmax, evaluated {words}: give another folder"):
+            evaluated([fp32, others[1]], name, samples)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    # Engines of the same data come together, and all of them may be evaluated on other data.
+    assert len(evaluated([fp32, others[1]], "test", 48)) == 2 and len(clipq.read_results(tmp_path)) == 3
+    assert {entry["test", "acc1"].n for entry in evaluated(names["bundles"], "test", 60)} == {60}
+
+
+def test_a_notebook_shows_what_is_asked_of_it(folder):
+    shown = clipq.gate(folder, "strict")._repr_html_()
+    assert "<caption>fail</caption>" in shown and "acc1.delta" in shown
+    assert "B − A" in clipq.compare(folder, folder, margin=0.5)._repr_markdown_()
+    assert list(inspect.signature(clipq.evaluate).parameters) == ["bundles", "data", "suite", "settings", "output"]
+    assert "clipq.Suite" in inspect.getdoc(clipq.evaluate)

@@ -72,9 +72,10 @@ def fairness(
     """
     large = [members for members in groups.values() if members.sum() >= smallest_group]
     if len(large) < 2:
-        sizes = ", ".join(f"{name} {int(members.sum())}" for name, members in groups.items())
+        sizes = ", ".join(f"{name} {int(members.sum())}" for name, members in [*groups.items()][:5])
+        sizes += ", …" if len(groups) > 5 else ""
         raise DataError(
-            f"{view}: column {column!r} has fewer than two groups of {smallest_group} samples ({sizes}); "
+            f"{view and view + ': '}column {column!r} has fewer than two groups of {smallest_group} samples ({sizes}); "
             "choose another column or a lower smallest_group"
         )
     members = np.stack(large)

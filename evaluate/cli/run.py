@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from clipq.console import fetch_option, progress_bars
+from clipq.console import fetch_option
 from clipq.data.open import describe_sources
 from clipq.evaluate.cli.options import (
     as_batch_size,
@@ -24,6 +24,7 @@ from clipq.evaluate.cli.options import (
 )
 from clipq.evaluate.results import strict_json
 from clipq.evaluate.settings import Settings, kept_pixels
+from clipq.progress import progress_bars
 
 if TYPE_CHECKING:
     from clipq.evaluate.suites.schema import Suite

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clipq.console import DefaultGroup, fetch_option, progress_bars
+from clipq.console import DefaultGroup, fetch_option
 from clipq.errors import DataError
 from clipq.evaluate.cli.options import (
     json_option,
@@ -21,6 +21,7 @@ from clipq.evaluate.cli.options import (
 )
 from clipq.evaluate.results import strict_json
 from clipq.evaluate.settings import Settings, kept_pixels
+from clipq.progress import progress_bars
 
 if TYPE_CHECKING:
     from clipq.evaluate.sweep.grid import Grid

@@ -54,11 +54,21 @@ class Predictions:
     def __post_init__(self) -> None:
         probabilities, labels = self.probabilities, self.labels
         if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or len(labels) == 0:
-            raise DataError(f"predictions of shape {probabilities.shape} do not go with labels of shape {labels.shape}")
+            raise DataError(
+                f"predictions of shape {probabilities.shape} do not go with labels of shape {labels.shape}: "
+                "give samples × classes and a label per sample, one sample at least"
+            )
         if not np.isfinite(probabilities).all():
             raise DataError("predictions hold values that are not finite: the engine or its text tower is broken")
-        if probabilities.min() < 0 or not np.allclose(probabilities.sum(1), 1, atol=1e-4):
-            raise DataError("predictions are not probabilities: rows must be non-negative and sum to 1")
+        sums, least = probabilities.sum(1), probabilities.min(1)
+        wrong = (least < 0) | ~np.isclose(sums, 1, atol=1e-4)
+        if wrong.any():
+            row = int(wrong.argmax())
+            found = f"holds {least[row]:.6g}" if least[row] < 0 else f"sums to {sums[row]:.6g}"
+            raise DataError(
+                f"predictions are not probabilities: rows must be non-negative and sum to 1, sample {row} {found}; "
+                "take the softmax of logits, in float32 or wider"
+            )
         if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
             raise DataError(
                 f"labels reach from {labels.min()} to {labels.max()}, classes from 0 to {probabilities.shape[1] - 1}"

@@ -57,7 +57,7 @@ class Entry:
 
     def __getitem__(self, key: tuple[str, str] | tuple[str, str, str]) -> Measurement:
         """A measurement by view and metric, or by view, group and metric; raises NotInResults where there is none."""
-        if isinstance(key, str) or len(key) not in (2, 3):
+        if not isinstance(key, tuple) or len(key) not in (2, 3):
             raise NotInResults(f"a measurement of {self.name} is asked for by [view, metric] or [view, group, metric]")
         view, group, metric = key if len(key) == 3 else (key[0], "", key[1])
         if (view, group, metric) in self.rows:
@@ -69,6 +69,10 @@ class Entry:
         if groups:
             raise NotInResults(f"{self.name} has no group {group!r} of {metric} on {view}; {meant(group, groups)}")
         raise NotInResults(f"{self.name} has no {metric!r} on {view}; {meant(metric, (one for _, one in metrics))}")
+
+    def _ipython_key_completions_(self) -> list[tuple[str, ...]]:
+        """What a notebook offers behind ``[``."""
+        return [(key.view, key.group, key.metric) if key.group else (key.view, key.metric) for key in self.rows]
 
     @cached_property
     def pairing(self) -> Pairing:
@@ -121,8 +125,8 @@ class Entry:
         return parts
 
 
-def meant(asked: str, known: Iterable[str]) -> str:
+def meant(asked: object, known: Iterable[str]) -> str:
     """What someone may have meant who asked for a name that there is not: the closest one, else all there are."""
     names = list(dict.fromkeys(known))
-    close = difflib.get_close_matches(asked, names, 1)
+    close = difflib.get_close_matches(str(asked), names, 1)
     return f"did you mean {close[0]!r}?" if close else f"there is {', '.join(map(repr, names)) or 'none'}"

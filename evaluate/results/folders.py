@@ -62,6 +62,10 @@ class Results:
             raise NotInResults(f"{name} failed and has no measurements: {found.record.failed}")
         return found
 
+    def _ipython_key_completions_(self) -> list[str]:
+        """What a notebook offers behind ``[``."""
+        return [entry.name for entry in self.entries]
+
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
 

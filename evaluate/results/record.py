@@ -256,7 +256,12 @@ def write_record(folder: Path, record: Record) -> Path:
 
 def record_stem(record: Record) -> str:
     """The name of a record's files, without their ending."""
-    return f"{record.bundle.name}__{record.runtime}{'__simulated' if record.twin else ''}"
+    return stem_of(record.bundle.name, record.runtime, twin=record.twin)
+
+
+def stem_of(bundle: str, runtime: str, *, twin: bool) -> str:
+    """``record_stem`` of an engine that has no record yet."""
+    return f"{bundle}__{runtime}{'__simulated' if twin else ''}"
 
 
 def read_records(folder: Path) -> list[Record]:

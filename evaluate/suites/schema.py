@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.data.open import find_source
+from clipq.errors import DataError
 from clipq.evaluate.metrics.calibration import BINS
 from clipq.evaluate.suites.corruptions import NAMED_SETS, SEVERITIES
+from clipq.given import shown
 
 Role = Literal["in-distribution", "shifted", "near-ood", "far-ood", "groups", "retrieval"]
 
@@ -17,7 +20,36 @@ Role = Literal["in-distribution", "shifted", "near-ood", "far-ood", "groups", "r
 LABELLED: tuple[Role, ...] = ("in-distribution", "shifted", "groups")
 
 
-class _Entry(BaseModel):
+class _Checked(type(BaseModel)):  # type: ignore[misc]
+    """Says in one line what is wrong with an entry made in Python; files are read past it, by ``model_validate``."""
+
+    # Type checkers see the fields instead.
+    if not TYPE_CHECKING:
+
+        def __call__(cls, *unnamed: Any, **given: Any) -> Any:
+            called = cls.__name__.removesuffix("Entry")
+            keys = [field.alias or name for name, field in cls.model_fields.items()]
+            if unnamed:
+                raise DataError(f"{called}({shown(unnamed[0])}): give it by name; there are {', '.join(keys)}")
+            try:
+                return super().__call__(**given)
+            except ValidationError as error:
+                # A list that is none is wrong in each of its parts; the first says it.
+                first = {one["loc"][:1]: one for one in reversed(error.errors())}
+                said = [_said(one["loc"], one["type"], one, keys) for one in reversed(first.values())]
+                raise DataError(f"{called}: {'; '.join(said)}") from error
+
+
+def _said(place: tuple[Any, ...], kind: str, error: Mapping[str, Any], keys: Sequence[str]) -> str:
+    where = ".".join(map(str, place))
+    if kind == "missing":
+        return f"{where} is missing"
+    if kind == "extra_forbidden":
+        return f"no key {where!r}" + (f"; there are {', '.join(keys)}" if len(place) == 1 else "")
+    return f"{where} {shown(error['input'])}: {error['msg'].lower()}"
+
+
+class _Entry(BaseModel, metaclass=_Checked):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 

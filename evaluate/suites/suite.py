@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import tomli
 from pydantic import BaseModel, ValidationError
@@ -33,6 +33,9 @@ from clipq.evaluate.suites.schema import (
 
 BUILT_IN = ("demo", "quick", "paper", "template")
 
+# What is wrong, with the keys that lead to it: ("view", 0, "role").
+Complaint: TypeAlias = tuple[tuple[Any, ...], str]
+
 
 def read_suite(path_or_name: str) -> Suite:
     """Read and check a suite file, or a built-in suite by name; raises DataError with every complaint and its line."""
@@ -47,6 +50,14 @@ def read_suite(path_or_name: str) -> Suite:
             f"--suite {path_or_name}: cannot be read ({reason}); built in are {', '.join(BUILT_IN)}"
         ) from error
     return _parse(text, str(path), path.resolve().parent)
+
+
+def check_suite(suite: Suite) -> Suite:
+    """A suite made in Python, checked as a file is; raises DataError with every complaint."""
+    complaints = [f"{_spell(place)}: {what}".removeprefix(": ") for place, what in _check(suite)]
+    if complaints:
+        raise DataError("suite: " + "; ".join(complaints))
+    return suite
 
 
 def built_in_attack(name: str) -> Path:
@@ -80,7 +91,8 @@ def _parse(text: str, where: str, folder: Path) -> Suite:
         for one in error.errors():
             place = tuple(part for part in one["loc"] if part != "views")
             complaints.append((line_of(place), f"{_spell(place)}: {one['msg'].lower()}{_known(one, place)}"))
-    complaints += _check_sense(raw, line_of) if suite is None else _check(suite, line_of)
+    found = _check_sense(raw) if suite is None else _check(suite)
+    complaints += [(line_of(place), what) for place, what in found]
     if complaints:
         lines = [f"line {line}: {what}" for line, what in sorted(set(complaints))]
         raise DataError(f"{where}: " + "; ".join(lines))
@@ -130,23 +142,23 @@ def _is_tables(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
 
 
-def _check_sense(raw: dict[str, Any], line_of: Callable[[tuple[Any, ...]], int]) -> list[tuple[int, str]]:
+def _check_sense(raw: dict[str, Any]) -> list[Complaint]:
     """What can still be said about a file whose keys are wrong: sources that do not exist."""
     complaints = []
     for index, entry in enumerate(raw.get("view", []) if _is_tables(raw.get("view")) else []):
         source = entry.get("source")
         wrong = complaint(source) if isinstance(source, str) else None
         if wrong is not None:
-            complaints.append((line_of(("view", index, "source")), f"source {wrong}"))
+            complaints.append((("view", index, "source"), f"source {wrong}"))
     return complaints
 
 
-def _check(suite: Suite, line_of: Callable[[tuple[Any, ...]], int]) -> list[tuple[int, str]]:
+def _check(suite: Suite) -> list[Complaint]:
     """What pydantic cannot see: names that refer to nothing, roles without what they need, missing folders."""
-    complaints: list[tuple[int, str]] = []
+    complaints: list[Complaint] = []
 
     def complain(place: tuple[Any, ...], what: str) -> None:
-        complaints.append((line_of(place), what))
+        complaints.append((place, what))
 
     names = [view_name(entry) for entry in suite.views]
     labelled = [name for name, entry in zip(names, suite.views, strict=True) if entry.role in LABELLED]
@@ -184,6 +196,8 @@ def _check(suite: Suite, line_of: Callable[[tuple[Any, ...]], int]) -> list[tupl
             if name not in NAMED_SETS["all"]:
                 known = ", ".join((*NAMED_SETS, *NAMED_SETS["all"]))
                 complain((*here, "names"), f"unknown corruption {name!r}; known: {known}")
+        if not entry_c.names:
+            complain((*here, "names"), f"names is empty; known: {', '.join(NAMED_SETS)}")
         if not entry_c.severities or any(severity not in SEVERITIES for severity in entry_c.severities):
             complain((*here, "severities"), "severities are numbers from 1 to 5")
         if entry_c.baseline == "alexnet" and (

@@ -7,6 +7,7 @@ The digest of a bundle is the digest of its manifest, and the manifest holds the
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.errors import BundleError
 from clipq.files import sha256_file, write_atomic
+from clipq.given import as_path
 from clipq.scheme import Scheme, with_scheme
 
 SCHEMA_VERSION = 3
@@ -158,7 +160,12 @@ class Bundle:
     @property
     def name(self) -> str:
         """The folder's name: what tables and charts call this bundle."""
-        return self.path.name
+        # Of "." too, and of a link the link's.
+        return Path(os.path.abspath(self.path)).name  # noqa: PTH100
+
+    def __fspath__(self) -> str:
+        """Its folder: a bundle stands wherever a path is asked for."""
+        return str(self.path)
 
     @cached_property
     def digest(self) -> str:
@@ -209,8 +216,9 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
     write_atomic(root / MANIFEST, manifest_bytes(manifest))
 
 
-def open_bundle(path: Path) -> Bundle:
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Read a bundle and check its digests; raises BundleError with the way out."""
+    path = as_path(path, "bundle")
     manifest_path = path / MANIFEST
     if not path.is_dir():
         raise BundleError(f"no bundle at {path}: the folder does not exist (clipq-export makes one)")

@@ -1,17 +1,14 @@
-"""What the two commands share: --fetch, one-line errors with their exit code, and progress on stderr."""
+"""What the two commands share: --fetch, and one-line errors with their exit code."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from clipq.errors import ClipqError
-from clipq.progress import Progress
 
 INTERRUPTED = 130
 
@@ -66,22 +63,3 @@ class DefaultGroup(Group):
         if args and args[0] not in self.commands and args[0] not in context.help_option_names:
             args = [self._default, *args]
         return super().parse_args(context, args)
-
-
-@contextlib.contextmanager
-def progress_bars() -> Iterator[Progress]:
-    """Progress as bars on stderr, silent where stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        tasks = [bars.add_task("starting", total=None)]
-
-        def start(what: str, total: int) -> None:
-            bars.update(tasks[-1], visible=False)
-            tasks.append(bars.add_task(what, total=total or None))
-
-        yield Progress(start, lambda done: bars.advance(tasks[-1], done))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clipq.evaluate.arrays import Value
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Callable[..., Value]:
     # By name, for the base of clipq imports none of its parts; and loaded when a metric is first asked for.
-    arrays = import_module("clipq.evaluate.arrays")
+    arrays: Any = import_module("clipq.evaluate.arrays")
+    if name == "__all__":
+        return arrays.metric_names()
     if name not in arrays.metric_names():
         raise AttributeError(f"clipq.metrics has no {name!r}; there are {', '.join(arrays.metric_names())}")
-    function: Callable[..., Value] = arrays.metric_function(name)
-    return function
+    return arrays.metric_function(name)
 
 
 def __dir__() -> list[str]:

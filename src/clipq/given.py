@@ -1,0 +1,66 @@
+"""What callers give from Python, taken as what was meant or refused in a line, before anything is done with it."""
+
+from __future__ import annotations
+
+import operator
+import os
+import reprlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from clipq.errors import ClipqError
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+
+
+def shown(value: object) -> str:
+    """A value in a message: short, and on one line."""
+    return " ".join(reprlib.repr(value).split())
+
+
+def as_path(value: object, what: str) -> Path:
+    """A path, ``~`` spelled out (no shell does it here); raises ClipqError for what is none."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ClipqError(f"{what} {shown(value)}: give a path")
+    return Path(os.fspath(value)).expanduser()
+
+
+def as_folder(value: object, what: str) -> Path:
+    """A path where a folder is, or can be made; raises ClipqError else."""
+    path = as_path(value, what)
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise ClipqError(f"{what} {path}: {there} is a file; give a folder")
+    return path
+
+
+def as_list(values: object, what: str) -> list[Any]:
+    """One text or path, or several of them, as a list of at least one; raises ClipqError for anything else."""
+    several = [values] if isinstance(values, str | os.PathLike) else values
+    if isinstance(several, bytes | Mapping) or not isinstance(several, Iterable):
+        raise ClipqError(f"{what} {shown(values)}: give one, or a list")
+    found = list(several)
+    if not found:
+        raise ClipqError(f"{what}: the list is empty; give one at least")
+    return found
+
+
+def as_text(value: object, what: str) -> str:
+    """A text, or a path as one; raises ClipqError for anything else."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str) or not text:
+        raise ClipqError(f"{what} {shown(value)}: give it as text")
+    return text
+
+
+def as_number(value: object, what: str, least: int, most: int | None = None, *, also: str = "") -> int:
+    """A whole number, numpy's too, within bounds; raises ClipqError for anything else."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or number < least or (most is not None and number > most):
+        span = f"from {least} up" if most is None else f"from {least} to {most}"
+        raise ClipqError(f"{what} {shown(value)}: give a whole number {span}{also}")
+    return number
