@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ from clipq.evaluate.verdicts.by_axis import MARKS, AxisVerdict, axis_verdicts, f
 from clipq.evaluate.verdicts.headline import AXES
 from clipq.evaluate.verdicts.judgement import MARGIN
 from clipq.evaluate.verdicts.policy import Policy, read_policy
-from clipq.given import PathLike, as_folder, as_list, as_path, as_text, shown
+from clipq.given import PathLike, as_folder, as_list, as_path, as_share, as_text, shown
 from clipq.progress import Progress, progress_bars
 
 if TYPE_CHECKING:
@@ -188,9 +187,8 @@ def compare(a: Results | PathLike, b: Results | PathLike, *, margin: float = MAR
 
     ``margin``: engines are the same where the whole interval of their difference lies within ± this.
     """
-    if not isinstance(margin, Real) or not 0 < margin < 1:
-        raise DataError(f"margin {shown(margin)}: give a number above 0 and below 1 (0.01 is one point)")
-    return Comparison(**vars(comparing.compare(_results(a), _results(b), margin=margin)))
+    share = as_share(margin, "margin")
+    return Comparison(**vars(comparing.compare(_results(a), _results(b), margin=share)))
 
 
 def gate(results: Results | PathLike, policy: Policy | PathLike) -> Judgement:

@@ -20,11 +20,21 @@ Role = Literal["in-distribution", "shifted", "near-ood", "far-ood", "groups", "r
 LABELLED: tuple[Role, ...] = ("in-distribution", "shifted", "groups")
 
 
-class _Checked(type(BaseModel)):  # type: ignore[misc]
-    """Says in one line what is wrong with an entry made in Python; files are read past it, by ``model_validate``."""
+def _said(place: tuple[Any, ...], kind: str, error: Mapping[str, Any], keys: Sequence[str]) -> str:
+    where = ".".join(map(str, place))
+    if kind == "missing":
+        return f"{where} is missing"
+    if kind == "extra_forbidden":
+        return f"no key {where!r}" + (f"; there are {', '.join(keys)}" if len(place) == 1 else "")
+    return f"{where} {shown(error['input'])}: {error['msg'].lower()}"
 
-    # Type checkers see the fields instead.
-    if not TYPE_CHECKING:
+
+if TYPE_CHECKING:
+    _Checked = BaseModel
+else:
+
+    class _Says(type(BaseModel)):
+        """Says in a line what is wrong with an entry made in Python; files are read past it, by ``model_validate``."""
 
         def __call__(cls, *unnamed: Any, **given: Any) -> Any:
             called = cls.__name__.removesuffix("Entry")
@@ -39,17 +49,11 @@ class _Checked(type(BaseModel)):  # type: ignore[misc]
                 said = [_said(one["loc"], one["type"], one, keys) for one in reversed(first.values())]
                 raise DataError(f"{called}: {'; '.join(said)}") from error
 
-
-def _said(place: tuple[Any, ...], kind: str, error: Mapping[str, Any], keys: Sequence[str]) -> str:
-    where = ".".join(map(str, place))
-    if kind == "missing":
-        return f"{where} is missing"
-    if kind == "extra_forbidden":
-        return f"no key {where!r}" + (f"; there are {', '.join(keys)}" if len(place) == 1 else "")
-    return f"{where} {shown(error['input'])}: {error['msg'].lower()}"
+    class _Checked(BaseModel, metaclass=_Says):
+        """What type checkers take for a plain model, whose fields they know."""
 
 
-class _Entry(BaseModel, metaclass=_Checked):
+class _Entry(_Checked):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 

@@ -6,10 +6,11 @@ import operator
 import os
 import reprlib
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from clipq.errors import ClipqError
+from clipq.errors import ClipqError, DataError
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
@@ -64,3 +65,10 @@ def as_number(value: object, what: str, least: int, most: int | None = None, *, 
         span = f"from {least} up" if most is None else f"from {least} to {most}"
         raise ClipqError(f"{what} {shown(value)}: give a whole number {span}{also}")
     return number
+
+
+def as_share(value: object, what: str) -> float:
+    """A number between 0 and 1, as differences of fractions are; raises DataError for anything else."""
+    if not isinstance(value, Real) or not 0 < float(value) < 1:
+        raise DataError(f"{what} {shown(value)}: give a number above 0 and below 1 (0.01 is one point)")
+    return float(value)
