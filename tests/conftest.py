@@ -7,6 +7,22 @@ from pathlib import Path
 import pytest
 from support import CALIBRATION, DEMO_BUNDLE, RECIPES, SHARED, export
 
+# Files of a minute and more. They start first, the longest before the others, so that both workers end together.
+LONG = (
+    "test_tutorial.py", "test_families.py", "test_axes.py", "test_run.py", "test_readme.py", "test_benchmarks.py",
+    "test_build.py", "test_attacks.py", "test_calibrators.py", "test_sweep.py", "test_report.py",
+)  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Else pytest-xdist starts files with many tests first, and the longest have few.
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def pixel_cache(tmp_path_factory: pytest.TempPathFactory) -> None:

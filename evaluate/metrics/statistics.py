@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -74,8 +75,23 @@ def mean_of(draws: Sequence[Draws]) -> Draws:
 
 def resample_weights(n: int, resamples: int, seed: int | Sequence[int], rows: int | None = None) -> Iterator[Floats]:
     """Blocks of bootstrap weights (rows: resamples; entries: how often a sample was drawn), the same for a seed."""
-    rng = np.random.default_rng(seed)
     rows = rows or max(1, _BLOCK_ENTRIES // n)
+    if resamples <= rows:
+        yield _whole(n, resamples, tuple(seed) if isinstance(seed, Sequence) else seed)
+    else:
+        yield from _blocks(n, resamples, seed, rows)
+
+
+# Engines and views of as many samples come one after another. 16 MB each at most.
+@lru_cache(maxsize=4)
+def _whole(n: int, resamples: int, seed: int | tuple[int, ...]) -> Floats:
+    (block,) = _blocks(n, resamples, seed, resamples)
+    block.setflags(write=False)
+    return block
+
+
+def _blocks(n: int, resamples: int, seed: int | Sequence[int], rows: int) -> Iterator[Floats]:
+    rng = np.random.default_rng(seed)
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
         drawn = rng.integers(0, n, (count, n))
