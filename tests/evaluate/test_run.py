@@ -154,7 +154,7 @@ def test_second_run_does_no_inference(results, bundles, monkeypatch):
 
 def test_killed_run_resumes(bundles, tmp_path):
     """SIGKILL in the middle: the chunks that were stored are kept, the result is that of an undisturbed run."""
-    arguments = ["run", str(bundles / "fp32"), str(bundles / "int8-dynamic"), "--data", "demo:test", "--no-bench"]
+    arguments = ["run", str(bundles / "fp32"), str(bundles / "int8-dynamic"), "--data", "demo:test:n=600", "--no-bench"]
     command = [sys.executable, "-m", "clipq.evaluate.cli", *arguments, "-o", str(tmp_path / "killed")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     cells = tmp_path / "killed" / "cells"
