@@ -108,9 +108,7 @@ def sweep_retry(results: Path, ray: str | None, cache: str | None, pixel_cache: 
 
 
 def _sweep(grid: Grid, folder: SweepFolder, settings: Settings, ray: str | None) -> None:
-    from clipq.evaluate.report.page import write_report
-    from clipq.evaluate.results.folders import gather
-    from clipq.evaluate.results.record import read_records
+    from clipq.evaluate.api import read_results
     from clipq.evaluate.sweep.run import Listener, sweep
     from clipq.evaluate.sweep.tables import print_sweep_plan, print_swept
 
@@ -124,14 +122,12 @@ def _sweep(grid: Grid, folder: SweepFolder, settings: Settings, ray: str | None)
         swept = sweep(grid, folder, settings, ray, given, listener)
     print_swept(swept)
     if swept.results:
-        records = [(path, read_records(path)) for path in swept.results]
-        click.echo(f"report: {write_report(gather(records), folder.path / 'report.html', images=True)}", err=True)
+        click.echo(f"report: {read_results(*swept.results).report(folder.path / 'report.html')}", err=True)
     if swept.failures:
         click.get_current_context().exit(3)
 
 
 def _settings(cache: str | None, pixel_cache: Path, pixel_cache_gb: float) -> Settings:
-
     fetch = Path(cache).expanduser() if cache else None
     return Settings(fetch=fetch, pixels=kept_pixels(pixel_cache, pixel_cache_gb))
 
