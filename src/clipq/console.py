@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -17,14 +17,14 @@ fetch_option = click.option(
     help="Allow downloads of remote sources, kept in FOLDER [default: ~/.cache/clipq].",
 )  # fmt: skip
 
-# Full, forbidden, or not the kind of file the path was taken for.
-_USERS_ERRORS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EISDIR, errno.EEXIST, errno.ENOTDIR,
-)  # fmt: skip
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Group(click.Group):
-    """A click group that turns a ClipqError, a full disk and Ctrl-C into one line on stderr and an exit code."""
+    """A click group that turns what a user can act on into one line on stderr and an exit code.
+
+    That is a ClipqError, what the file system says of a path, a full disk or memory, and Ctrl-C.
+    """
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command; never a traceback for what a user can act on."""
@@ -40,15 +40,20 @@ class Group(click.Group):
             sys.stderr.close()
             context.exit(0)
         except OSError as error:
-            if error.errno not in _USERS_ERRORS:
-                raise
             # Of a rename the second name is the one that the user gave.
             name = error.filename2 or error.filename
+            if name is None and error.errno not in _FULL:
+                raise
             where = f" ({name})" if name else ""
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            way_out = "free space or choose another output" if full else "choose another output"
-            click.echo(f"error: {error.strerror}{where}; {way_out}", err=True)
-            context.exit(2)
+            way_out = "free space or choose another output" if error.errno in _FULL else "check or choose another path"
+            _complain(context, f"{error.strerror}{where}; {way_out}")
+        except MemoryError as error:
+            _complain(context, f"out of memory ({error or 'no reason given'}); give less at once, or a larger machine")
+
+
+def _complain(context: click.Context, message: str) -> NoReturn:
+    click.echo(f"error: {ClipqError(message)}", err=True)
+    context.exit(ClipqError.exit_code)
 
 
 class DefaultGroup(Group):

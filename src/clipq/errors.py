@@ -19,11 +19,17 @@
 
 from __future__ import annotations
 
+import re
+
 
 class ClipqError(Exception):
     """What is wrong, which value, and the way out, in one line."""
 
     exit_code = 2
+
+    def __init__(self, message: str):
+        # Libraries' reasons, and names of files, may have several lines and letters that steer a terminal.
+        super().__init__(re.sub(r"[\x00-\x1f\x7f\x80-\x9f\u2028\u2029]+", " ", message).strip())
 
 
 class BundleError(ClipqError):
