@@ -42,6 +42,12 @@ class TextTokenizer:
             self._tokenizer = Tokenizer.from_file(str(bundle.path / self._entry.file))
         except Exception as error:  # the library raises bare Exception
             raise BundleError(f"{bundle.path / self._entry.file}: not a tokenizer file ({error})") from error
+        length = len(self._tokenizer.encode("a").ids)
+        if length != self._entry.context_length:
+            raise BundleError(
+                f"{bundle.path / self._entry.file}: gives {length} tokens, the manifest says "
+                f"{self._entry.context_length}; export the bundle again"
+            )
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Ids of each text, ``(len(texts), context_length)``, padded and truncated as open_clip does it."""
