@@ -203,7 +203,7 @@ class Prompts(_Model):
     """Prompt templates by set name (``{}`` stands for the class name), and class names by data set."""
 
     templates: dict[str, Annotated[tuple[Annotated[str, AfterValidator(_prompt)], ...], Field(min_length=1)]]
-    class_names: dict[str, tuple[str, ...]]
+    class_names: Annotated[dict[str, Annotated[tuple[Name, ...], Field(min_length=1)]], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _has_the_sets(self) -> Self:

@@ -42,11 +42,11 @@ class TextTokenizer:
             self._tokenizer = Tokenizer.from_file(str(bundle.path / self._entry.file))
         except Exception as error:  # the library raises bare Exception
             raise BundleError(f"{bundle.path / self._entry.file}: not a tokenizer file ({error})") from error
-        length = len(self._tokenizer.encode("a").ids)
-        if length != self._entry.context_length:
+        lengths = {len(self._tokenizer.encode(text).ids) for text in ("a", "a " * self._entry.context_length)}
+        if lengths != {self._entry.context_length}:
             raise BundleError(
-                f"{bundle.path / self._entry.file}: gives {length} tokens, the manifest says "
-                f"{self._entry.context_length}; export the bundle again"
+                f"{bundle.path / self._entry.file}: gives {' and '.join(map(str, sorted(lengths)))} tokens, the "
+                f"manifest says {self._entry.context_length} of every text; export the bundle again"
             )
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:

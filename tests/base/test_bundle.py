@@ -125,14 +125,27 @@ def test_a_manifest_that_is_another_json(copy, raw):
     refuses(copy, "clipq.json")
 
 
+SETS = {"imagenet-80": ["a {}"], "simple-7": ["a {}"]}
+NAMES = {"demo": ["cat"]}
+
+
 @pytest.mark.parametrize(
-    "sets", [{}, {"imagenet-80": []}, {"imagenet-80": ["a photo"], "simple-7": ["a {}"]}, {"imagenet-80": ["a {}"]}]
+    ("sets", "names"),
+    [
+        ({}, NAMES),
+        ({"imagenet-80": []}, NAMES),
+        ({**SETS, "imagenet-80": ["a photo"]}, NAMES),
+        ({"imagenet-80": ["a {}"]}, NAMES),
+        (SETS, {}),
+        (SETS, {"demo": []}),
+        (SETS, {"demo": [""]}),
+    ],
 )
-def test_prompts_without_templates(copy, sets):
-    data = json.dumps({"templates": sets, "class_names": {}}).encode()
+def test_prompts_without_templates_or_names(copy, sets, names):
+    data = json.dumps({"templates": sets, "class_names": names}).encode()
     (copy / "prompts.json").write_bytes(data)
     put(copy, "prompts", {"file": "prompts.json", "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)})
-    refuses(copy, "prompts.json", "templates")
+    refuses(copy, "prompts.json")
 
 
 def tower_that_differs(copy, tmp_path, *path_and_value):
@@ -155,13 +168,29 @@ def test_a_tower_of_another_dimension(copy, tmp_path):
     tower_that_differs(copy, tmp_path, "embed_dim", 127)
 
 
-def test_a_tokenizer_that_is_none_is_told_before_anything_is_embedded(copy, tmp_path):
-    data = b"{}"
+def untruncated(tokenizer):
+    return json.dumps(json.loads(tokenizer) | {"truncation": None}).encode()
+
+
+def unpadded(tokenizer):
+    return json.dumps(json.loads(tokenizer) | {"padding": None}).encode()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda data: b"{}", "not a tokenizer file"),
+        (untruncated, "tokens, the manifest says 24"),
+        (unpadded, "tokens, the manifest says 24"),
+    ],
+)
+def test_a_tokenizer_that_is_none_is_told_before_anything_is_embedded(copy, tmp_path, change, words):
+    data = change((copy / "tokenizer.json").read_bytes())
     (copy / "tokenizer.json").write_bytes(data)
     put(copy, "tokenizer", "sha256", hashlib.sha256(data).hexdigest())
     put(copy, "tokenizer", "bytes", len(data))
     done = evaluate("run", str(copy), "--data", "demo:test", "-o", str(tmp_path / "results"))
-    assert_refused(done, "tokenizer.json", "not a tokenizer file")
+    assert_refused(done, "tokenizer.json", words)
     assert not (tmp_path / "results").exists()
 
 
