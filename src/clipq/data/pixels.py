@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from clipq.ahead import ahead
 from clipq.bundle import Preprocess
 from clipq.data.views import DrawnView, OnBadImage, PixelBatch, View
-from clipq.errors import DataError
+from clipq.errors import DataChanged, DataError
 from clipq.files import packed, sha256_bytes, write_atomic
 
 # Of chunks. Those of the first one may hold images with exchanged axes, and are not read.
@@ -150,6 +150,9 @@ class PixelReader:
 def _decode(view: View, config: Preprocess, index: int) -> np.ndarray | DataError:
     try:
         return view.cropped(index, config)
+    except DataChanged:
+        # No bad image: it would be left out for good of what is kept under the digest of its former content.
+        raise
     except DataError as error:
         return error
 
