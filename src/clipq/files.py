@@ -77,7 +77,7 @@ def packed(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | Non
 
 
 def unpacked(
-    data: bytes | bytearray, unsealed: Set[str] = frozenset()
+    data: bytes | bytearray, unsealed: Set[str] | None = None
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Arrays, in the memory of ``data``, and metadata of what ``packed`` made; raises Damaged where a bit differs.
 
@@ -91,7 +91,7 @@ def unpacked(
         raise Damaged("its checksum does not fit its content")
     try:
         header = json.loads(data[8:start])
-        metadata = header.pop("__metadata__")
+        metadata = header.pop("__metadata__", {})
         if not is_sealed and metadata.keys() != unsealed:
             raise Damaged("it has no checksum")
         arrays = {name: _array(data, start, **entry) for name, entry in header.items()}
