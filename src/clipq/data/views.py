@@ -159,33 +159,33 @@ class EncodedView(View, ABC):
 
     def image(self, index: int) -> Image.Image:
         """Decode the bytes that the digest was taken of; raises DataChanged where they are others now."""
-        digest, data = self._read(index)
-        if self._digests.setdefault(index, digest) != digest:
-            raise _changed(self._where(index))
+        data = self._read(index)
         if isinstance(data, DataError):
             raise data
         return open_image(io.BytesIO(data), self._where(index))
 
     def image_digest(self, index: int) -> str:
-        """SHA-256 of the bytes of one image, as they were when this was first asked; of no bytes where it has none."""
+        """SHA-256 of the bytes of one image, as they were when they were first read; of no bytes where it has none."""
         if index not in self._digests:
-            digest, _ = self._read(index)
-            path = self.lies_in(index)
-            if path is not None and stamp(path) != self._stamps[path]:
-                raise _changed(self._where(index))
-            self._digests.setdefault(index, digest)
+            self._read(index)
         return self._digests[index]
 
-    def _read(self, index: int) -> tuple[str, bytes | DataError]:
-        """The digest of an image's bytes, and these or the reason why it has none."""
+    def _read(self, index: int) -> bytes | DataError:
+        """An image's bytes, or the reason why it has none; raises DataChanged where that was otherwise before."""
+        data: bytes | DataError
         try:
             data = self.encoded(index)
         except DataError as error:
-            return sha256_bytes(b""), error
+            data = error
         except OSError as error:
             # It was there when it was listed. As a bad image it would be left out of what is kept under its digest.
             raise _changed(self._where(index), f" ({error.strerror or error})") from error
-        return sha256_bytes(data), data
+        digest = sha256_bytes(b"" if isinstance(data, DataError) else data)
+        path = self.lies_in(index)
+        is_steady = index in self._digests or path is None or stamp(path) == self._stamps[path]
+        if not is_steady or self._digests.setdefault(index, digest) != digest:
+            raise _changed(self._where(index))
+        return data
 
     def _where(self, index: int) -> str:
         return self.samples[index].id
