@@ -78,7 +78,10 @@ def open_engine(
     ``threads`` and ``simulated`` are for ONNX Runtime, ``graphs`` (CUDA graphs) for plans.
     """
     check_fits(bundle, runtime, simulated=simulated)
-    return require_runtime(runtime).open(Load(bundle, tower, threads, simulated, graphs))
+    row = require_runtime(runtime)
+    # Minutes may lie between this and the checking of digests, and numbers are kept under these.
+    with bundle.unchanged():
+        return row.open(Load(bundle, tower, threads, simulated, graphs))
 
 
 def check_fits(bundle: Bundle, runtime: str, *, simulated: bool = False) -> None:

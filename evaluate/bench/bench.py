@@ -111,7 +111,8 @@ def _bench_alone(subject: Subject, batch: int) -> SubjectBench:
         feed = plausible_feed(subject.bundle, tower, batch)
         census.append(subject_census(subject, tower, feed))
         if measure_memory is not None:
-            memory[tower] = measure_memory(subject.load(tower), feed)
+            with subject.bundle.unchanged():
+                memory[tower] = measure_memory(subject.load(tower), feed)
         if on_gpu:
             with subject.open(tower) as engine:
                 joules = joules_per_run(partial(engine.run, feed))
@@ -168,7 +169,8 @@ def seconds_per_sample(engine: Engine, bundle: Bundle, tower: TowerName, batch: 
 
 def subject_census(subject: Subject, tower: TowerName, feed: dict[str, Array]) -> CensusRecord:
     """Which kernels ran in one tower of a subject, by the proof its runtime offers."""
-    census = known_runtime(subject.runtime).census(subject.load(tower), feed)
+    with subject.bundle.unchanged():
+        census = known_runtime(subject.runtime).census(subject.load(tower), feed)
     return census_record(census, subject.bundle.manifest.tower(tower).recipe)
 
 

@@ -109,7 +109,7 @@ class Embeddings:
         missing = cell.missing()
         if not missing:
             return
-        templates, tokenizer = self.templates_of(view, subject), TextTokenizer(subject.bundle)
+        templates, tokenizer = self.templates_of(view, subject), _tokenizer(subject)
         known = self._known_classes.setdefault(str(self._text_identity(subject, templates.templates)), {})
         self.progress.start(what, min(len(missing) * cell.chunk, cell.rows))
         with _text_tower(what):
@@ -131,7 +131,7 @@ class Embeddings:
         self.progress.start(what, min(len(missing) * cell.chunk, cell.rows))
         with _text_tower(what):
             engine = self._text_engines.get(subject, "text")
-            tokens = TextTokenizer(subject.bundle)(_captions(view))
+            tokens = _tokenizer(subject)(_captions(view))
             fill_text_cell(cell, engine, tokens, self.progress.advance, self.batch)
 
     def images(self, view: View, subject: Subject) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, str]]:
@@ -220,6 +220,11 @@ def _text_tower(what: str) -> Iterator[None]:
         yield
     except EngineError as error:
         raise EngineError(f"text tower, {what}: {error}") from error
+
+
+def _tokenizer(subject: Subject) -> TextTokenizer:
+    with subject.bundle.unchanged():
+        return TextTokenizer(subject.bundle)
 
 
 def _class_names(view: View) -> tuple[str, ...]:
