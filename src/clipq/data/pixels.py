@@ -120,13 +120,13 @@ class PixelCache:
 
     def _make_room(self, size: int) -> bool:
         chunks = []
-        for kept in self.folder.glob("*/*"):
+        for path in self.folder.glob("*/*"):
             with contextlib.suppress(OSError):
-                found = kept.stat()
-                if kept.suffix == ".safetensors":
-                    chunks.append((found.st_mtime, found.st_size, kept))
+                found = path.stat()
+                if path.suffix == ".safetensors":
+                    chunks.append((found.st_mtime, found.st_size, path))
                 elif found.st_mtime < time.time() - STALE:
-                    kept.unlink()
+                    path.unlink()
         over = sum(kept for _, kept, _ in chunks) + size - self.capacity
         for used, kept, chunk in sorted(chunks):
             if over <= 0 or used >= self.since:
