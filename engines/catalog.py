@@ -79,7 +79,10 @@ def open_engine(
     file's inputs and outputs are not the manifest's.
     """
     check_fits(bundle, runtime, simulated=simulated)
-    engine = require_runtime(runtime).open(Load(bundle, tower, threads, simulated, graphs))
+    row = require_runtime(runtime)
+    # Minutes may lie between this and the checking of digests, and numbers are kept under these.
+    with bundle.unchanged():
+        engine = row.open(Load(bundle, tower, threads, simulated, graphs))
     try:
         _check_signature(engine, bundle, tower)
     except BundleError:

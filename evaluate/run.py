@@ -60,7 +60,8 @@ def evaluate_plan(
         asked = BenchSettings(batches=plan.suite.latency.batches, repeats=plan.suite.latency.repeats)
         progress.start("latency, memory, kernels", len(TOWERS) + len(cohort.working))
         benches = bench(cohort.working, asked, results / "bench", lambda what: progress.advance(1))
-    with threadpool_limits(METRIC_THREADS, user_api="blas"):
+    # Engines are opened once more where a cell is found damaged.
+    with threadpool_limits(METRIC_THREADS, user_api="blas"), embeddings:
         findings = measure(plan, cohort, embeddings, results if settings.thumbnails else None, progress)
     evaluated = Evaluated(plan, cohort, replace(settings, batch=embeddings.batch.size), given, findings, benches)
     records = [record_of(subject, evaluated) for subject in cohort.subjects]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -74,14 +75,20 @@ class Settings:
 def default_pixels() -> PixelCache | None:
     """What the commands keep decoded images in where nothing is said."""
     size = os.environ.get("CLIPQ_PIXEL_CACHE_GB") or PIXEL_CACHE_GB
+    folder = Path(os.environ.get("CLIPQ_PIXEL_CACHE") or PIXEL_CACHE)
     try:
-        return kept_pixels(Path(os.environ.get("CLIPQ_PIXEL_CACHE") or PIXEL_CACHE), float(size))
+        return kept_pixels(folder, float(size), "CLIPQ_PIXEL_CACHE_GB=")
     except ValueError as error:
         raise ClipqError(f"CLIPQ_PIXEL_CACHE_GB={size}: give how many GB, or 0 to keep none") from error
 
 
-def kept_pixels(folder: Path, gigabytes: float) -> PixelCache | None:
-    """A cache of decoded images of at most so many GB, or None where it may hold nothing."""
+def kept_pixels(folder: Path, gigabytes: float, what: str = "--pixel-cache-gb ") -> PixelCache | None:
+    """A cache of decoded images of at most so many GB, or None where it may hold nothing.
+
+    Raises ClipqError, with ``what`` said so, for what is no size.
+    """
     from clipq.data.pixels import PixelCache
 
+    if not (math.isfinite(gigabytes * 1e9) and gigabytes >= 0):
+        raise ClipqError(f"{what}{gigabytes:g}: give how many GB, or 0 to keep none")
     return PixelCache(folder.expanduser(), int(gigabytes * 1e9)) if gigabytes else None

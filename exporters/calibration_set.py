@@ -6,16 +6,17 @@ import csv
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from clipq.bundle import Bundle, TowerName
 from clipq.data.source import IMAGE_SUFFIXES
+from clipq.data.views import FileView, Sample
 from clipq.engines.base import Array
 from clipq.errors import DataError
-from clipq.files import sha256_file
-from clipq.preprocess import open_image, preprocess
+from clipq.preprocess import preprocess
 from clipq.tokenizer import TextTokenizer
 
 # Ships with the package, and lies in the root folder of a checkout: beside this folder either way.
@@ -36,11 +37,17 @@ class CalibrationSet:
     def digest(self) -> str:
         """SHA-256 over the images' relative names and contents, and the texts."""
         state = hashlib.sha256()
-        for image in self.images:
-            state.update(f"{image.relative_to(self.folder).as_posix()}\0{sha256_file(image)}\n".encode())
+        for index, sample in enumerate(self.view.samples):
+            state.update(f"{sample.id}\0{self.view.image_digest(index)}\n".encode())
         for text in self.texts:
             state.update(f"{text}\n".encode())
         return state.hexdigest()
+
+    @cached_property
+    def view(self) -> FileView:
+        """The images, which have the digests that they were first read with, or raise DataChanged."""
+        samples = tuple(Sample(image.relative_to(self.folder).as_posix()) for image in self.images)
+        return FileView("calibration", str(self.folder), samples, None, self.images)
 
     def count(self, tower: TowerName) -> int:
         """How many samples a tower sees."""
@@ -52,8 +59,8 @@ class CalibrationSet:
         tokenizer = TextTokenizer(bundle) if tower == "text" else None
         for start in range(0, self.count(tower), BATCH):
             if tokenizer is None:
-                paths = self.images[start : start + BATCH]
-                batch: Array = np.stack([preprocess(open_image(path), bundle.manifest.preprocess) for path in paths])
+                rows, config = range(start, min(start + BATCH, len(self.images))), bundle.manifest.preprocess
+                batch: Array = np.stack([preprocess(self.view.image(row), config) for row in rows])
             else:
                 batch = tokenizer(self.texts[start : start + BATCH])
             yield {name: batch}

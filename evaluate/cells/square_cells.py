@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -47,7 +48,8 @@ def attack_cell(planned: PlannedSquare, epsilon: int, subject: Subject, embeddin
 
 def attack_outcome(planned: PlannedSquare, epsilon: int, subject: Subject, embeddings: Embeddings) -> SquareOutcome:
     """What an attack came to that is done."""
-    _, stored, _ = attack_cell(planned, epsilon, subject, embeddings).load()
+    cell = attack_cell(planned, epsilon, subject, embeddings)
+    _, stored, _ = cell.load(partial(fill_attack, planned, epsilon, subject, embeddings))
     return SquareOutcome(stored[:, 0] > 0, stored[:, 1] > 0, stored[:, 2].astype(np.float64))
 
 

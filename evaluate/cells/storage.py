@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +46,14 @@ class Storage:
             self._ask("pipe_file", self._key(name), data)
         else:
             write_atomic(self.path(name), data)
+
+    def remove(self, name: str) -> None:
+        """Remove a name, if it is there."""
+        if not self.is_remote:
+            self.path(name).unlink(missing_ok=True)
+            return
+        with contextlib.suppress(FileNotFoundError):
+            self._ask("rm_file", self._key(name))
 
     def names(self, folder: str = "") -> set[str]:
         """The names in one folder (not below it), by one listing, relative to the folder."""

@@ -37,6 +37,10 @@ class ArchiveView(EncodedView):
             stream.seek(offset)
             return stream.read(size)
 
+    def lies_in(self, index: int) -> Path:
+        """The shard of one member."""
+        return self.places[index][0]
+
 
 def open_archives(source: Source, want: Want, cache: Path | None) -> ArchiveView:
     """Open a folder or URL of shards; raises DataError for missing, truncated or hostile ones."""

@@ -6,9 +6,8 @@ strength, ``epsilon_4`` for ε = 4/255.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from clipq.bundle import Preprocess
 from clipq.data.views import Classes, Sample, View
 from clipq.errors import DataError
-from clipq.files import packed, sha256_bytes, sha256_file, write_atomic
+from clipq.files import Damaged, packed, sha256_bytes, unpacked, write_atomic
+from clipq.text_files import read_json
 
 SCHEMA_VERSION = 1
 MANIFEST = "clipq-attack.json"
@@ -79,22 +77,16 @@ class AttackedView(View):
 
 @dataclass(frozen=True)
 class StoredAttack:
-    """An attack on disk."""
+    """An attack as it was read: nothing of it is read again."""
 
     folder: Path
     manifest: AttackManifest
-
-    @cached_property
-    def _pixels(self) -> dict[str, Pixels]:
-        try:
-            return load_file(self.folder / PIXELS)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{self.folder / PIXELS}: cannot be read ({error}); make the attack again") from error
+    pixels: Mapping[str, Pixels]
 
     def view(self, epsilon: int, name: str) -> AttackedView:
         """The images at one strength (255ths), or the clean ones (0)."""
         manifest = self.manifest
-        stored = self._pixels[tensor_name(epsilon)]
+        stored = self.pixels[tensor_name(epsilon)]
         samples = tuple(Sample(one, label) for one, label in zip(manifest.ids, manifest.labels, strict=True))
         classes = Classes.plain(manifest.class_names, manifest.class_keys, manifest.templates)
         return AttackedView(name, str(self.folder), samples, classes, stored, manifest.preprocess)
@@ -107,25 +99,68 @@ def tensor_name(epsilon: int) -> str:
 
 def write_attack(folder: Path, manifest: dict[str, Any], pixels: dict[int, Pixels]) -> None:
     """Write a stored attack; ``pixels`` are by strength, 0 for the clean images."""
-    data = packed({tensor_name(epsilon): array for epsilon, array in pixels.items()})
-    checked = AttackManifest(**manifest, schema_version=SCHEMA_VERSION, pixels_sha256=sha256_bytes(data))
+    checked = AttackManifest(**manifest, schema_version=SCHEMA_VERSION, pixels_sha256="")
+    arrays = {tensor_name(epsilon): array for epsilon, array in pixels.items()}
+    data = packed(arrays, {"manifest": _digest(checked)})
+    checked = checked.model_copy(update={"pixels_sha256": sha256_bytes(data)})
     write_atomic(folder / PIXELS, data)
     write_atomic(folder / MANIFEST, checked.model_dump_json(indent=1) + "\n")
 
 
 def open_attack(folder: Path) -> StoredAttack:
     """Read a stored attack and check its digest; raises DataError with the way out."""
-    path = folder / MANIFEST
+    path, again = folder / MANIFEST, "make the attack again"
+    if not path.is_file():
+        raise DataError(f"{folder}: holds no {MANIFEST}; clipq-export attack makes one")
+    raw = read_json(path, DataError, again)
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise DataError(f"{path} has schema version {version}, this clipq reads up to {SCHEMA_VERSION}")
     try:
-        raw = json.loads(path.read_bytes())
-        version = raw.get("schema_version")
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise DataError(f"{path} has schema version {version}, this clipq reads up to {SCHEMA_VERSION}")
         manifest = AttackManifest.model_validate(raw)
-    except FileNotFoundError as error:
-        raise DataError(f"{folder}: holds no {MANIFEST}; clipq-export attack makes one") from error
-    except (ValueError, AttributeError, ValidationError) as error:
-        raise DataError(f"{path}: is damaged; make the attack again") from error
-    if not (folder / PIXELS).is_file() or sha256_file(folder / PIXELS) != manifest.pixels_sha256:
-        raise DataError(f"{folder / PIXELS}: does not match the digest in {MANIFEST}; make the attack again")
-    return StoredAttack(folder, manifest)
+    except ValidationError as error:
+        raise DataError(f"{path}: is damaged; {again}") from error
+    try:
+        data = (folder / PIXELS).read_bytes()
+    except OSError as error:
+        raise DataError(f"{folder / PIXELS}: cannot be read ({error.strerror}); {again}") from error
+    if sha256_bytes(data) != manifest.pixels_sha256:
+        raise DataError(f"{folder / PIXELS}: does not match the digest in {MANIFEST}; {again}")
+    try:
+        # The manifest's digest is checksum enough; files of earlier versions have no other.
+        pixels, said = unpacked(data, unsealed=frozenset())
+    except Damaged as error:
+        raise DataError(f"{folder / PIXELS}: is damaged, {error}; {again}") from error
+    wrong = _misfit(manifest, pixels)
+    if said.get("manifest", _digest(manifest)) != _digest(manifest):
+        wrong = "it is not what was written"
+    if wrong:
+        raise DataError(f"{path}: is damaged, {wrong}; {again}")
+    return StoredAttack(folder, manifest, pixels)
+
+
+def _digest(manifest: AttackManifest) -> str:
+    """Of all that a manifest says but the pixels' digest; it is stored with the pixels."""
+    return sha256_bytes(manifest.model_copy(update={"pixels_sha256": ""}).model_dump_json().encode())
+
+
+def _misfit(manifest: AttackManifest, pixels: Mapping[str, NDArray[Any]]) -> str:
+    """What in a stored attack does not fit together; nothing where all does."""
+    n, classes, strengths = len(manifest.ids), len(manifest.class_names), manifest.epsilons
+    if not n or len(set(manifest.ids)) != n:
+        return "ids are missing or not distinct"
+    if len(manifest.labels) != n or any(not 0 <= label < classes for label in manifest.labels):
+        return "labels do not fit ids and class_names"
+    if len(manifest.class_keys) != classes or classes < 2:
+        return "class_keys do not fit class_names"
+    if not strengths or len(set(strengths)) != len(strengths) or any(not 0 < one < 256 for one in strengths):
+        return "epsilons are not distinct numbers of 1 to 255"
+    if {key: len(turned) for key, turned in manifest.fooled.items()} != {str(one): n for one in strengths}:
+        return "fooled does not fit ids and epsilons"
+    if not manifest.templates or any("{}" not in template for template in manifest.templates):
+        return "templates have no {}"
+    shapes = {name: (array.dtype, array.shape) for name, array in pixels.items()}
+    expected = (np.dtype(np.uint8), (n, *manifest.preprocess.image_size, 3))
+    if shapes != {tensor_name(one): expected for one in (0, *strengths)}:
+        return f"{PIXELS} holds other arrays"
+    return ""
