@@ -10,11 +10,10 @@ from clipq.data.source import (
     IMAGE_SUFFIXES,
     Source,
     Want,
-    files_beside,
-    read_csv,
     side_file,
     side_templates,
 )
+from clipq.data.tables import files_beside, read_csv
 from clipq.data.views import Classes, FileView, Sample, View
 from clipq.errors import DataError
 
