@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipq.data.source import Source, Want, checked_classes, split_source
+from clipq.data.source import Source, Want, checked_classes, refuse_unwritable, split_source, written
 from clipq.errors import DataError
 
 if TYPE_CHECKING:
@@ -160,6 +160,8 @@ def seen_from(spec: str, folder: Path) -> str:
 def complaint(spec: str) -> str | None:
     """What is wrong with a source, as far as can be told without opening it; None for one that may well open."""
     scheme, source = find_source(spec)
+    if written(spec) != spec:
+        return f"{written(source.path)}: is not UTF-8, so that no record can name it; rename it"
     unknown = [option for option in source.options if option not in scheme.options]
     if unknown:
         return f"{source.path}: unknown option {unknown[0]!r}; known: {', '.join(scheme.options) or 'none'}"
@@ -190,6 +192,7 @@ def open_view(spec: str, want: Want = "labels", cache: Path | None = None) -> Vi
     view = scheme.open(source, want, cache)
     if not view.samples:
         raise DataError(f"{source.where}: no images in it")
+    refuse_unwritable((sample.id for sample in view.samples), source.where)
     return checked_classes(view) if want == "labels" else view
 
 
