@@ -35,7 +35,7 @@ def find_images(root: Path) -> ImageFiles:
     folders: list[Path] = []
     left_out: dict[str, str] = {}
     # A folder waits with those around it, so that a link back to one of them does not go on for ever.
-    waiting = [(root, (_identity(root),))]
+    waiting: list[tuple[Path, tuple[tuple[int, int], ...]]] = [(root, (_identity(root),))]
     while waiting:
         folder, around = waiting.pop()
         for entry in _entries(folder):
