@@ -74,10 +74,11 @@ def test_one_file_by_two_names_is_named_twice(tmp_path):
         open_view(str(tmp_path / "labels.csv"))
 
 
-def test_fractions_are_no_classes(tmp_path):
+@pytest.mark.parametrize("labels", [("0.0", "1.0"), ("-.5", "1e-3"), ("[0, 1]", "[0]"), ("2.", "nan")])
+def test_what_is_no_class_name_is_refused(tmp_path, labels):
     image_folder(tmp_path)
-    (tmp_path / "labels.csv").write_text("file,label\ncircle/0.png,0.0\nring/0.png,1.0\n")
-    with pytest.raises(DataError, match=r"holds numbers such as 0\.0, no classes"):
+    (tmp_path / "labels.csv").write_text('file,label\ncircle/0.png,"{}"\nring/0.png,"{}"\n'.format(*labels))
+    with pytest.raises(DataError, match=r"column 'label' holds values such as .*, no names of classes"):
         open_view(str(tmp_path / "labels.csv"))
 
 

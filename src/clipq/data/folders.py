@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence, Set
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from clipq.data.source import (
     Source,
     Want,
     class_keys,
+    label_classes,
     read_class_names,
     side_file,
     side_templates,
@@ -77,25 +77,18 @@ def open_csv(source: Source, want: Want, cache: Path | None) -> View:
         return FileView(source.name, source.path, tuple(Sample(row["file"]) for row in rows), None, files)
     rows = read_csv(path, ("file", label))
     columns = list(rows[0])
-    values = sorted({row[label] for row in rows})
     names_path = side_file(path.parent, CLASS_NAMES)
-    keys: Sequence[str] = values
-    names: Sequence[str] = values
+    keys: Sequence[str] = label_classes((row[label] for row in rows), f"{path}: column {label!r}")
+    names = keys
     if names_path is not None:
         names = read_class_names(names_path)
-        keys = class_keys(names, values, f"{path}: {names_path}")
-    elif all(map(_is_fraction, values)):
-        raise DataError(f"{path}: column {label!r} holds numbers such as {values[0]}, no classes; write their names")
+        keys = class_keys(names, keys, f"{path}: {names_path}")
     index = {key: number for number, key in enumerate(keys)}
     # The label is a group too where it has a name of its own: gender is asked for, and compared between genders.
     groups = [column for column in columns if column not in ("file", "label")]
     samples = tuple(Sample(row["file"], index[row[label]], {column: row[column] for column in groups}) for row in rows)
     classes = Classes.plain(names, keys, side_templates(path.parent))
     return FileView(source.name, source.path, samples, classes, files_beside(path, [row["file"] for row in rows]))
-
-
-def _is_fraction(label: str) -> bool:
-    return bool(re.fullmatch(r"[-+]?\d*[.]\d*(e[-+]?\d+)?", label, re.IGNORECASE)) and any(map(str.isdigit, label))
 
 
 def _open_captions(name: str, path: Path) -> View:

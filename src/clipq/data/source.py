@@ -27,6 +27,9 @@ TEMPLATES = "zeroshot_classification_templates.txt"
 # What says something about the images of a folder and lies among them.
 SIDE_FILES = {CLASS_NAMES, TEMPLATES}
 
+# What tables hold in place of a class: 1.0, 1e-3, nan, [0, 1].
+_NO_NAME = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=e))(e[-+]?\d+)?|nan|\[.*\]", re.IGNORECASE)
+
 Want = Literal["labels", "images", "captions"]
 
 
@@ -105,6 +108,14 @@ def checked_templates(path: object, lines: Sequence[str]) -> tuple[str, ...]:
         if template.count("{}") != 1:
             raise DataError(f"{path}: template {template!r} must hold {{}} or {{c}} exactly once")
     return templates
+
+
+def label_classes(labels: Iterable[str], where: str) -> list[str]:
+    """The classes that a column of labels names; raises DataError where those are fractions or lists."""
+    found = sorted(set(labels))
+    if found and all(_NO_NAME.fullmatch(label) for label in found):
+        raise DataError(f"{where} holds values such as {found[0]}, no names of classes; choose or write another column")
+    return found
 
 
 def written(text: str) -> str:
