@@ -46,6 +46,15 @@ def test_hugging_face_dataset(hugging_face, tmp_path):
     assert captions.samples[2].captions == ("2 once", "2 twice")
 
 
+def test_a_folder_opens_without_the_network(hugging_face, tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "elsewhere")
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("something was asked for"))
+    assert len(open_view(f"hf:{hugging_face}").samples) == 9
+    assert datasets.config.HF_HUB_OFFLINE is False
+
+
 def test_hugging_face_refusals(hugging_face, tmp_path):
     with pytest.raises(DataError, match="no column 'pixels'"):
         open_view(f"hf:{hugging_face}:image=pixels", cache=tmp_path / "cache")
@@ -81,8 +90,11 @@ def classes(*names):
 
 
 NO_CLASSES = {
-    "floats": (lambda: (value("float32"), [0.0, 1.0, 0.0]), "column 'label' holds float32, no classes"),
-    "floats with nothing": (lambda: (value("float64"), [0.0, None, 1.0]), "holds float64, no classes"),
+    "floats": (
+        lambda: (value("float32"), [0.0, 1.0, 0.0]),
+        "column 'label' holds float32, no names of classes; :label=COLUMN",
+    ),
+    "floats with nothing": (lambda: (value("float64"), [0.0, None, 1.0]), "holds float64, no names"),
     "lists": (lambda: (several(classes("a", "b")), [[0, 1], [0], [1]]), "holds lists, but a sample has one class"),
     "lists of words": (lambda: (several(value("string")), [["a"], ["b"], ["a"]]), "holds lists"),
     "numbers": (lambda: (value("int64"), [0, 1, 0]), "holds numbers, no names of classes; :names=FILE"),
@@ -93,7 +105,7 @@ NO_CLASSES = {
     "null words": (lambda: (value("string"), ["a", None, "b"]), r"rows without a label \(1 of 3"),
     "null numbers": (lambda: (value("int64"), [0, None, 1]), r"rows without a label \(1 of 3"),
     "empty words": (lambda: (value("string"), ["a", " ", "b"]), r"rows without a label \(1 of 3"),
-    "dates": (lambda: (value("date32"), [None, None, None]), "holds date32, no classes"),
+    "dates": (lambda: (value("date32"), [None, None, None]), "holds date32, no names"),
 }
 
 
@@ -189,7 +201,10 @@ def test_a_column_without_one_image_a_row_is_refused(tmp_path, column):
 )
 def test_a_row_without_a_caption_is_a_bad_one(tmp_path, dtype, values):
     feature = value("string") if dtype == "text" else several(value("string"))
-    view = open_view(stored(tmp_path, caption=(feature, values)), "captions", cache=tmp_path / "cache")
+    source = stored(tmp_path, caption=(feature, values))
+    view = open_view(source, "captions", cache=tmp_path / "cache")
+    # Else the pixels kept of one view would be those of the other.
+    assert view.digest != open_view(source, "images", cache=tmp_path / "cache").digest
     with pytest.raises(DataError, match=r"test/0000001: it has no caption.*--on-bad-image skip"):
         bad_rows(view, "error")
     assert bad_rows(view, "skip").skipped == {"test/0000001": "test/0000001: it has no caption"}

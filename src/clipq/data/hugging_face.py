@@ -13,9 +13,10 @@ from PIL import Image
 from clipq.data.source import Source, Want, class_keys, label_classes, read_class_names
 from clipq.data.views import UNLABELLED, Classes, EncodedView, Sample
 from clipq.errors import DataError
+from clipq.files import sha256_bytes
 
 # fsspec's names for what lies on this machine: files, and what is packed in them.
-_LOCAL = {"file", "local", "zip", "tar", "gzip", "bz2", "xz", "lz4", "zstd"}
+_LOCAL = {None, "file", "local", "zip", "tar", "gzip", "bz2", "xz", "lz4", "zstd"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class HuggingFaceView(EncodedView):
         if index in self.unusable:
             raise DataError(f"{self.samples[index].id}: {self.unusable[index]}")
         return super().image(index)
+
+    def image_digest(self, index: int) -> str:
+        """SHA-256 of one image's content, and of what makes it unusable: other views of the same rows may use it."""
+        digest = super().image_digest(index)
+        return sha256_bytes(f"{digest} {self.unusable[index]}".encode()) if index in self.unusable else digest
 
     def encoded(self, index: int) -> bytes:
         """The bytes of one row's image, none where it has no image; raises DataError for a path to no file."""
@@ -126,7 +132,7 @@ def _offline(wanted: bool) -> Iterator[None]:
     switches: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
     open_class = fsspec.core.get_filesystem_class
 
-    def local_class(protocol: str) -> Any:
+    def local_class(protocol: str | None) -> Any:
         if protocol not in _LOCAL:
             raise DataError(f"it names {protocol}: addresses; --fetch allows downloads")
         return open_class(protocol)
@@ -152,7 +158,8 @@ def _labels(table: Any, source: Source) -> tuple[list[int], Classes]:
     is_number = _is_value(feature, "int", "bool")
     if not is_number and not isinstance(feature, datasets.ClassLabel) and not _is_value(feature, "string"):
         raise DataError(
-            f"{where} holds {getattr(feature, 'dtype', feature)}, no classes; :label=COLUMN chooses another"
+            f"{where} holds {getattr(feature, 'dtype', feature)}, no names of classes; :label=COLUMN chooses "
+            "a column of words, or of whole numbers that :names=FILE names"
         )
     values: list[Any] = [str(int(value)) if is_number and value is not None else value for value in table[column]]
     missing = [row for row, value in enumerate(values) if not _says_a_class(value)]
