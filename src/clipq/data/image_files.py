@@ -51,7 +51,7 @@ def find_images(root: Path) -> ImageFiles:
                 files.append(path)
             if reason and not (folder == root and entry.name in SIDE_FILES):
                 left_out[written(str(path.relative_to(root)))] = reason
-    refuse_unwritable((str(path.relative_to(root)) for path in (*folders, *files)), str(root))
+    refuse_unwritable(map(str, (*folders, *files)), str(root))
     return ImageFiles(tuple(sorted(files)), tuple(sorted(folders)), dict(sorted(left_out.items())))
 
 

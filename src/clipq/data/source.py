@@ -114,7 +114,9 @@ def label_classes(labels: Iterable[str], where: str) -> list[str]:
     """The classes that a column of labels names; raises DataError where those are fractions or lists."""
     found = sorted(set(labels))
     if found and all(_NO_NAME.fullmatch(label) for label in found):
-        raise DataError(f"{where} holds values such as {found[0]}, no names of classes; choose or write another column")
+        raise DataError(
+            f"{where} holds values such as {found[0][:80]}, no names of classes; choose or write another column"
+        )
     return found
 
 
@@ -138,7 +140,7 @@ def class_keys(names: Sequence[str], labels: Collection[str], where: object) -> 
     keys = [str(number) for number in range(len(names))] if all(map(str.isdecimal, labels)) else names
     unknown = sorted(set(labels).difference(keys))
     if unknown:
-        raise DataError(f"{where}: has no class name for label {unknown[0]!r} (it names {len(names)})")
+        raise DataError(f"{where}: has no class name for label {unknown[0][:80]!r} (it names {len(names)})")
     return keys
 
 
