@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from clipq.bundle import Bundle, TowerName
-from clipq.data.source import IMAGE_SUFFIXES
+from clipq.data.image_files import find_images
+from clipq.data.tables import file_beside, read_csv
 from clipq.data.views import FileView, Sample
 from clipq.engines.base import Array
 from clipq.errors import DataError
 from clipq.preprocess import preprocess
 from clipq.tokenizer import TextTokenizer
+
+logger = logging.getLogger(__name__)
 
 # Ships with the package, and lies in the root folder of a checkout: beside this folder either way.
 DEMO_SET = Path(__file__).parent.parent / "calib_data" / "demo"
@@ -75,15 +78,17 @@ def open_calibration_set(folder: Path, bundle: Bundle) -> CalibrationSet:
     """
     if not folder.is_dir():
         raise DataError(f"--calibration-set {folder}: no such folder")
-    images = tuple(
-        path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    )
-    if not images:
+    found = find_images(folder)
+    left_out = {name: reason for name, reason in found.left_out.items() if name != CAPTIONS}
+    if left_out and folder != DEMO_SET:
+        named = ", ".join(f"{name!r} ({reason})" for name, reason in list(left_out.items())[:3])
+        logger.warning("%s: %d files are no images and are left out: %s", folder, len(left_out), named)
+    if not found.files:
         raise DataError(f"--calibration-set {folder}: no images in it; ranges cannot be measured without data")
     captions = folder / CAPTIONS
     if captions.is_file():
-        return CalibrationSet(folder, images, _captions(captions), CAPTIONS)
-    names = sorted({path.parent.name for path in images if path.parent != folder})
+        return CalibrationSet(folder, found.files, _captions(captions), CAPTIONS)
+    names = sorted({path.parent.name for path in found.files if path.parent != folder})
     if not names:
         raise DataError(
             f"--calibration-set {folder}: the text tower needs texts: add {CAPTIONS} (file,caption) "
@@ -91,18 +96,11 @@ def open_calibration_set(folder: Path, bundle: Bundle) -> CalibrationSet:
         )
     templates = bundle.prompts.templates["simple-7"]
     texts = tuple(template.replace("{}", name.replace("_", " ")) for name in names for template in templates)
-    return CalibrationSet(folder, images, texts, "class folders")
+    return CalibrationSet(folder, found.files, texts, "class folders")
 
 
 def _captions(path: Path) -> tuple[str, ...]:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        if not reader.fieldnames or not {"file", "caption"} <= set(reader.fieldnames):
-            raise DataError(f"{path}: needs the columns file,caption; it has {reader.fieldnames}")
-        rows = list(reader)
+    rows = read_csv(path, ("file", "caption"))
     for row in rows:
-        if not (path.parent / row["file"]).is_file():
-            raise DataError(f"{path}: names {row['file']!r}, which does not exist")
-    if not rows:
-        raise DataError(f"{path}: has no rows")
+        file_beside(path, row["file"])
     return tuple(row["caption"] for row in rows)
