@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 LARGEST_BATCH = 256
 
+# Of linear algebra, whatever the machine has: on another number of threads sums end in other digits.
+METRIC_THREADS = 2
+
 
 # Where decoded and corrupted images are kept where nothing else is said, and how much of them.
 PIXEL_CACHE = Path("~/.cache/clipq/pixels")

@@ -22,6 +22,7 @@ from clipq.engines.runtime import Device, Load
 from clipq.errors import BundleError, ResultsError
 from clipq.evaluate.results.estimates import Engine as EngineColumns
 from clipq.evaluate.settings import Settings
+from clipq.made_by import makers
 from clipq.tokenizer import TextTokenizer
 
 
@@ -72,6 +73,11 @@ class Subject:
             **runtime_identity(self.runtime),
             "simulated": self.simulated,
         }
+
+
+def numbers_of(subject: Subject, tower: TowerName) -> dict[str, Any]:
+    """What determines a tower's numbers on this machine, whatever it is run on: the engine, and what feeds it."""
+    return {**subject.identity(tower), **makers(tower)}
 
 
 @dataclass(frozen=True)

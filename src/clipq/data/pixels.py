@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from PIL import __version__ as pillow_version
 from safetensors import SafetensorError, safe_open
 
 from clipq.ahead import ahead
@@ -27,6 +26,7 @@ from clipq.bundle import Preprocess
 from clipq.data.views import DrawnView, OnBadImage, PixelBatch, View
 from clipq.errors import DataError
 from clipq.files import packed, sha256_bytes, write_atomic
+from clipq.made_by import makers
 
 # Of chunks. Those of the first one may hold images with exchanged axes, and are not read.
 _LAYOUT = 2
@@ -49,7 +49,7 @@ class PixelCache:
     def path(self, view: View, start: int, stop: int, config: Preprocess) -> Path:
         """Where a chunk lies: its key holds all that decides uint8 pixels, so mean and std are not in it."""
         geometry = config.model_dump(mode="json", exclude={"mean", "std"})
-        made = {"view": view.digest, "geometry": geometry, "pillow": pillow_version, "layout": _LAYOUT}
+        made = {"view": view.digest, "geometry": geometry, "layout": _LAYOUT, **makers("image")}
         key = json.dumps(made, sort_keys=True)
         return self.folder / sha256_bytes(key.encode())[:32] / f"{start:08d}-{stop:08d}.safetensors"
 
