@@ -109,7 +109,7 @@ class Cohort:
 def gather_cohort(
     paths: Sequence[Path], settings: Settings, *, simulated: bool = False, reference: str | None = None
 ) -> Cohort:
-    """Open bundles and find the reference among them (the only FP32 bundle, or the one named).
+    """Open bundles and find the reference among them: the only FP32 bundle, plans built of it apart, or the one named.
 
     ONNX bundles run in the settings' runtime, built ones in the runtime they were built for. With ``simulated``, every
     Q/DQ bundle comes twice. Raises BundleError for bundles that do not belong together, RuntimeUnavailable for a
@@ -163,6 +163,9 @@ def _reference(bundles: Sequence[Bundle], asked: str | None) -> Bundle | None:
                 return bundle
         raise ResultsError(f"--reference {asked!r} is not among the bundles: {', '.join(b.name for b in bundles)}")
     fp32 = [bundle for bundle in bundles if bundle.manifest.recipe.scheme.is_fp32]
+    # A plan built of an FP32 bundle that is here too is compared with it, as every other engine.
+    digests = {bundle.digest for bundle in fp32}
+    fp32 = [bundle for bundle in fp32 if bundle.manifest.recipe.source_digest not in digests]
     if len(fp32) > 1:
         raise ResultsError(
             f"several FP32 bundles ({', '.join(b.name for b in fp32)}): choose one with --reference NAME "
