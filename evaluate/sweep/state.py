@@ -15,6 +15,7 @@ from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.sweep.grid import Grid
 from clipq.evaluate.sweep.jobs import Job, Outcome
 from clipq.files import write_atomic
+from clipq.given import as_store
 
 SCHEMA_VERSION = 1
 PLAN = "sweep.json"
@@ -64,7 +65,7 @@ class SweepFolder:
 
     def storage(self, grid: Grid) -> Storage:
         """Where the cells are."""
-        return Storage(grid.cells or str(self.path / "cells"))
+        return Storage(as_store(grid.cells or "cells", self.path))
 
     def results(self, group: str) -> Path:
         """The results folder of a group."""
