@@ -53,15 +53,20 @@ def read_grid(path: Path) -> Grid:
             for one in error.errors()
         ]
     else:
-        complaints = _check(grid)
-    if complaints:
+        return checked_grid(grid, path)
+    raise DataError(f"{path}: " + "; ".join(complaints))
+
+
+def checked_grid(grid: Grid, path: Path) -> Grid:
+    """A grid that was read from a file, where it can be swept; raises DataError with every complaint."""
+    if complaints := _check(grid):
         raise DataError(f"{path}: " + "; ".join(complaints))
     return grid
 
 
 def folder_name(name: str) -> str:
     """A checkpoint's name as a folder's: ``ViT-B-32/openai`` is ``ViT-B-32--openai``."""
-    return re.sub(r"[^\w.+-]+", "--", name).strip("-") or "checkpoint"
+    return re.sub(r"[^\w.+-]+", "--", name).strip("-.") or "checkpoint"
 
 
 def bundle_folders(grid: Grid) -> list[Path]:
@@ -85,6 +90,8 @@ def _check(grid: Grid) -> list[str]:
         complaints.append("recipes need checkpoints to be applied to")
     for what, names in (("checkpoint", grid.checkpoints), ("recipe", grid.recipes), ("runtime", grid.runtimes)):
         complaints += [f"{what} {name!r} comes twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    folders = [folder_name(name) for name in dict.fromkeys(grid.checkpoints)]
+    complaints += [f"two checkpoints would share the folder {one}" for one in set(folders) if folders.count(one) > 1]
     for check in (lambda: [known_runtime(name) for name in grid.runtimes], lambda: read_suite(grid.suite)):
         try:
             check()
