@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.plan import Plan, open_plan
 from clipq.evaluate.suites.schema import Suite
 from clipq.evaluate.suites.suite import read_suite
-from clipq.evaluate.sweep.bundles import make_bundles
+from clipq.evaluate.sweep.bundles import MadeBundles, make_bundles
 from clipq.evaluate.sweep.cluster import Cluster, connect, disconnect
 from clipq.evaluate.sweep.grid import Grid, bundle_folders, folder_name
 from clipq.evaluate.sweep.groups import Group, Measured, measure_group
@@ -83,13 +83,8 @@ def plan_sweep(
     ResultsError where there is no engine at all.
     """
     suite = read_suite(grid.suite).model_copy(update={"latency": None})
-    given = bundle_folders(grid)
-    storage = folder.storage(grid)
-    if cluster is not None and not storage.is_shared:
-        raise ResultsError(f"cells {storage.root}: workers on Ray do not see this process's memory; give a store's URL")
-    if makes:
-        # Before engines are made for hours.
-        storage.require_writable()
+    # Before engines are made for hours.
+    given, storage = bundle_folders(grid), _storage(grid, folder, cluster, makes)
     made = make_bundles(grid, folder.path, progress, makes=makes)
     not_made = []
     for name, bundles in made.items():
@@ -105,16 +100,15 @@ def plan_sweep(
         cells=storage.root if storage.is_remote else str(Path(storage.root).resolve()),
     )
     groups = _groups(given, {name: bundles.paths for name, bundles in made.items()}, grid.runtimes, suite, settings)
-    not_makeable = [
-        Failure(group=name, engine=step, what="making the engine", reason=reason)
-        for name, bundles in made.items()
-        for step, reason in bundles.failed.items()
-    ]
+    not_makeable = _not_makeable(made)
     if not groups and makes:
         why = f": {not_makeable[0].engine}: {not_makeable[0].reason}" if not_makeable else ""
         raise ResultsError(f"no engine could be made{why}")
     for failure in not_makeable:
         folder.record_failure(failure)
+    if cluster is not None:
+        runtimes = {subject.runtime for group in groups for subject in group.cohort.subjects}
+        cluster.require_same_software(sorted(runtimes))
     progress.start("planning cells", 0)
     with Embeddings(settings, suite) as embeddings:
         jobs, targets = plan_jobs(plan, {group.name: group.cohort.subjects for group in groups}, embeddings)
@@ -127,6 +121,24 @@ def plan_sweep(
         planned.slots = 1 if cluster is None else cluster.slots()
         planned.cost = probe(planned.to_do, targets, embeddings, progress)
     return planned
+
+
+def _storage(grid: Grid, folder: SweepFolder, cluster: Cluster | None, makes: bool) -> Storage:
+    """Where the cells are; raises ResultsError where workers do not see it or (with ``makes``) nothing can be kept."""
+    storage = folder.storage(grid)
+    if cluster is not None and not storage.is_shared:
+        raise ResultsError(f"cells {storage.root}: workers on Ray do not see this process's memory; give a store's URL")
+    if makes:
+        storage.require_writable()
+    return storage
+
+
+def _not_makeable(made: Mapping[str, MadeBundles]) -> list[Failure]:
+    return [
+        Failure(group=name, engine=step, what="making the engine", reason=reason)
+        for name, bundles in made.items()
+        for step, reason in bundles.failed.items()
+    ]
 
 
 @contextmanager
