@@ -48,7 +48,9 @@ class Storage:
         except OSError as error:
             raise ResultsError(f"{self.root}: cells cannot be kept there ({error.strerror or error})") from error
         finally:
-            self._delete(name)
+            # Some stores take objects and never give them up.
+            with contextlib.suppress(OSError, ResultsError):
+                self.remove(name)
             for folder in made:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
@@ -76,6 +78,14 @@ class Storage:
             self._ask("pipe_file", self._key(name), data)
         except FileNotFoundError as error:
             raise ResultsError(f"{self.root}: cells cannot be kept there ({error})") from error
+
+    def remove(self, name: str) -> None:
+        """Remove a name, if it is there."""
+        if not self.is_remote:
+            self.path(name).unlink(missing_ok=True)
+            return
+        with contextlib.suppress(FileNotFoundError):
+            self._ask("rm_file", self._key(name))
 
     def names(self, folder: str = "") -> set[str]:
         """The names in one folder (not below it), by one listing, relative to the folder."""
@@ -133,11 +143,3 @@ class Storage:
             raise
         except Exception as error:  # every store has exceptions of its own
             raise ResultsError(f"{self.root}: {type(error).__name__}: {error}") from error
-
-    def _delete(self, name: str) -> None:
-        """Delete a name, where that can be done: some stores take objects and never give them up."""
-        with contextlib.suppress(OSError, ResultsError):
-            if self.is_remote:
-                self._ask("rm_file", self._key(name))
-            else:
-                self.path(name).unlink()

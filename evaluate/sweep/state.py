@@ -14,7 +14,7 @@ from clipq.evaluate.cells.cells import chunk_names
 from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.sweep.grid import Grid
 from clipq.evaluate.sweep.jobs import Job, Outcome
-from clipq.files import sha256_bytes, write_atomic
+from clipq.files import write_atomic
 from clipq.given import as_store
 from clipq.text_files import read_bytes
 
@@ -24,8 +24,6 @@ FAILURES = "failures"
 
 # Of sweep.json: a plan of a million cells has 250 MB.
 _MOST_BYTES = 2**30
-# Letters of a failure's file name that tell what it is of; names of more have a digest.
-_MOST_LETTERS = 60
 
 Name = Annotated[str, Field(pattern="^[0-9a-f]+$", max_length=64)]
 
@@ -137,8 +135,6 @@ class SweepFolder:
     def _failure(self, failure: Failure) -> Path:
         name = failure.cell or f"{failure.group}--{failure.engine}"
         safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
-        if len(safe) > _MOST_LETTERS:
-            safe = f"{safe[:_MOST_LETTERS]}-{sha256_bytes(name.encode())[:16]}"
         return self.path / FAILURES / f"{safe}.json"
 
 
