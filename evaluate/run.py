@@ -20,13 +20,10 @@ from clipq.evaluate.cells.subjects import Cohort, gather_cohort
 from clipq.evaluate.recording import Evaluated, record_of
 from clipq.evaluate.results.pairing import write_pairing
 from clipq.evaluate.results.record import Record, read_record, stem_of, write_csv, write_record
-from clipq.evaluate.settings import Settings
+from clipq.evaluate.settings import METRIC_THREADS, Settings
 from clipq.evaluate.suites.plan import Plan, open_plan
 from clipq.evaluate.suites.schema import Suite
 from clipq.progress import Progress
-
-# Of linear algebra, whatever the machine has: on another number of threads sums end in other digits.
-METRIC_THREADS = 2
 
 
 def evaluate(

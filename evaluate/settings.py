@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Literal
 
 from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import ClipqError
-from clipq.given import as_number, as_path, as_text, shown
+from clipq.given import as_number, as_path, as_store, as_text, shown
 
 if TYPE_CHECKING:
     from clipq.data.pixels import PixelCache
 
 LARGEST_BATCH = 256
+
+# Of linear algebra, whatever the machine has: on another number of threads sums end in other digits.
+METRIC_THREADS = 2
 
 
 # Where decoded and corrupted images are kept where nothing else is said, and how much of them.
@@ -64,12 +67,13 @@ class Settings:
                 raise ClipqError(f"{name} {shown(getattr(self, name))}: give True or False")
         if not (self.pixels is None or hasattr(self.pixels, "capacity")):
             raise ClipqError(f"pixels {shown(self.pixels)}: give None to keep none; CLIPQ_PIXEL_CACHE says where to")
+        as_store(str(taken["cells"]), Path())
         for name, value in taken.items():
             object.__setattr__(self, name, value)
 
     def within(self, results: Path) -> Settings:
         """These settings with ``cells`` spelled out for a results folder."""
-        return self if "://" in self.cells else replace(self, cells=str(results / self.cells))
+        return replace(self, cells=as_store(self.cells, results))
 
 
 def default_pixels() -> PixelCache | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from clipq.evaluate.cells.cells import (
 )
 from clipq.evaluate.cells.open_engines import OpenEngines
 from clipq.evaluate.cells.storage import Storage
-from clipq.evaluate.cells.subjects import Subject
+from clipq.evaluate.cells.subjects import Subject, numbers_of
 from clipq.evaluate.metrics.zeroshot import Answers, Classifier
 from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.schema import Suite
@@ -181,7 +182,7 @@ class Embeddings:
     def image_cell(self, view: View, subject: Subject) -> Cell:
         """The cell of a view's images."""
         identity = {
-            **subject.identity("image"),
+            **numbers_of(subject, "image"),
             "view": view.digest,
             "preprocess": subject.bundle.manifest.preprocess.model_dump(mode="json"),
             "batch": self._asked_batch,
@@ -206,9 +207,10 @@ class Embeddings:
     def _text_identity(self, subject: Subject, texts: Sequence[str]) -> dict[str, Any]:
         entry = subject.bundle.manifest.tokenizer
         return {
-            **subject.identity("text"),
+            **numbers_of(subject, "text"),
             "tokenizer": [entry.sha256, entry.cleaning, entry.context_length],
-            "prompts": sha256_bytes("\n".join(texts).encode()),
+            # As a list, for a text may hold line breaks.
+            "prompts": sha256_bytes(json.dumps(texts).encode()),
             "batch": self._asked_batch,
         }
 

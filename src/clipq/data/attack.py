@@ -9,24 +9,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
 
-from clipq.bundle import Preprocess
+from clipq.bundle import Digest, Name, Preprocess
 from clipq.data.views import Classes, Sample, View
 from clipq.errors import DataError
 from clipq.files import Damaged, packed, sha256_bytes, unpacked, write_atomic
-from clipq.text_files import read_json
+from clipq.text_files import read_bytes
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "clipq-attack.json"
 PIXELS = "pixels.safetensors"
 
 Pixels = NDArray[np.uint8]
+# In 255ths; 0 would be no attack.
+Epsilon = Annotated[int, Field(ge=1, le=255)]
 
 
 class AttackManifest(BaseModel):
@@ -34,21 +37,39 @@ class AttackManifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: int
-    method: str
+    schema_version: Literal[1]
+    method: Name
     options: dict[str, Any]
-    epsilons: tuple[int, ...]
+    epsilons: tuple[Epsilon, ...] = Field(min_length=1)
     checkpoint: str
     preprocess: Preprocess
     source: str
-    ids: tuple[str, ...]
+    ids: tuple[str, ...] = Field(min_length=1)
     labels: tuple[int, ...]
-    class_names: tuple[str, ...]
+    class_names: tuple[Name, ...] = Field(min_length=1)
     class_keys: tuple[str, ...]
     templates_name: str
-    templates: tuple[str, ...]
+    templates: tuple[str, ...] = Field(min_length=1)
     fooled: dict[str, tuple[bool, ...]]
-    pixels_sha256: str
+    pixels_sha256: Digest
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        """Every image has an id, a label among the classes, and an answer per strength."""
+        n, classes = len(self.ids), len(self.class_names)
+        for what, values in (("epsilons", self.epsilons), ("ids", self.ids)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{what}: one comes twice")
+        if len(self.labels) != n or not all(0 <= label < classes for label in self.labels):
+            raise ValueError(f"labels: there must be {n}, one per image, from 0 to {classes - 1}")
+        if len(self.class_keys) != classes:
+            raise ValueError(f"class_keys: there are {len(self.class_keys)} for {classes} classes")
+        if not all("{}" in template for template in self.templates):
+            raise ValueError("templates: one has no {} for the class name")
+        answers = {epsilon: len(answered) for epsilon, answered in self.fooled.items()}
+        if answers != dict.fromkeys(map(str, self.epsilons), n):
+            raise ValueError(f"fooled: there must be {n} answers for each of the epsilons")
+        return self
 
 
 @dataclass(frozen=True)
@@ -99,7 +120,7 @@ def tensor_name(epsilon: int) -> str:
 
 def write_attack(folder: Path, manifest: dict[str, Any], pixels: dict[int, Pixels]) -> None:
     """Write a stored attack; ``pixels`` are by strength, 0 for the clean images."""
-    checked = AttackManifest(**manifest, schema_version=SCHEMA_VERSION, pixels_sha256="")
+    checked = AttackManifest(**manifest, schema_version=SCHEMA_VERSION, pixels_sha256="0" * 64)
     arrays = {tensor_name(epsilon): array for epsilon, array in pixels.items()}
     data = packed(arrays, {"manifest": _digest(checked)})
     checked = checked.model_copy(update={"pixels_sha256": sha256_bytes(data)})
@@ -110,57 +131,54 @@ def write_attack(folder: Path, manifest: dict[str, Any], pixels: dict[int, Pixel
 def open_attack(folder: Path) -> StoredAttack:
     """Read a stored attack and check its digest; raises DataError with the way out."""
     path, again = folder / MANIFEST, "make the attack again"
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{folder}: holds no {MANIFEST}; clipq-export attack makes one")
-    raw = read_json(path, DataError, again)
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise DataError(f"{path} has schema version {version}, this clipq reads up to {SCHEMA_VERSION}")
     try:
-        manifest = AttackManifest.model_validate(raw)
+        manifest = AttackManifest.model_validate_json(read_bytes(path, DataError))
     except ValidationError as error:
-        raise DataError(f"{path}: is damaged; {again}") from error
+        first = error.errors()[0]
+        where, version = ".".join(map(str, first["loc"])), first["input"]
+        if where == "schema_version" and isinstance(version, int) and version > SCHEMA_VERSION:
+            raise DataError(
+                f"{path} has schema version {version}, this clipq reads up to {SCHEMA_VERSION}; upgrade clip-quant"
+            ) from error
+        raise DataError(f"{path}: is damaged ({where}: {first['msg']}); {again}") from error
+    path = folder / PIXELS
     try:
-        data = (folder / PIXELS).read_bytes()
+        data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{folder / PIXELS}: cannot be read ({error.strerror}); {again}") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {again}") from error
     if sha256_bytes(data) != manifest.pixels_sha256:
-        raise DataError(f"{folder / PIXELS}: does not match the digest in {MANIFEST}; {again}")
+        raise DataError(f"{path}: does not match the digest in {MANIFEST}; {again}")
     try:
         # The manifest's digest is checksum enough; files of earlier versions have no other.
         pixels, said = unpacked(data, unsealed=frozenset())
     except Damaged as error:
-        raise DataError(f"{folder / PIXELS}: is damaged, {error}; {again}") from error
-    wrong = _misfit(manifest, pixels)
+        raise DataError(f"{path}: is damaged, {error}; {again}") from error
+    if wrong := _misfit(manifest, pixels):
+        raise DataError(f"{path}: {wrong}; {again}")
     if said.get("manifest", _digest(manifest)) != _digest(manifest):
-        wrong = "it is not what was written"
-    if wrong:
-        raise DataError(f"{path}: is damaged, {wrong}; {again}")
+        raise DataError(f"{folder / MANIFEST}: is damaged, it is not what was written; {again}")
     return StoredAttack(folder, manifest, pixels)
 
 
 def _digest(manifest: AttackManifest) -> str:
     """Of all that a manifest says but the pixels' digest; it is stored with the pixels."""
-    return sha256_bytes(manifest.model_copy(update={"pixels_sha256": ""}).model_dump_json().encode())
+    return sha256_bytes(manifest.model_dump_json(exclude={"pixels_sha256"}).encode())
 
 
 def _misfit(manifest: AttackManifest, pixels: Mapping[str, NDArray[Any]]) -> str:
-    """What in a stored attack does not fit together; nothing where all does."""
-    n, classes, strengths = len(manifest.ids), len(manifest.class_names), manifest.epsilons
-    if not n or len(set(manifest.ids)) != n:
-        return "ids are missing or not distinct"
-    if len(manifest.labels) != n or any(not 0 <= label < classes for label in manifest.labels):
-        return "labels do not fit ids and class_names"
-    if len(manifest.class_keys) != classes or classes < 2:
-        return "class_keys do not fit class_names"
-    if not strengths or len(set(strengths)) != len(strengths) or any(not 0 < one < 256 for one in strengths):
-        return "epsilons are not distinct numbers of 1 to 255"
-    if {key: len(turned) for key, turned in manifest.fooled.items()} != {str(one): n for one in strengths}:
-        return "fooled does not fit ids and epsilons"
-    if not manifest.templates or any("{}" not in template for template in manifest.templates):
-        return "templates have no {}"
-    shapes = {name: (array.dtype, array.shape) for name, array in pixels.items()}
-    expected = (np.dtype(np.uint8), (n, *manifest.preprocess.image_size, 3))
-    if shapes != {tensor_name(one): expected for one in (0, *strengths)}:
-        return f"{PIXELS} holds other arrays"
+    """How the images are not what the manifest says; nothing where they are."""
+    shape = (len(manifest.ids), *manifest.preprocess.image_size, 3)
+    named = {tensor_name(epsilon): epsilon for epsilon in (0, *manifest.epsilons)}
+    if set(pixels) != set(named):
+        return f"holds {', '.join(sorted(pixels))}, not {', '.join(named)}"
+    clean = pixels[tensor_name(0)]
+    for name, epsilon in named.items():
+        images = pixels[name]
+        if images.dtype != np.uint8 or images.shape != shape:
+            return f"{name} is {images.dtype} {list(images.shape)}, not uint8 {list(shape)}"
+        # Without signs, for that would be twice the memory.
+        if (np.maximum(images, clean) - np.minimum(images, clean)).max() > epsilon:
+            return f"{name} is farther than {epsilon} from the clean images"
     return ""

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
-from PIL import __version__ as pillow_version
 
 from clipq.ahead import ahead
 from clipq.bundle import Preprocess
 from clipq.data.views import DrawnView, OnBadImage, PixelBatch, View
 from clipq.errors import DataChanged, DataError
 from clipq.files import packed, sha256_bytes, unpacked, write_atomic
+from clipq.made_by import makers
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class PixelCache:
     def path(self, view: View, start: int, stop: int, config: Preprocess) -> Path:
         """Where a chunk lies: its key holds all that decides uint8 pixels, so mean and std are not in it."""
         geometry = config.model_dump(mode="json", exclude={"mean", "std"})
-        made = {"view": view.digest, "geometry": geometry, "pillow": pillow_version, "layout": _LAYOUT}
+        made = {"view": view.digest, "geometry": geometry, "layout": _LAYOUT, **makers("image")}
         key = json.dumps(made, sort_keys=True)
         return self.folder / sha256_bytes(key.encode())[:32] / f"{start:08d}-{stop:08d}.safetensors"
 
