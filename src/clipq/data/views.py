@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -60,12 +60,16 @@ class Classes:
 
 @dataclass(frozen=True)
 class View(ABC):
-    """Samples in a fixed order and what their labels mean (None: unlabelled)."""
+    """Samples in a fixed order and what their labels mean (None: unlabelled).
+
+    ``left_out`` are the files of the source that are no samples, and why.
+    """
 
     name: str
     source: str
     samples: tuple[Sample, ...]
     classes: Classes | None
+    left_out: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
     # Whether pixels cost nothing to get, so that keeping them on disk would be waste.
     is_in_memory: ClassVar[bool] = False
