@@ -209,3 +209,17 @@ def test_a_shard_that_becomes_shorter(tmp_path):
     (tmp_path / "test" / "0.tar").write_bytes(b"")
     with pytest.raises(DataError, match="became shorter"):
         view.encoded(0)
+
+
+def test_an_image_of_unreasonable_size(tmp_path):
+    spec = dataset(tmp_path, [*pair("s0"), *pair("s1", 1)])
+    shard = tmp_path / "test" / "0.tar"
+    rest = shard.read_bytes()
+    member = tarfile.TarInfo("s2.jpg")
+    member.size = 5 * 2**30
+    with shard.open("wb") as stream:
+        stream.write(member.tobuf())
+        stream.seek(member.size, 1)
+        stream.write(rest)
+    with pytest.raises(DataError, match=r"s2\.jpg has 5368709120 bytes, more than the 268435456 of an image"):
+        open_view(spec, "images")

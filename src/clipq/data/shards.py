@@ -18,6 +18,7 @@ from clipq.errors import DataError
 BLOCK = tarfile.BLOCKSIZE
 # Of what stands before a member's own header: a long name, and what macOS and backup programs add to it.
 MOST_HEADER = 2**20
+MOST_NAME = 1024
 # Of zeros after the last member; writers fill a record of 10 kB, some of them a larger one.
 MOST_TAIL = 2**20
 
@@ -179,14 +180,15 @@ class _Walk:
             raise DataError(f"{self._where}: is no readable tar file: it is empty; fetch or copy it again")
 
     def _check_name(self, name: str) -> None:
+        wrong = f"{self._where}: member {name[:80]!r}"
         if name.startswith("/") or ".." in name.split("/"):
-            raise DataError(f"{self._where}: member {name!r} points outside the archive; do not trust this file")
+            raise DataError(f"{wrong} points outside the archive; do not trust this file")
         try:
             name.encode()
         except UnicodeEncodeError as error:
-            raise DataError(f"{self._where}: the name of member {name!r} is not UTF-8; rename it") from error
-        if not name or _CONTROL.search(name):
-            raise DataError(f"{self._where}: member {name!r} has no name that can be printed; rename it")
+            raise DataError(f"{wrong} has a name that is not UTF-8; rename it") from error
+        if not 0 < len(name) <= MOST_NAME or _CONTROL.search(name):
+            raise DataError(f"{wrong} has a name that cannot be printed, or of over {MOST_NAME} letters; rename it")
 
     def _check_tail(self) -> None:
         """See that nothing but zeros follows, as many as writers put there."""

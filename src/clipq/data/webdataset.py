@@ -91,8 +91,8 @@ def _check_group(shard: Shard, key: str, group: _Group, want: Want) -> None:
     for member in [*(group.parts.values() if lone else ()), *group.others]:
         if f".{_extension(member).rpartition('.')[2]}" in lost:
             raise DataError(
-                f"{shard.path}: {member.name} cannot be paired: split at its first dot, it is the "
-                f"{_extension(member)} of the key {key!r}, which has no image or another one; rename it or take it out"
+                f"{shard.path}: {member.name} cannot be paired: split at its first dot, its key is {key!r} and its "
+                f"extension {_extension(member)}; rename it, add what is missing, or take it out"
             )
 
 
