@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 
 from clipq.data.downloads import Mirror
 from clipq.data.shards import read_shard
-from clipq.data.source import CLASS_NAMES, TEMPLATES, Source, Want, checked_templates, side_lines
+from clipq.data.source import CLASS_NAMES, TEMPLATES, Source, Want, checked_templates, class_names_of, side_lines
 from clipq.data.views import Classes, EncodedView, Sample
 from clipq.data.webdataset import pairs
 from clipq.errors import DataError
@@ -157,11 +157,7 @@ def _classes(spec: str, place: _Place, samples: list[Sample]) -> Classes:
 
 
 def _class_names(path: Path, where: object) -> tuple[str, ...]:
-    # An index counts lines: an empty one is a class too, and no other character ends a line.
-    names = [name.strip() for name in re.split(r"\r\n|\r|\n", _text(path, where).rstrip())]
-    if "" in names:
-        raise DataError(f"{where}: line {names.index('') + 1} is empty; class k is named by the k-th line")
-    return tuple(names)
+    return class_names_of(_text(path, where), where)
 
 
 def _templates(path: Path, where: object) -> tuple[str, ...]:

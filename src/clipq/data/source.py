@@ -79,10 +79,15 @@ def side_lines(text: str) -> tuple[str, ...]:
 
 def read_class_names(path: Path) -> tuple[str, ...]:
     """The class names in a file, line k the k-th class; raises DataError for an empty line between two of them."""
-    names = tuple(_lines(read_text(path, DataError).rstrip()))
+    return class_names_of(read_text(path, DataError), path)
+
+
+def class_names_of(text: str, where: object) -> tuple[str, ...]:
+    """``read_class_names`` of a text; ``where`` is what errors call it."""
+    names = tuple(_lines(text.rstrip()))
     if "" in names:
         raise DataError(
-            f"{path}: line {names.index('') + 1} is empty, so that later names would stand for other classes; "
+            f"{where}: line {names.index('') + 1} is empty, so that later names would stand for other classes; "
             "write one name a line"
         )
     return names
