@@ -127,6 +127,8 @@ def _body(entry: Entry) -> str:
     lines += [f"- {skipped} images could not be decoded and were left out."] if skipped else []
     left_out = sum(view.left_out_count for view in record.views)
     lines += [f"- {left_out} files of the data sets are no samples and were left out."] if left_out else []
+    unverified = sum(len(view.unverified) for view in record.views)
+    lines += [f"- Of {unverified} files of the data sets nobody can tell whether they are whole."] if unverified else []
     lines += [
         "- Intervals cover the sampling of images, not the choice of data sets, prompts or calibration images.",
         f"- Zero-shot prompts: {plain(', '.join(sorted({view.templates for view in record.views if view.templates})))}."

@@ -117,7 +117,8 @@ class ViewRecord(_Model):
 
     ``baseline`` is the in-distribution view of a shifted or out-of-distribution one; ``classes``, ``templates`` and
     ``reliability`` are empty where nothing was classified. ``flips`` holds the most confident ones, not all, and
-    ``left_out`` the first MOST_LEFT_OUT of the ``left_out_count`` files that are no samples, and why.
+    ``left_out`` the first MOST_LEFT_OUT of the ``left_out_count`` files that are no samples, and why; ``unverified``
+    names what was read though nobody can tell whether it is whole.
     """
 
     name: str
@@ -133,6 +134,7 @@ class ViewRecord(_Model):
     skipped: dict[str, str]
     left_out: dict[str, str] = Field(default_factory=dict)
     left_out_count: int = 0
+    unverified: tuple[str, ...] = ()
     smallest_group: int | None = None
     reliability: tuple[ReliabilityBin, ...] = ()
     histograms: tuple[ScoreHistogram, ...] = ()
