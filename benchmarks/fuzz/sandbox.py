@@ -46,6 +46,10 @@ class Sandbox:
             "no_proxy": "*",
         }  # fmt: skip
 
+    def of_onnx_runtime(self) -> tuple[Path, Path]:
+        """Where ONNX Runtime, and not clipq, notes which machine and session this is."""
+        return self.path("home") / ".cache" / "Microsoft", self.path("tmp") / ".ses"
+
 
 def snapshot(root: Path) -> dict[str, tuple[int, int]]:
     """Size and time of change of everything below a folder, by path; links are not followed."""
