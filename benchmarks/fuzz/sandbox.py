@@ -69,11 +69,15 @@ def changed(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]
 
 
 def leftovers(output: Path) -> list[str]:
-    """Hidden and temporary names below an output, which no command that ended may leave."""
+    """Hidden and temporary names below an output, which no command that ended may leave.
+
+    What other libraries keep beside clipq's downloads is theirs.
+    """
     return [
         os.path.join(folder, name)  # noqa: PTH118
         for folder, folders, files in os.walk(output)
         for name in (*folders, *files)
+        if "/fetched/" not in folder or "/fetched/wds" in folder
         if name.startswith(".") or name.endswith((".tmp", ".part", ".incomplete"))
     ]
 
