@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
-import importlib
+import importlib.abc
 import os
 import pkgutil
 import re
@@ -28,10 +28,9 @@ from typing import NoReturn
 
 MODULES = ("clipq.evaluate.cli", "clipq.exporters.cli")
 # What they import late. Not onnxruntime and datasets: they start threads, which a fork would lose.
-LATE = (
-    "imagecorruptions", "jinja2", "numpy.random", "onnx", "onnx_ir", "onnxruntime.quantization.quant_utils", "safetensors",
-    "scipy.optimize", "scipy.stats", "tokenizers",
-)  # fmt: skip
+LATE = ("jinja2", "onnx", "onnx_ir", "safetensors.numpy", "scipy.optimize", "scipy.stats", "tokenizers")
+# What no command of these needs, and what makes a fork slow: half a gigabyte of pages.
+LARGE = ("torch", "open_clip", "timm", "numba", "cv2", "skimage")
 
 # Bytes: a valid command takes 0.3 GB at its peak.
 MEMORY, PEAK, LARGEST_FILE = 3 * 2**30, 2**30, 2**28
@@ -80,20 +79,28 @@ class Ended:
         return f"{' '.join(self.arguments)}\nexit code {self.code}, {self.seconds:.1f} s, {self.peak >> 20} MiB\n{tail}"
 
 
+class _Absent(importlib.abc.MetaPathFinder):
+    """Finds that what is large is not there."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        """Refuse it; others are asked for what is not."""
+        if fullname.partition(".")[0] in LARGE:
+            raise ModuleNotFoundError(fullname, name=fullname)
+
+
 def import_all() -> None:
     """Import what commands import, so that they are forked with it."""
+    absent = _Absent()
+    sys.meta_path.insert(0, absent)
     for module in MODULES:
         package = importlib.import_module(module.rpartition(".")[0])
         names = [found.name for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
-        for name in (module, *names):
-            # An extra that is not installed: the command says so itself.
+        for name in (module, *names, *LATE):
+            # An extra that is not installed, or a module for what is large: the command imports it itself.
             with contextlib.suppress(ImportError):
                 if not name.endswith("__main__"):
                     importlib.import_module(name)
-    for name in LATE:
-        if not name.startswith("onnxruntime"):
-            with contextlib.suppress(ImportError):
-                importlib.import_module(name)
+    sys.meta_path.remove(absent)
     gc.freeze()
     warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
 

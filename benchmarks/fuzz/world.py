@@ -119,6 +119,8 @@ class World:
         self.command("clipq-eval", "run", self.engine, "--suite", self.valid / "suite.toml", "-o", output, *NO_BENCH)
         self.numbers["suite"] = numbers(output)
         shutil.copytree(results, self.valid / "again", ignore=shutil.ignore_patterns("cells"))
+        grid = self.valid / "grid.toml"
+        self.answers["grid"] = self.command("clipq-eval", "sweep", grid, "-o", output.with_name("swept"), "--dry-run")
         for name, arguments in self.judging(results).items():
             self.answers[name] = self.command("clipq-eval", *arguments)
 
