@@ -61,6 +61,8 @@ def _serve(listening: socket.socket, root: Path, behaviour: Behaviour) -> None:
         server.socket.close()
         server.socket = listening
         server.server_address = listening.getsockname()
+        # What it was made to do is no error.
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]
         _Handler.root, _Handler.behaviour, _Handler.left = root, behaviour, behaviour.times
         server.serve_forever(poll_interval=0.05)
     finally:
@@ -75,7 +77,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.root / self.path.split("?")[0].lstrip("/")
-        content = path.read_bytes() if path.is_file() else None
+        content = None
+        with contextlib.suppress(OSError, ValueError):
+            content = path.read_bytes()
         wrong = self.behaviour.way and self.path.endswith(self.behaviour.file) and _Handler.left > 0
         if wrong:
             _Handler.left -= 1
