@@ -47,6 +47,8 @@ def main() -> None:
     # Read when numpy is imported: threads do not survive a fork.
     os.environ |= dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     root = Path(tempfile.mkdtemp(prefix="fuzz", dir="/tmp"))
+    # Commands that end at once leave locks of theirs, which are cleaned up.
+    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
     outcomes: list[Outcome] = []
     try:
         context = multiprocessing.get_context("spawn")

@@ -122,7 +122,7 @@ def _members(path: Path, members: list[Member], rng: Random) -> tuple[str, int]:
         written += [(name, members[number - 2][1]), (label, index)]
         expected += 1
     elif way == "two images":
-        written.append((f"{key}.{rng.choice(('jpg', 'seg.png', 'webp'))}", picture))
+        written.append((f"{key}.{rng.choice(('jpg', 'webp', 'PNG'))}", picture))
         expected += 1
     elif way == "dotted keys":
         # webdataset's key ends at the first dot of the base name: both are img_0.

@@ -198,3 +198,33 @@ def _other_tensor(path: Path, rng: Random) -> str:
         name = key
     save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, path, metadata or None)
     return f"{way} of {name}"
+
+
+def sweeps(case: Case) -> None:
+    """What a sweep remembers, its plan or a failure, with one place or its bytes changed, read by ``status`` and the sweep.
+
+    ``status`` refuses it or counts the cells; the sweep, given again, gives the numbers from before.
+    """
+    shutil.copytree(case.world.valid / "swept", case.output)
+    path = case.output / "sweep.json"
+    if case.rng.random() < 0.2:
+        path = case.output / "failures" / "x.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(
+            json.dumps(
+                {"group": "bundles", "engine": "fp32", "what": "images", "reason": "no", "cell": "0" * 32, "node": ""}
+            )
+        )
+    if case.rng.random() < 0.7:
+        mutated, _, case.mutation = trees.changed(json.loads(path.read_text()), case.rng)
+        path.write_text(trees.as_json(mutated))
+    else:
+        content, case.mutation = octets.broken(path.read_bytes(), case.rng)
+        path.write_bytes(content)
+    case.mutation = f"{path.name}: {case.mutation}"
+    case.command("clipq-eval", "sweep", "status", case.output, *(("--json",) if case.rng.random() < 0.5 else ()))
+    if case.rng.random() < 0.3:
+        grid = case.world.valid / "grid.toml"
+        done = case.command("clipq-eval", "sweep", grid, "-o", case.output, "--pixel-cache-gb", "0")
+        if done.accepted:
+            case.equal(numbers(case.world.swept(case.output)), "swept")

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from benchmarks.fuzz.command import Ended, run
 from benchmarks.fuzz.engine import CLASSES, write_engine
 from benchmarks.fuzz.sandbox import Sandbox
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 # Images of each class, in each of two shards half of them.
 EACH = 4
 COUNT = EACH * len(CLASSES)
@@ -97,6 +100,11 @@ class World:
 
         for name, tree in (("suite", SUITE), ("grid", GRID), ("policy", POLICY)):
             (self.valid / f"{name}.toml").write_text(as_toml(tree))
+        # In a process of its own, for it starts threads.
+        program = (
+            "import sys, pathlib; from benchmarks.fuzz.hub import write_tables; write_tables(pathlib.Path(sys.argv[1]))"
+        )
+        subprocess.run([sys.executable, "-c", program, self.valid / "hub"], check=True, cwd=ROOT)
         self._run_valid()
         return self
 
@@ -118,11 +126,20 @@ class World:
         output = self.sandbox.path("output") / "suite"
         self.command("clipq-eval", "run", self.engine, "--suite", self.valid / "suite.toml", "-o", output, *NO_BENCH)
         self.numbers["suite"] = numbers(output)
+        self.command(
+            "clipq-eval", "sweep", self.valid / "grid.toml", "-o", self.valid / "swept", "--pixel-cache-gb", "0"
+        )
+        self.numbers["swept"] = numbers(self.swept(self.valid / "swept"))
         shutil.copytree(results, self.valid / "again", ignore=shutil.ignore_patterns("cells"))
         grid = self.valid / "grid.toml"
         self.answers["grid"] = self.command("clipq-eval", "sweep", grid, "-o", output.with_name("swept"), "--dry-run")
         for name, arguments in self.judging(results).items():
             self.answers[name] = self.command("clipq-eval", *arguments)
+
+    def swept(self, folder: Path) -> Path:
+        """The results folder of a sweep's one group of engines."""
+        (found,) = (path.parent for path in folder.glob("**/results.csv"))
+        return found
 
     def judging(self, results: Path) -> dict[str, tuple[Any, ...]]:
         """The commands that read results, by name."""
