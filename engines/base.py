@@ -35,6 +35,15 @@ class TensorSpec:
         fits = all(want is None or want == have for want, have in zip(self.shape, array.shape, strict=False))
         return array.dtype == self.dtype and array.ndim == len(self.shape) and fits
 
+    def agrees(self, other: TensorSpec) -> bool:
+        """Whether name and type are the same, and no dimension that both know differs."""
+        fits = all(None in pair or pair[0] == pair[1] for pair in zip(self.shape, other.shape, strict=False))
+        return (self.name, self.dtype, len(self.shape)) == (other.name, other.dtype, len(other.shape)) and fits
+
+    def __str__(self) -> str:
+        shape = " × ".join("batch" if size is None else str(size) for size in self.shape)
+        return f"{self.name!r} ({self.dtype}, {shape})"
+
 
 class Engine(ABC):
     """One tower loaded in one runtime; a context manager that frees what it holds."""

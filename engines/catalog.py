@@ -75,10 +75,34 @@ def open_engine(
 ) -> Engine:
     """Load one tower of a bundle in a runtime; raises rather than fall back to another.
 
-    ``threads`` and ``simulated`` are for ONNX Runtime, ``graphs`` (CUDA graphs) for plans.
+    ``threads`` and ``simulated`` are for ONNX Runtime, ``graphs`` (CUDA graphs) for plans. Raises BundleError where the
+    file's inputs and outputs are not the manifest's.
     """
     check_fits(bundle, runtime, simulated=simulated)
-    return require_runtime(runtime).open(Load(bundle, tower, threads, simulated, graphs))
+    engine = require_runtime(runtime).open(Load(bundle, tower, threads, simulated, graphs))
+    try:
+        _check_signature(engine, bundle, tower)
+    except BundleError:
+        engine.close()
+        raise
+    return engine
+
+
+def _check_signature(engine: Engine, bundle: Bundle, tower: TowerName) -> None:
+    """The tower takes one array and gives one, as the manifest says."""
+    import numpy as np
+
+    from clipq.engines.base import TensorSpec
+
+    entry = bundle.manifest.tower(tower)
+    taken = TensorSpec(entry.input_name, np.dtype(entry.input_dtype), entry.input_shape)
+    # Some towers answer in half precision; what is stored is float32.
+    answered = next((spec.dtype for spec in engine.outputs if spec.dtype.kind == "f"), np.dtype(np.float32))
+    given = TensorSpec(entry.output_name, answered, (None, bundle.manifest.embed_dim))
+    for what, found, said in (("takes", engine.inputs, taken), ("gives", engine.outputs, given)):
+        if len(found) != 1 or not found[0].agrees(said):
+            has = ", ".join(map(str, found)) or "nothing"
+            raise BundleError(f"{bundle.path}: {entry.file} {what} {has}, the manifest says {said}; export it again")
 
 
 def check_fits(bundle: Bundle, runtime: str, *, simulated: bool = False) -> None:

@@ -54,7 +54,7 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
             scheme=manifest.recipe.scheme,
             options=manifest.recipe.options,
             towers=manifest.recipe.towers,
-            calibration=manifest.recipe.calibration,
+            calibration=ranges.model_dump() if (ranges := manifest.recipe.calibration) is not None else None,
             file_bytes=sum(manifest.tower(tower).bytes for tower in TOWERS),
             plans={
                 name: built.model_dump(mode="json")

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
 from clipq import __version__
-from clipq.bundle import Bundle, Recipe, Tower, TowerName, open_bundle, stored_file, write_manifest
+from clipq.bundle import Bundle, Calibration, Recipe, Tower, TowerName, open_bundle, stored_file, write_manifest
 from clipq.engines.base import Array
 from clipq.engines.catalog import DEFAULT_RUNTIME, open_engine
 from clipq.engines.ort_rows import onnxruntime_version
@@ -123,13 +122,13 @@ def _check_runs(bundle: Bundle, recipe: recipes.Recipe) -> None:
             raise RecipeError(f"recipe {recipe.name}: the {name} tower gives values that are not finite")
 
 
-def _describe(calibration: CalibrationSet) -> dict[str, Any]:
-    return {
-        "digest": calibration.digest(),
-        "images": len(calibration.images),
-        "texts": len(calibration.texts),
-        "texts_from": calibration.texts_from,
-    }
+def _describe(calibration: CalibrationSet) -> Calibration:
+    return Calibration(
+        digest=calibration.digest(),
+        images=len(calibration.images),
+        texts=len(calibration.texts),
+        texts_from=calibration.texts_from,
+    )
 
 
 def _versions() -> dict[str, str]:

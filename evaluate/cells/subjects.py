@@ -22,6 +22,7 @@ from clipq.engines.runtime import Device, Load
 from clipq.errors import BundleError, ResultsError
 from clipq.evaluate.results.estimates import Engine as EngineColumns
 from clipq.evaluate.settings import Settings
+from clipq.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,9 @@ def gather_cohort(
     if chosen is not None:
         for bundle in bundles:
             _check_same_origin(bundle, chosen)
+    # Before hours of images: a tokenizer is needed for the class prompts, after them.
+    for bundle in {one.manifest.tokenizer.sha256: one for one in bundles}.values():
+        TextTokenizer(bundle)
     threads, graphs = settings.threads, settings.graphs
     subjects = [
         Subject(bundle, runtime_of(bundle, settings.runtime), threads, graphs=graphs and bundle.built_for is not None)

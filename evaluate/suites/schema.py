@@ -6,16 +6,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.data.open import find_source
 from clipq.errors import DataError
 from clipq.evaluate.metrics.calibration import BINS
 from clipq.evaluate.suites.corruptions import NAMED_SETS, SEVERITIES
-from clipq.given import shown
+from clipq.given import shown, unusable
 
 Role = Literal["in-distribution", "shifted", "near-ood", "far-ood", "groups", "retrieval"]
 
+
+def _given(path: Path) -> Path:
+    if wrong := unusable(str(path)):
+        raise ValueError(wrong)
+    return path
+
+
+GivenPath = Annotated[Path, AfterValidator(_given)]
 
 LABELLED: tuple[Role, ...] = ("in-distribution", "shifted", "groups")
 
@@ -71,7 +79,7 @@ class ViewEntry(_Entry):
     name: str | None = None
     baseline: str | None = None
     classes_of: str | None = None
-    label_map: Path | None = None
+    label_map: GivenPath | None = None
     templates: str | None = None
     groups: tuple[str, ...] = ()
     smallest_group: int = Field(default=20, ge=1)
@@ -95,7 +103,7 @@ class CorruptionsEntry(_Entry):
 class TransferEntry(_Entry):
     """Adversarial images made from the reference checkpoint's gradients (``clipq-export attack``)."""
 
-    source: Path
+    source: GivenPath
     name: str | None = None
 
 

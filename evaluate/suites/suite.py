@@ -12,7 +12,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import tomli
 from pydantic import BaseModel, ValidationError
 
 import clipq.demo
@@ -30,6 +29,7 @@ from clipq.evaluate.suites.schema import (
     ViewEntry,
     view_name,
 )
+from clipq.text_files import parse_toml, read_text
 
 BUILT_IN = ("demo", "quick", "paper", "template")
 
@@ -43,12 +43,9 @@ def read_suite(path_or_name: str) -> Suite:
         return _parse(suite_text(path_or_name), path_or_name, Path.cwd())
     path = Path(path_or_name)
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise DataError(
-            f"--suite {path_or_name}: cannot be read ({reason}); built in are {', '.join(BUILT_IN)}"
-        ) from error
+        text = read_text(path, DataError)
+    except DataError as error:
+        raise DataError(f"--suite {error}; built in are {', '.join(BUILT_IN)}") from error
     return _parse(text, str(path), path.resolve().parent)
 
 
@@ -78,10 +75,7 @@ def suite_text(name: str) -> str:
 
 
 def _parse(text: str, where: str, folder: Path) -> Suite:
-    try:
-        raw = tomli.loads(text)
-    except tomli.TOMLDecodeError as error:
-        raise DataError(f"{where}: {error}") from error
+    raw = parse_toml(text, where, DataError)
     line_of = _line_numbers(text)
     complaints: list[tuple[int, str]] = []
     suite = None

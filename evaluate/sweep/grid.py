@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import ClipqError, DataError
 from clipq.evaluate.settings import LARGEST_BATCH
 from clipq.evaluate.suites.suite import BUILT_IN, read_suite
+from clipq.text_files import parse_toml, read_text
 
 
 class Grid(BaseModel):
@@ -39,10 +39,7 @@ class Grid(BaseModel):
 
 def read_grid(path: Path) -> Grid:
     """Read and check a grid; raises DataError with every complaint. Relative paths are meant from the file's folder."""
-    try:
-        raw = tomli.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as a grid ({error})") from error
+    raw = parse_toml(read_text(path, DataError), path, DataError)
     try:
         grid = Grid.model_validate(_resolve_paths(raw, path.resolve().parent))
     except ValidationError as error:

@@ -9,12 +9,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from clipq.errors import PolicyError
 from clipq.evaluate.metrics.table import METRICS, metric_of
 from clipq.evaluate.verdicts.limits import LIMITS, QUANTITIES
+from clipq.text_files import parse_toml, read_text
 
 BUILT_IN = ("strict", "mlperf-99", "mlperf-99.9", "demo")
 
@@ -98,9 +98,7 @@ class Policy(BaseModel):
 def read_policy(name: str) -> Policy:
     """A built-in policy or a file; raises PolicyError with everything that is wrong with it."""
     try:
-        return Policy.model_validate(tomli.loads(policy_text(name)))
-    except tomli.TOMLDecodeError as error:
-        raise PolicyError(f"{name} is no TOML: {error}") from error
+        return Policy.model_validate(parse_toml(policy_text(name), name, PolicyError))
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {_said(one)}".lstrip(": ") for one in error.errors())
         raise PolicyError(f"{name}: {wrong}") from error
@@ -125,8 +123,6 @@ def policy_text(name: str) -> str:
     if name in BUILT_IN:
         return (resources.files("clipq.evaluate.verdicts") / "policies" / f"{name}.toml").read_text(encoding="utf-8")
     try:
-        return Path(name).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise PolicyError(f"{name} is neither a file nor a built-in policy ({', '.join(BUILT_IN)})") from error
-    except (IsADirectoryError, UnicodeDecodeError) as error:
-        raise PolicyError(f"{name} is no text file") from error
+        return read_text(Path(name), PolicyError)
+    except PolicyError as error:
+        raise PolicyError(f"{error}; built in are {', '.join(BUILT_IN)}") from error

@@ -10,15 +10,17 @@ import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
 
 from clipq.errors import BundleError
 from clipq.files import sha256_file, write_atomic
 from clipq.given import as_path
 from clipq.scheme import Scheme, with_scheme
+from clipq.text_files import read_json
 
 SCHEMA_VERSION = 3
 MANIFEST = "clipq.json"
@@ -27,16 +29,40 @@ TowerName = Literal["image", "text"]
 TOWERS: tuple[TowerName, TowerName] = ("image", "text")
 
 
+# What evaluation asks for by name: the default, and the one that calibration texts are made with.
+TEMPLATE_SETS = ("imagenet-80", "simple-7")
+
+
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _inside(file: str) -> str:
+    parts = PurePosixPath(file).parts
+    if not parts or file.startswith("/") or ".." in parts or "\\" in file or "\0" in file:
+        raise ValueError(f"file {file!r} lies outside the bundle")
+    return file
+
+
+def _prompt(template: str) -> str:
+    if template.count("{}") != 1:
+        raise ValueError(f"template {template!r} must hold {{}} exactly once")
+    return template
+
+
+# Bounds are far beyond any checkpoint: what lies outside them is a mistake, or made to fill the memory.
+Size = Annotated[int, Field(ge=1, le=2**16)]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(min_length=1)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class StoredFile(_Model):
     """A file of the bundle, by its path inside the bundle, SHA-256 and size in bytes."""
 
-    file: str
-    sha256: str
-    bytes: int
+    file: Annotated[str, AfterValidator(_inside)]
+    sha256: Digest
+    bytes: int = Field(ge=0)
 
 
 class Parity(_Model):
@@ -59,7 +85,7 @@ class Plan(_Model):
     capability: str
     gpu: str | None
     driver_cuda: str | None
-    batch: tuple[int, int, int]
+    batch: tuple[Size, Size, Size]
     flags: tuple[str, ...]
     strongly_typed: bool
     layers: dict[str, int]
@@ -71,10 +97,10 @@ class Plan(_Model):
 class Tower(StoredFile):
     """One tower: its ONNX file or plan, its single input and output, and the recipe it was made by."""
 
-    input_name: str
+    input_name: Name
     input_dtype: Literal["float32", "int64", "int32"]
-    input_shape: tuple[int | None, ...]
-    output_name: str
+    input_shape: tuple[Size | None, ...]
+    output_name: Name
     recipe: str
     parity: tuple[Parity, ...] = ()
     plan: Plan | None = None
@@ -83,19 +109,19 @@ class Tower(StoredFile):
 class Preprocess(_Model):
     """open_clip's inference transform, as numbers (sizes in pixels, height first)."""
 
-    image_size: tuple[int, int]
+    image_size: tuple[Size, Size]
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
     interpolation: Literal["bicubic", "bilinear"]
     resize_mode: Literal["shortest", "longest", "squash"]
-    fill_color: int = 0
+    fill_color: int = Field(default=0, ge=0, le=255)
 
 
 class Tokenizer(StoredFile):
     """The tokenizer's file, the cleaning that comes before it, and the fixed number of tokens of a text."""
 
     cleaning: Literal["lower", "canonicalize", "whitespace"]
-    context_length: int
+    context_length: Size
 
 
 class Checkpoint(_Model):
@@ -105,14 +131,23 @@ class Checkpoint(_Model):
     weights_sha256: str | None = None
 
 
+class Calibration(_Model):
+    """What activation ranges were measured on: digest and number of images and texts, and where the texts are from."""
+
+    digest: Digest
+    images: int = Field(ge=0)
+    texts: int = Field(ge=0)
+    texts_from: str
+
+
 class Recipe(_Model):
     """How the towers were quantized: name, scheme, every option as resolved, and what was measured on the way."""
 
     name: str
     scheme: Scheme
     options: dict[str, Any] = Field(default_factory=dict)
-    towers: tuple[TowerName, ...] = TOWERS
-    calibration: dict[str, Any] | None = None
+    towers: tuple[TowerName, ...] = Field(default=TOWERS, min_length=1)
+    calibration: Calibration | None = None
     source_digest: str | None = None
 
 
@@ -124,13 +159,34 @@ class Manifest(_Model):
     recipe: Recipe
     image: Tower
     text: Tower
-    embed_dim: int
-    logit_scale: float
+    embed_dim: Size
+    logit_scale: Positive
     logit_bias: float | None = None
     preprocess: Preprocess
     tokenizer: Tokenizer
     prompts: StoredFile
     environment: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        """The towers take what preprocessing and tokenizer give."""
+        given = {
+            "image": (("float32",), (None, 3, *self.preprocess.image_size)),
+            "text": (("int64", "int32"), (None, self.tokenizer.context_length)),
+        }
+        for name in TOWERS:
+            tower, (types, shape) = self.tower(name), given[name]
+            fits = len(tower.input_shape) == len(shape) and all(
+                None in (mine, theirs) or mine == theirs for mine, theirs in zip(tower.input_shape, shape, strict=True)
+            )
+            if tower.input_dtype not in types or not fits:
+                raise ValueError(
+                    f"the {name} tower takes {tower.input_dtype} {list(tower.input_shape)}, it is given {types[0]} "
+                    f"{list(shape)}"
+                )
+        if (self.image.plan is None) != (self.text.plan is None):
+            raise ValueError("one tower is a plan and the other is not")
+        return self
 
     def tower(self, name: TowerName) -> Tower:
         """The image or the text tower."""
@@ -146,8 +202,15 @@ class Manifest(_Model):
 class Prompts(_Model):
     """Prompt templates by set name (``{}`` stands for the class name), and class names by data set."""
 
-    templates: dict[str, tuple[str, ...]]
-    class_names: dict[str, tuple[str, ...]]
+    templates: dict[str, Annotated[tuple[Annotated[str, AfterValidator(_prompt)], ...], Field(min_length=1)]]
+    class_names: Annotated[dict[str, Annotated[tuple[Name, ...], Field(min_length=1)]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _has_the_sets(self) -> Self:
+        for name in TEMPLATE_SETS:
+            if name not in self.templates:
+                raise ValueError(f"templates: there is no set {name!r}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -181,7 +244,8 @@ class Bundle:
     @cached_property
     def prompts(self) -> Prompts:
         """The templates and class names stored at export."""
-        return Prompts.model_validate_json((self.path / self.manifest.prompts.file).read_bytes())
+        path = self.path / self.manifest.prompts.file
+        return _validated(Prompts, read_json(path, BundleError, "export the bundle again"), path)
 
     def tower_path(self, tower: TowerName) -> Path:
         """The file of a tower that a runtime loads."""
@@ -224,12 +288,9 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         raise BundleError(f"no bundle at {path}: the folder does not exist (clipq-export makes one)")
     if not manifest_path.is_file():
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST} (clipq-export makes one)")
-    try:
-        raw = json.loads(manifest_path.read_bytes())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise BundleError(f"{manifest_path} is not valid JSON ({error}); export the bundle again") from error
+    raw = read_json(manifest_path, BundleError, "export the bundle again")
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if not isinstance(version, int):
+    if not isinstance(version, int) or version < 1:
         raise BundleError(f"{manifest_path} has no schema_version; export the bundle again")
     if version > SCHEMA_VERSION:
         raise BundleError(
@@ -237,16 +298,22 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         )
     if version < 3:
         raw["recipe"] = with_scheme(raw.get("recipe"), "name")
+    # What is made of a bundle is written in today's schema.
+    manifest = _validated(Manifest, raw | {"schema_version": SCHEMA_VERSION}, manifest_path)
+    bundle = Bundle(path, manifest)
+    bundle.verify()
+    assert bundle.prompts
+    return bundle
+
+
+_Checked = TypeVar("_Checked", bound=_Model)
+
+
+def _validated(model: type[_Checked], raw: Any, path: Path) -> _Checked:
     try:
-        # What is made of a bundle is written in today's schema.
-        manifest = Manifest.model_validate(raw | {"schema_version": SCHEMA_VERSION})
+        return model.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{manifest_path}: {where}: {first['msg']}; export the bundle again") from error
-    for entry in manifest.files():
-        if Path(entry.file).is_absolute() or ".." in Path(entry.file).parts:
-            raise BundleError(f"{manifest_path}: file {entry.file!r} lies outside the bundle")
-    bundle = Bundle(path, manifest)
-    bundle.verify()
-    return bundle
+        said = f"{where}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+        raise BundleError(f"{path}: {said}; export the bundle again") from error

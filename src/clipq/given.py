@@ -20,10 +20,25 @@ def shown(value: object) -> str:
     return " ".join(reprlib.repr(value).split())
 
 
+# What Linux's file systems take; Windows' and macOS's take no more.
+_NAME_BYTES, _PATH_BYTES = 255, 4095
+
+
+def unusable(path: str) -> str | None:
+    """Why no file system can have such a path; None for one that may well be there."""
+    if "\0" in path:
+        return "holds a NUL"
+    if any(len(os.fsencode(part)) > _NAME_BYTES for part in path.split("/")) or len(os.fsencode(path)) > _PATH_BYTES:
+        return f"is too long (a name has at most {_NAME_BYTES} bytes, a path {_PATH_BYTES})"
+    return None
+
+
 def as_path(value: object, what: str) -> Path:
     """A path, ``~`` spelled out (no shell does it here); raises ClipqError for what is none."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise ClipqError(f"{what} {shown(value)}: give a path")
+    if wrong := unusable(os.fspath(value)):
+        raise ClipqError(f"{what} {shown(value)}: {wrong}")
     return Path(os.fspath(value)).expanduser()
 
 

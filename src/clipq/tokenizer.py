@@ -42,6 +42,12 @@ class TextTokenizer:
             self._tokenizer = Tokenizer.from_file(str(bundle.path / self._entry.file))
         except Exception as error:  # the library raises bare Exception
             raise BundleError(f"{bundle.path / self._entry.file}: not a tokenizer file ({error})") from error
+        lengths = {len(self._tokenizer.encode(text).ids) for text in ("a", "a " * self._entry.context_length)}
+        if lengths != {self._entry.context_length}:
+            raise BundleError(
+                f"{bundle.path / self._entry.file}: gives {' and '.join(map(str, sorted(lengths)))} tokens, the "
+                f"manifest says {self._entry.context_length} of every text; export the bundle again"
+            )
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Ids of each text, ``(len(texts), context_length)``, padded and truncated as open_clip does it."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clipq.errors import DataError
+from clipq.given import shown, unusable
 
 if TYPE_CHECKING:
     from clipq.data.views import View
@@ -42,6 +43,8 @@ def split_source(spec: str, folder: Path = Path()) -> tuple[str, str, str]:
 
     A path that exists as it stands, seen from the folder, is taken as it stands.
     """
+    if wrong := unusable(spec):
+        raise DataError(f"source {shown(spec)}: {wrong}")
     before, path, after = "", spec, ""
     found = re.match(r"([A-Za-z0-9][\w.-]*=)(.+)$", path)
     if found and not (folder / path).exists():

@@ -174,7 +174,7 @@ def test_a_recipe_that_fails_is_named_and_the_rest_goes_on(tmp_path):
         ('bundles = ["nowhere/*"]\nrecipes = ["int8-dynamic"]', ["recipes need checkpoints"]),
         ('checkpoints = ["demo"]\ncalibration_set = "nowhere"', ["calibration_set", "no such folder"]),
         ('checkpoints = ["demo"]\nbatch_size = 0', ["batch_size"]),
-        ("checkpoints = [", ["cannot be read as a grid"]),
+        ("checkpoints = [", ["is no TOML"]),
     ],
 )
 def test_what_is_wrong_with_a_grid_is_said(tmp_path, text, words):
