@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 MODULES = ("clipq.evaluate.cli", "clipq.exporters.cli")
 # What they import late. Not onnxruntime and datasets: they start threads, which a fork would lose.
@@ -101,8 +101,26 @@ def import_all() -> None:
                 if not name.endswith("__main__"):
                     importlib.import_module(name)
     sys.meta_path.remove(absent)
+    sys.modules["clipq.environment"].environment()
+    _compile_once()
     gc.freeze()
     warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
+
+
+def _compile_once() -> None:
+    """Keep what templates were compiled to, for the processes that are forked later: half of a small run is this."""
+    import jinja2
+
+    kept: dict[Any, Any] = {}
+    compiled = jinja2.Environment.compile
+
+    def compile_once(self: Any, source: Any, *names: Any, **options: Any) -> Any:
+        key = (source, names, *options.items(), self.trim_blocks, self.lstrip_blocks, self.autoescape)
+        if key not in kept:
+            kept[key] = compiled(self, source, *names, **options)
+        return kept[key]
+
+    jinja2.Environment.compile = compile_once  # type: ignore[method-assign]
 
 
 def run(arguments: tuple[str, ...], folder: Path, environment: Mapping[str, str], prepare: Callable[[], None]) -> Ended:

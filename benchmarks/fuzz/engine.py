@@ -16,7 +16,7 @@ SIZE, WIDTH, TOKENS = 16, 16, 8
 CLASSES = ("cat", "dog", "tree", "house")
 # What a mutation can break is in it: two sets of templates, class names by data set.
 PROMPTS = {
-    "templates": {"imagenet-80": ["a photo of a {}.", "a {}."], "plain": ["{}"]},
+    "templates": {"imagenet-80": ["a photo of a {}.", "a {}."], "simple-7": ["{}"]},
     "class_names": {"tiny": list(CLASSES)},
 }
 
