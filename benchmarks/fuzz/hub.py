@@ -61,6 +61,7 @@ def write_tables(folder: Path) -> None:
         if column in ("label", "image", "") and name in (
             "valid",
             "null label",
+            "beyond",
             "minus one",
             "no image",
             "no bytes",
