@@ -5,11 +5,12 @@ Light to import, for the command lines take names and defaults from here: a runt
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from clipq.engines.ort_rows import kernels_or, one_node, onnxruntime_row, profile
 from clipq.engines.runtime import Load, Runtime
 from clipq.engines.trt_rows import tensorrt_row
+from clipq.environment import gpu_libraries
 from clipq.errors import BundleError, RuntimeUnavailable
 
 if TYPE_CHECKING:
@@ -53,15 +54,15 @@ def simulator() -> Runtime:
     return next(runtime for runtime in RUNTIMES.values() if runtime.can_simulate)
 
 
-def runtime_identity(name: str) -> dict[str, str | None]:
-    """What a runtime's numbers depend on: its name and version, and the GPU it runs on."""
+def runtime_identity(name: str) -> dict[str, Any]:
+    """What a runtime's numbers depend on: its name and version, the GPU it runs on and the libraries that it calls."""
     runtime = known_runtime(name)
-    identity = {"runtime": name, "runtime_version": runtime.version()}
+    identity: dict[str, Any] = {"runtime": name, "runtime_version": runtime.version()}
     if runtime.device == "cpu":
         return identity
     from clipq.engines.cuda import current_gpu
 
-    return {**identity, "gpu": current_gpu().name}
+    return {**identity, "gpu": current_gpu().name, "gpu_libraries": gpu_libraries()}
 
 
 def open_engine(
@@ -79,7 +80,10 @@ def open_engine(
     file's inputs and outputs are not the manifest's.
     """
     check_fits(bundle, runtime, simulated=simulated)
-    engine = require_runtime(runtime).open(Load(bundle, tower, threads, simulated, graphs))
+    row = require_runtime(runtime)
+    # Minutes may lie between this and the checking of digests, and numbers are kept under these.
+    with bundle.unchanged():
+        engine = row.open(Load(bundle, tower, threads, simulated, graphs))
     try:
         _check_signature(engine, bundle, tower)
     except BundleError:

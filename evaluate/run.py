@@ -20,13 +20,10 @@ from clipq.evaluate.cells.subjects import Cohort, gather_cohort
 from clipq.evaluate.recording import Evaluated, record_of
 from clipq.evaluate.results.pairing import write_pairing
 from clipq.evaluate.results.record import Record, read_record, stem_of, write_csv, write_record
-from clipq.evaluate.settings import Settings
+from clipq.evaluate.settings import METRIC_THREADS, Settings
 from clipq.evaluate.suites.plan import Plan, open_plan
 from clipq.evaluate.suites.schema import Suite
 from clipq.progress import Progress
-
-# Of linear algebra, whatever the machine has: on another number of threads sums end in other digits.
-METRIC_THREADS = 2
 
 
 def evaluate(
@@ -60,7 +57,8 @@ def evaluate_plan(
         asked = BenchSettings(batches=plan.suite.latency.batches, repeats=plan.suite.latency.repeats)
         progress.start("latency, memory, kernels", len(TOWERS) + len(cohort.working))
         benches = bench(cohort.working, asked, results / "bench", lambda what: progress.advance(1))
-    with threadpool_limits(METRIC_THREADS, user_api="blas"):
+    # Engines are opened once more where a cell is found damaged.
+    with threadpool_limits(METRIC_THREADS, user_api="blas"), embeddings:
         findings = measure(plan, cohort, embeddings, results if settings.thumbnails else None, progress)
     evaluated = Evaluated(plan, cohort, replace(settings, batch=embeddings.batch.size), given, findings, benches)
     records = [record_of(subject, evaluated) for subject in cohort.subjects]

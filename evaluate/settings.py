@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import TYPE_CHECKING, Literal
 
 from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import ClipqError
-from clipq.given import as_number, as_path, as_text, shown
+from clipq.given import as_number, as_path, as_store, as_text, shown
 
 if TYPE_CHECKING:
     from clipq.data.pixels import PixelCache
 
 LARGEST_BATCH = 256
+
+# Of linear algebra, whatever the machine has: on another number of threads sums end in other digits.
+METRIC_THREADS = 2
 
 
 # Where decoded and corrupted images are kept where nothing else is said, and how much of them.
@@ -63,25 +67,32 @@ class Settings:
                 raise ClipqError(f"{name} {shown(getattr(self, name))}: give True or False")
         if not (self.pixels is None or hasattr(self.pixels, "capacity")):
             raise ClipqError(f"pixels {shown(self.pixels)}: give None to keep none; CLIPQ_PIXEL_CACHE says where to")
+        as_store(str(taken["cells"]), Path())
         for name, value in taken.items():
             object.__setattr__(self, name, value)
 
     def within(self, results: Path) -> Settings:
         """These settings with ``cells`` spelled out for a results folder."""
-        return self if "://" in self.cells else replace(self, cells=str(results / self.cells))
+        return replace(self, cells=as_store(self.cells, results))
 
 
 def default_pixels() -> PixelCache | None:
     """What the commands keep decoded images in where nothing is said."""
     size = os.environ.get("CLIPQ_PIXEL_CACHE_GB") or PIXEL_CACHE_GB
+    folder = Path(os.environ.get("CLIPQ_PIXEL_CACHE") or PIXEL_CACHE)
     try:
-        return kept_pixels(Path(os.environ.get("CLIPQ_PIXEL_CACHE") or PIXEL_CACHE), float(size))
+        return kept_pixels(folder, float(size), "CLIPQ_PIXEL_CACHE_GB=")
     except ValueError as error:
         raise ClipqError(f"CLIPQ_PIXEL_CACHE_GB={size}: give how many GB, or 0 to keep none") from error
 
 
-def kept_pixels(folder: Path, gigabytes: float) -> PixelCache | None:
-    """A cache of decoded images of at most so many GB, or None where it may hold nothing."""
+def kept_pixels(folder: Path, gigabytes: float, what: str = "--pixel-cache-gb ") -> PixelCache | None:
+    """A cache of decoded images of at most so many GB, or None where it may hold nothing.
+
+    Raises ClipqError, with ``what`` said so, for what is no size.
+    """
     from clipq.data.pixels import PixelCache
 
+    if not (math.isfinite(gigabytes * 1e9) and gigabytes >= 0):
+        raise ClipqError(f"{what}{gigabytes:g}: give how many GB, or 0 to keep none")
     return PixelCache(folder.expanduser(), int(gigabytes * 1e9)) if gigabytes else None

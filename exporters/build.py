@@ -137,7 +137,7 @@ def build_bundle(
         )
     if settings.calibrator and calibration is None and settings.calibration_cache is None:
         raise BuildError("--calibrator measures activation ranges: give --calibration-set DIR or --calibration-cache")
-    with directory_in_making(target) as making:
+    with directory_in_making(target) as making, source.unchanged():
         for entry in (source.manifest.tokenizer, source.manifest.prompts):
             shutil.copyfile(source.path / entry.file, making / entry.file)
         towers: dict[str, Tower] = {

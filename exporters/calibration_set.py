@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from clipq.bundle import Bundle, TowerName
-from clipq.data.source import IMAGE_SUFFIXES
+from clipq.data.image_files import find_images
+from clipq.data.tables import file_beside, read_csv
+from clipq.data.views import FileView, Sample
 from clipq.engines.base import Array
 from clipq.errors import DataError
-from clipq.files import sha256_file
-from clipq.preprocess import open_image, preprocess
+from clipq.preprocess import preprocess
 from clipq.tokenizer import TextTokenizer
+
+logger = logging.getLogger(__name__)
 
 # Ships with the package, and lies in the root folder of a checkout: beside this folder either way.
 DEMO_SET = Path(__file__).parent.parent / "calib_data" / "demo"
@@ -36,11 +40,17 @@ class CalibrationSet:
     def digest(self) -> str:
         """SHA-256 over the images' relative names and contents, and the texts."""
         state = hashlib.sha256()
-        for image in self.images:
-            state.update(f"{image.relative_to(self.folder).as_posix()}\0{sha256_file(image)}\n".encode())
+        for index, sample in enumerate(self.view.samples):
+            state.update(f"{sample.id}\0{self.view.image_digest(index)}\n".encode())
         for text in self.texts:
             state.update(f"{text}\n".encode())
         return state.hexdigest()
+
+    @cached_property
+    def view(self) -> FileView:
+        """The images, which have the digests that they were first read with, or raise DataChanged."""
+        samples = tuple(Sample(image.relative_to(self.folder).as_posix()) for image in self.images)
+        return FileView("calibration", str(self.folder), samples, None, self.images)
 
     def count(self, tower: TowerName) -> int:
         """How many samples a tower sees."""
@@ -52,8 +62,8 @@ class CalibrationSet:
         tokenizer = TextTokenizer(bundle) if tower == "text" else None
         for start in range(0, self.count(tower), BATCH):
             if tokenizer is None:
-                paths = self.images[start : start + BATCH]
-                batch: Array = np.stack([preprocess(open_image(path), bundle.manifest.preprocess) for path in paths])
+                rows, config = range(start, min(start + BATCH, len(self.images))), bundle.manifest.preprocess
+                batch: Array = np.stack([preprocess(self.view.image(row), config) for row in rows])
             else:
                 batch = tokenizer(self.texts[start : start + BATCH])
             yield {name: batch}
@@ -68,15 +78,17 @@ def open_calibration_set(folder: Path, bundle: Bundle) -> CalibrationSet:
     """
     if not folder.is_dir():
         raise DataError(f"--calibration-set {folder}: no such folder")
-    images = tuple(
-        path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    )
-    if not images:
+    found = find_images(folder)
+    left_out = {name: reason for name, reason in found.left_out.items() if name != CAPTIONS}
+    if left_out and folder != DEMO_SET:
+        named = ", ".join(f"{name!r} ({reason})" for name, reason in list(left_out.items())[:3])
+        logger.warning("%s: %d files are no images and are left out: %s", folder, len(left_out), named)
+    if not found.files:
         raise DataError(f"--calibration-set {folder}: no images in it; ranges cannot be measured without data")
     captions = folder / CAPTIONS
     if captions.is_file():
-        return CalibrationSet(folder, images, _captions(captions), CAPTIONS)
-    names = sorted({path.parent.name for path in images if path.parent != folder})
+        return CalibrationSet(folder, found.files, _captions(captions), CAPTIONS)
+    names = sorted({path.parent.name for path in found.files if path.parent != folder})
     if not names:
         raise DataError(
             f"--calibration-set {folder}: the text tower needs texts: add {CAPTIONS} (file,caption) "
@@ -84,18 +96,11 @@ def open_calibration_set(folder: Path, bundle: Bundle) -> CalibrationSet:
         )
     templates = bundle.prompts.templates["simple-7"]
     texts = tuple(template.replace("{}", name.replace("_", " ")) for name in names for template in templates)
-    return CalibrationSet(folder, images, texts, "class folders")
+    return CalibrationSet(folder, found.files, texts, "class folders")
 
 
 def _captions(path: Path) -> tuple[str, ...]:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        if not reader.fieldnames or not {"file", "caption"} <= set(reader.fieldnames):
-            raise DataError(f"{path}: needs the columns file,caption; it has {reader.fieldnames}")
-        rows = list(reader)
+    rows = read_csv(path, ("file", "caption"))
     for row in rows:
-        if not (path.parent / row["file"]).is_file():
-            raise DataError(f"{path}: names {row['file']!r}, which does not exist")
-    if not rows:
-        raise DataError(f"{path}: has no rows")
+        file_beside(path, row["file"])
     return tuple(row["caption"] for row in rows)

@@ -48,7 +48,7 @@ def quantize_bundle(
     if recipe.needs_calibration and calibration is None:
         raise RecipeError(f"recipe {recipe.name} measures activation ranges: give --calibration-set DIR")
     measured = calibration if recipe.needs_calibration else None
-    with directory_in_making(target) as making:
+    with directory_in_making(target) as making, source.unchanged():
         for entry in (source.manifest.tokenizer, source.manifest.prompts):
             shutil.copyfile(source.path / entry.file, making / entry.file)
         entries: dict[TowerName, Tower] = {}

@@ -14,7 +14,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from support import DEMO_BUNDLE, ROOT
+from support import DEMO_BUNDLE, ROOT, assert_refused, evaluate
 from synthetic import predictions, record, worse, write_results
 
 import clipq
@@ -323,6 +323,19 @@ def test_settings_take_what_was_meant_and_keep_pixels_as_the_commands_do(tmp_pat
     monkeypatch.setenv("CLIPQ_PIXEL_CACHE_GB", "much")
     with pytest.raises(ClipqError, match="CLIPQ_PIXEL_CACHE_GB=much"):
         clipq.Settings()
+
+
+@pytest.mark.parametrize("size", ["nan", "inf", "-inf", "1e308", "-1"])
+def test_a_size_of_the_pixel_cache_that_is_none_is_refused(size, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPQ_PIXEL_CACHE_GB", size)
+    with pytest.raises(ClipqError, match="CLIPQ_PIXEL_CACHE_GB="):
+        clipq.Settings()
+    monkeypatch.delenv("CLIPQ_PIXEL_CACHE_GB")
+    words = ["run", str(DEMO_BUNDLE), "--data", "demo:test", "--pixel-cache-gb", size, "-o", str(tmp_path / "out")]
+    done = evaluate(*words)
+    if "-" not in size:  # click itself says the range
+        assert_refused(done, "--pixel-cache-gb", "0 to keep none")
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
 
 
 def test_metrics_can_be_starred_formatted_and_sent_to_other_processes():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.subjects import Cohort
 from clipq.evaluate.results.estimates import Estimate
 from clipq.evaluate.results.pairing import SampleAnswers
-from clipq.evaluate.results.record import ViewRecord
+from clipq.evaluate.results.record import MOST_LEFT_OUT, ViewRecord
 from clipq.evaluate.suites.plan import Plan, PlannedView
 from clipq.evaluate.suites.schema import LABELLED
 from clipq.progress import Progress
@@ -90,5 +91,7 @@ def _view_record(reading: Reading[PlannedView], found: Sequence[Found]) -> ViewR
         digest=planned.view.digest,
         n=len(rows),
         skipped=skipped,
+        left_out=dict(islice(planned.view.left_out.items(), MOST_LEFT_OUT)),
+        left_out_count=len(planned.view.left_out),
         **{name: value for one in found for name, value in one.view.items()},
     )

@@ -45,7 +45,16 @@ class SubjectBench(BaseModel):
 
 
 class _Stored(BaseModel):
+    """What was measured of several subjects, by label, as it is stored."""
+
     subjects: dict[str, SubjectBench]
+    sha256: str
+
+    @classmethod
+    def of(cls, subjects: dict[str, SubjectBench]) -> _Stored:
+        """The subjects with the digest of what they are written as."""
+        written = json.dumps({label: one.model_dump(mode="json") for label, one in subjects.items()})
+        return cls(subjects=subjects, sha256=sha256_bytes(written.encode()))
 
 
 def bench(
@@ -64,10 +73,9 @@ def bench(
     }
     path = folder / f"{sha256_bytes(json.dumps(described, sort_keys=True).encode())[:32]}.json"
     if path.is_file():
-        try:
-            return _Stored.model_validate_json(path.read_bytes()).subjects
-        except ValidationError:
-            path.unlink()
+        stored = _read(path)
+        if stored is not None and stored.keys() == {subject.label for subject in subjects}:
+            return stored
     before = read_gpu_state()
     latencies = time_subjects(subjects, TOWERS, settings, advance)
     after = read_gpu_state()
@@ -78,8 +86,19 @@ def bench(
         one = _bench_alone(subject, max(settings.batches))
         on_gpu = gpu if subject.device == "cuda" else None
         benches[subject.label] = one.model_copy(update={"latency": tuple(latencies[subject.label]), "gpu": on_gpu})
-    write_atomic(path, _Stored(subjects=benches).model_dump_json())
+    write_atomic(path, _Stored.of(benches).model_dump_json())
     return benches
+
+
+def _read(path: Path) -> dict[str, SubjectBench] | None:
+    """What was stored, or None where it is damaged or of an earlier version, which had no checksum."""
+    try:
+        data = path.read_bytes()
+        stored = _Stored.model_validate_json(data)
+    except (OSError, ValidationError):
+        return None
+    again = _Stored.of(stored.subjects)
+    return again.subjects if again.model_dump_json().encode() == data else None
 
 
 def _bench_alone(subject: Subject, batch: int) -> SubjectBench:
@@ -92,7 +111,8 @@ def _bench_alone(subject: Subject, batch: int) -> SubjectBench:
         feed = plausible_feed(subject.bundle, tower, batch)
         census.append(subject_census(subject, tower, feed))
         if measure_memory is not None:
-            memory[tower] = measure_memory(subject.load(tower), feed)
+            with subject.bundle.unchanged():
+                memory[tower] = measure_memory(subject.load(tower), feed)
         if on_gpu:
             with subject.open(tower) as engine:
                 joules = joules_per_run(partial(engine.run, feed))
@@ -149,7 +169,8 @@ def seconds_per_sample(engine: Engine, bundle: Bundle, tower: TowerName, batch: 
 
 def subject_census(subject: Subject, tower: TowerName, feed: dict[str, Array]) -> CensusRecord:
     """Which kernels ran in one tower of a subject, by the proof its runtime offers."""
-    census = known_runtime(subject.runtime).census(subject.load(tower), feed)
+    with subject.bundle.unchanged():
+        census = known_runtime(subject.runtime).census(subject.load(tower), feed)
     return census_record(census, subject.bundle.manifest.tower(tower).recipe)
 
 

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from clipq.bundle import Preprocess
 from clipq.data.pixels import PixelReader
@@ -23,7 +21,7 @@ from clipq.data.views import View
 from clipq.engines.base import Array, Engine
 from clipq.errors import EngineError, OutOfMemory, ResultsError
 from clipq.evaluate.cells.storage import Storage
-from clipq.files import packed, sha256_bytes
+from clipq.files import Damaged, packed, sha256_bytes, unpacked
 from clipq.preprocess import normalize
 
 logger = logging.getLogger(__name__)
@@ -59,22 +57,86 @@ class Cell:
         if start == 0:
             self.storage.write(f"{self.name}/cell.json", self.identity.encode() + b"\n")
         tensors: dict[str, Array] = {"rows": rows, "features": features.astype(np.float32)}
-        self.storage.write(f"{self.name}/{_file(start)}", packed(tensors, {"skipped": json.dumps(dict(skipped))}))
+        said = {"skipped": json.dumps(dict(skipped)), "cell": self.name}
+        self.storage.write(f"{self.name}/{_file(start)}", packed(tensors, said))
 
-    def load(self) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, str]]:
-        """Row numbers, features (rows × dimension) and the skipped samples with their reasons."""
-        rows, features, skipped = [], [], {}
+    def load(self, again: Callable[[], object]) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, str]]:
+        """Row numbers, features (rows × dimension) and the skipped samples with their reasons.
+
+        Chunks that are damaged are removed, and ``again`` is called to make them. Raises ResultsError for one that is
+        damaged after that, too.
+        """
+        chunks = self._chunks()
+        damaged = [start for start, chunk in chunks.items() if isinstance(chunk, Damaged)]
+        if damaged:
+            logger.warning("%s: %s; it is made again", self._url(damaged[0]), chunks[damaged[0]])
+            for start in damaged:
+                self.storage.remove(f"{self.name}/{_file(start)}")
+            again()
+            chunks = self._chunks()
+        whole = []
+        for start, chunk in chunks.items():
+            if isinstance(chunk, Damaged):
+                raise ResultsError(f"{self._url(start)} is damaged ({chunk}); delete it and run again") from chunk
+            whole.append(chunk)
+        # Of a chunk without rows the dimension may be unknown.
+        full = [chunk for chunk in whole if len(chunk.rows)] or whole[:1]
+        return (
+            np.concatenate([chunk.rows for chunk in full]),
+            np.concatenate([chunk.features for chunk in full]),
+            {name: reason for chunk in whole for name, reason in chunk.skipped.items()},
+        )
+
+    def _chunks(self) -> dict[int, _Chunk | Damaged]:
+        """Every chunk by its first row, or what is wrong with it."""
+        found: dict[int, _Chunk | Damaged] = {}
         for start in self.starts():
-            name = f"{self.name}/{_file(start)}"
             try:
-                data = self.storage.read(name)
-                stored = load(data)
-                rows.append(stored["rows"])
-                features.append(stored["features"])
-                skipped.update(json.loads(_metadata(data)["skipped"]))
-            except (SafetensorError, OSError, KeyError, ValueError) as error:
-                raise ResultsError(f"{self.storage.url(name)} is damaged ({error}); delete it and run again") from error
-        return np.concatenate(rows), np.concatenate(features), skipped
+                found[start] = self._read(start)
+            except Damaged as error:
+                found[start] = error
+        widths = {one.features.shape[1] for one in found.values() if isinstance(one, _Chunk) and len(one.rows)}
+        return found if len(widths) < 2 else dict.fromkeys(found, Damaged("its neighbours have another dimension"))
+
+    def _read(self, start: int) -> _Chunk:
+        try:
+            arrays, said = unpacked(self.storage.read(f"{self.name}/{_file(start)}"))
+            chunk = _Chunk(arrays["rows"], arrays["features"], json.loads(said["skipped"]))
+        except (OSError, KeyError, ValueError) as error:
+            raise error if isinstance(error, Damaged) else Damaged(str(error)) from error
+        rows = range(start, min(start + self.chunk, self.rows))
+        if said.get("cell") != self.name or not chunk.fits(rows):
+            raise Damaged("it is of other samples or of another kind")
+        return chunk
+
+    def _url(self, start: int) -> str:
+        return self.storage.url(f"{self.name}/{_file(start)}")
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some rows of a cell, and the samples among them that were left out."""
+
+    rows: NDArray[np.int64]
+    features: NDArray[np.float32]
+    skipped: dict[str, str]
+
+    def fits(self, asked: range) -> bool:
+        """Whether this can be what was stored of the samples in a range."""
+        if not isinstance(self.skipped, dict) or self.rows.dtype != np.int64 or self.features.dtype != np.float32:
+            return False
+        rows = self.rows.tolist()
+        # Several samples can have one name: of the same file.
+        left_out = len(asked) - len(rows)
+        return (
+            self.rows.ndim == 1
+            and rows == sorted(set(rows) & set(asked))
+            and (left_out == 0) == (not self.skipped)
+            and len(self.skipped) <= left_out
+            and self.features.ndim == 2
+            and len(self.features) == len(rows)
+            and bool(np.isfinite(self.features).all())
+        )
 
 
 def chunk_names(rows: int, chunk: int) -> set[str]:
@@ -84,12 +146,6 @@ def chunk_names(rows: int, chunk: int) -> set[str]:
 
 def _file(start: int) -> str:
     return f"{start:08d}.safetensors"
-
-
-def _metadata(data: bytes) -> dict[str, str]:
-    # The format's own: eight bytes of length, then a JSON header. The library gives it for files alone.
-    header: dict[str, Any] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return header["__metadata__"]
 
 
 def open_cell(storage: Storage, identity: Mapping[str, Any], rows: int, chunk: int) -> Cell:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from clipq.evaluate.cells.cells import (
 )
 from clipq.evaluate.cells.open_engines import OpenEngines
 from clipq.evaluate.cells.storage import Storage
-from clipq.evaluate.cells.subjects import Subject
+from clipq.evaluate.cells.subjects import Subject, numbers_of
 from clipq.evaluate.metrics.zeroshot import Answers, Classifier
 from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.schema import Suite
@@ -47,7 +48,7 @@ class Embeddings:
     """The cells that settings name, asked for as a suite says; a context manager that keeps engines open between views.
 
     Image engines stay open together, for a view's pixels go through all of them; of text engines one is open at a time.
-    ``most_engines`` bounds the former.
+    ``most_engines`` bounds the former. What is read and found damaged is made again.
     """
 
     settings: Settings
@@ -109,7 +110,7 @@ class Embeddings:
         missing = cell.missing()
         if not missing:
             return
-        templates, tokenizer = self.templates_of(view, subject), TextTokenizer(subject.bundle)
+        templates, tokenizer = self.templates_of(view, subject), _tokenizer(subject)
         known = self._known_classes.setdefault(str(self._text_identity(subject, templates.templates)), {})
         self.progress.start(what, min(len(missing) * cell.chunk, cell.rows))
         with _text_tower(what):
@@ -131,12 +132,17 @@ class Embeddings:
         self.progress.start(what, min(len(missing) * cell.chunk, cell.rows))
         with _text_tower(what):
             engine = self._text_engines.get(subject, "text")
-            tokens = TextTokenizer(subject.bundle)(_captions(view))
+            tokens = _tokenizer(subject)(_captions(view))
             fill_text_cell(cell, engine, tokens, self.progress.advance, self.batch)
 
     def images(self, view: View, subject: Subject) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, str]]:
         """Row numbers, unit embeddings, and the samples left out with their reasons."""
-        rows, features, skipped = self.image_cell(view, subject).load()
+
+        def again() -> None:
+            if failed := self.fill_images(view, [subject]):
+                raise EngineError(failed[subject.label])
+
+        rows, features, skipped = self.image_cell(view, subject).load(again)
         if skipped and self.suite.on_bad_image == "error":
             name, reason = next(iter(skipped.items()))
             raise DataError(f"{view.name}: {name}: {reason}; mend it, or leave such files out with --on-bad-image skip")
@@ -146,7 +152,7 @@ class Embeddings:
 
     def captions(self, view: View, subject: Subject) -> NDArray[np.float32]:
         """Unit embeddings of a view's captions, image by image."""
-        return self.caption_cell(view, subject).load()[1]
+        return self.caption_cell(view, subject).load(partial(self.fill_captions, view, subject))[1]
 
     def answers(self, view: View, subject: Subject, classes_of: View | None = None) -> Answers:
         """One engine's answers on a view, with the class prompts of that view or another."""
@@ -163,7 +169,7 @@ class Embeddings:
         assert view.classes is not None
         manifest = subject.bundle.manifest
         return Classifier(
-            classes=self.class_cell(view, subject).load()[1],
+            classes=self.class_cell(view, subject).load(partial(self.fill_classes, view, subject))[1],
             label_of_class=np.array(view.classes.label_of_class),
             logit_scale=manifest.logit_scale,
             logit_bias=manifest.logit_bias,
@@ -176,7 +182,7 @@ class Embeddings:
     def image_cell(self, view: View, subject: Subject) -> Cell:
         """The cell of a view's images."""
         identity = {
-            **subject.identity("image"),
+            **numbers_of(subject, "image"),
             "view": view.digest,
             "preprocess": subject.bundle.manifest.preprocess.model_dump(mode="json"),
             "batch": self._asked_batch,
@@ -201,9 +207,10 @@ class Embeddings:
     def _text_identity(self, subject: Subject, texts: Sequence[str]) -> dict[str, Any]:
         entry = subject.bundle.manifest.tokenizer
         return {
-            **subject.identity("text"),
+            **numbers_of(subject, "text"),
             "tokenizer": [entry.sha256, entry.cleaning, entry.context_length],
-            "prompts": sha256_bytes("\n".join(texts).encode()),
+            # As a list, for a text may hold line breaks.
+            "prompts": sha256_bytes(json.dumps(texts).encode()),
             "batch": self._asked_batch,
         }
 
@@ -215,6 +222,11 @@ def _text_tower(what: str) -> Iterator[None]:
         yield
     except EngineError as error:
         raise EngineError(f"text tower, {what}: {error}") from error
+
+
+def _tokenizer(subject: Subject) -> TextTokenizer:
+    with subject.bundle.unchanged():
+        return TextTokenizer(subject.bundle)
 
 
 def _class_names(view: View) -> tuple[str, ...]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from clipq.bundle import Preprocess
 from clipq.engines.base import Engine
@@ -17,6 +19,7 @@ from clipq.evaluate.cells.square import Pixels, square_attack
 from clipq.evaluate.cells.subjects import Subject
 from clipq.evaluate.metrics.predictions import Booleans, Floats, Integers
 from clipq.evaluate.metrics.zeroshot import Classifier
+from clipq.evaluate.settings import METRIC_THREADS
 from clipq.evaluate.suites.plan import PlannedSquare
 
 # Images that are attacked side by side.
@@ -47,7 +50,8 @@ def attack_cell(planned: PlannedSquare, epsilon: int, subject: Subject, embeddin
 
 def attack_outcome(planned: PlannedSquare, epsilon: int, subject: Subject, embeddings: Embeddings) -> SquareOutcome:
     """What an attack came to that is done."""
-    _, stored, _ = attack_cell(planned, epsilon, subject, embeddings).load()
+    cell = attack_cell(planned, epsilon, subject, embeddings)
+    _, stored, _ = cell.load(partial(fill_attack, planned, epsilon, subject, embeddings))
     return SquareOutcome(stored[:, 0] > 0, stored[:, 1] > 0, stored[:, 2].astype(np.float64))
 
 
@@ -70,9 +74,10 @@ def fill_attack(planned: PlannedSquare, epsilon: int, subject: Subject, embeddin
             rngs = [np.random.default_rng([seed, epsilon, zlib.crc32(one.encode())]) for one in ids]
             columns = np.zeros((0, 3))
             if ids:
-                done = square_attack(
-                    batch.pixels, victim.margin, epsilon=epsilon, queries=planned.entry.queries, rngs=rngs
-                )
+                with threadpool_limits(METRIC_THREADS, user_api="blas"):
+                    done = square_attack(
+                        batch.pixels, victim.margin, epsilon=epsilon, queries=planned.entry.queries, rngs=rngs
+                    )
                 columns = np.stack([done.clean, done.right, done.queries], axis=1)
             cell.store(start, batch.rows, columns, batch.skipped)
             embeddings.progress.advance(len(ids))

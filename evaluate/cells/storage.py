@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import secrets
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,13 +12,15 @@ from typing import Any
 
 from clipq.errors import ResultsError
 from clipq.files import write_atomic
+from clipq.given import MEMORY
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Named bytes below a root; a write happens whole or not at all, in a folder by renaming, in a store by nature.
+    """Named bytes below a root, as ``given.as_store`` spells it.
 
-    Raises ResultsError where the store cannot be reached.
+    A write happens whole or not at all, in a folder by renaming, in a store by nature. Raises ResultsError where the
+    store cannot be reached.
     """
 
     root: str
@@ -23,7 +28,32 @@ class Storage:
     @property
     def is_remote(self) -> bool:
         """Whether the root is a URL and not a folder of this machine."""
-        return "://" in self.root
+        return re.match(r"[\w+.-]+://", self.root) is not None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether another process sees what this one writes."""
+        return not self.root.startswith(f"{MEMORY}://")
+
+    def require_writable(self) -> None:
+        """Raise ResultsError where nothing can be kept; leaves nothing behind."""
+        name, data = f".clipq-writing-{secrets.token_hex(8)}", secrets.token_bytes(16)
+        made: list[Path] = []
+        try:
+            if not self.is_remote:
+                made = [at for at in (Path(self.root), *Path(self.root).parents) if not at.exists()]
+            self.write(name, data)
+            if self.read(name) != data or name not in self.names():
+                raise ResultsError(f"{self.root}: does not give back what is written there; keep cells elsewhere")
+        except OSError as error:
+            raise ResultsError(f"{self.root}: cells cannot be kept there ({error.strerror or error})") from error
+        finally:
+            # Some stores take objects and never give them up.
+            with contextlib.suppress(OSError, ResultsError):
+                self.remove(name)
+            for folder in made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
     def path(self, name: str) -> Path:
         """The file of a name, where the root is a folder."""
@@ -41,10 +71,21 @@ class Storage:
 
     def write(self, name: str, data: bytes) -> None:
         """Store bytes under a name, in place of what was there."""
-        if self.is_remote:
-            self._ask("pipe_file", self._key(name), data)
-        else:
+        if not self.is_remote:
             write_atomic(self.path(name), data)
+            return
+        try:
+            self._ask("pipe_file", self._key(name), data)
+        except FileNotFoundError as error:
+            raise ResultsError(f"{self.root}: cells cannot be kept there ({error})") from error
+
+    def remove(self, name: str) -> None:
+        """Remove a name, if it is there."""
+        if not self.is_remote:
+            self.path(name).unlink(missing_ok=True)
+            return
+        with contextlib.suppress(FileNotFoundError):
+            self._ask("rm_file", self._key(name))
 
     def names(self, folder: str = "") -> set[str]:
         """The names in one folder (not below it), by one listing, relative to the folder."""
@@ -68,22 +109,32 @@ class Storage:
         key = self._key("").rstrip("/")
         self._files.invalidate_cache()
         found: dict[str, set[str]] = {}
-        for path in self._ask("find", key):
+        try:
+            paths = self._ask("find", key)
+        except FileNotFoundError:
+            return {}
+        for path in paths:
             folder, _, name = str(path).removeprefix(f"{key}/").rpartition("/")
             found.setdefault(folder, set()).add(name)
         return found
 
     @cached_property
-    def _files(self) -> Any:
+    def _opened(self) -> tuple[Any, str]:
+        """The store, and what it calls the root."""
         import fsspec
 
         try:
-            return fsspec.core.url_to_fs(self.root)[0]
-        except (ImportError, ValueError) as error:
-            raise ResultsError(f"{self.root}: cannot be opened ({error})") from error
+            files, place = fsspec.core.url_to_fs(self.root)
+        except Exception as error:  # every store has exceptions of its own
+            raise ResultsError(f"{self.root}: cannot be opened ({type(error).__name__}: {error})") from error
+        return files, place.rstrip("/")
+
+    @property
+    def _files(self) -> Any:
+        return self._opened[0]
 
     def _key(self, name: str) -> str:
-        return f"{self._files._strip_protocol(self.root.rstrip('/'))}/{name}"
+        return f"{self._opened[1]}/{name}"
 
     def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
         try:

@@ -22,6 +22,7 @@ from clipq.engines.runtime import Device, Load
 from clipq.errors import BundleError, ResultsError
 from clipq.evaluate.results.estimates import Engine as EngineColumns
 from clipq.evaluate.settings import Settings
+from clipq.made_by import makers
 from clipq.tokenizer import TextTokenizer
 
 
@@ -74,6 +75,11 @@ class Subject:
         }
 
 
+def numbers_of(subject: Subject, tower: TowerName) -> dict[str, Any]:
+    """What determines a tower's numbers on this machine, whatever it is run on: the engine, and what feeds it."""
+    return {**subject.identity(tower), **makers(tower)}
+
+
 @dataclass(frozen=True)
 class Cohort:
     """Subjects that are evaluated together, and the one among them that the others are compared with.
@@ -103,7 +109,7 @@ class Cohort:
 def gather_cohort(
     paths: Sequence[Path], settings: Settings, *, simulated: bool = False, reference: str | None = None
 ) -> Cohort:
-    """Open bundles and find the reference among them (the only FP32 bundle, or the one named).
+    """Open bundles and find the reference among them: the only FP32 bundle, plans built of it apart, or the one named.
 
     ONNX bundles run in the settings' runtime, built ones in the runtime they were built for. With ``simulated``, every
     Q/DQ bundle comes twice. Raises BundleError for bundles that do not belong together, RuntimeUnavailable for a
@@ -157,6 +163,9 @@ def _reference(bundles: Sequence[Bundle], asked: str | None) -> Bundle | None:
                 return bundle
         raise ResultsError(f"--reference {asked!r} is not among the bundles: {', '.join(b.name for b in bundles)}")
     fp32 = [bundle for bundle in bundles if bundle.manifest.recipe.scheme.is_fp32]
+    # A plan built of an FP32 bundle that is here too is compared with it, as every other engine.
+    digests = {bundle.digest for bundle in fp32}
+    fp32 = [bundle for bundle in fp32 if bundle.manifest.recipe.source_digest not in digests]
     if len(fp32) > 1:
         raise ResultsError(
             f"several FP32 bundles ({', '.join(b.name for b in fp32)}): choose one with --reference NAME "

@@ -99,10 +99,11 @@ def sweep_status(results: Path, as_json: bool) -> None:
 @pixel_cache_size_option
 def sweep_retry(results: Path, ray: str | None, cache: str | None, pixel_cache: Path, pixel_cache_gb: float) -> None:
     """Forget the failures of the sweep in RESULTS and go on with it."""
-    from clipq.evaluate.sweep.state import SweepFolder
+    from clipq.evaluate.sweep.grid import checked_grid
+    from clipq.evaluate.sweep.state import PLAN, SweepFolder
 
     folder = SweepFolder(results)
-    grid = folder.read_plan().grid
+    grid = checked_grid(folder.read_plan().grid, results / PLAN)
     click.echo(f"{folder.forget_failures()} failures forgotten", err=True)
     _sweep(grid, folder, _settings(cache, pixel_cache, pixel_cache_gb), ray)
 

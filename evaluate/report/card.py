@@ -125,6 +125,8 @@ def _body(entry: Entry) -> str:
     lines += [] if record.latency else ["- Not measured: latency and memory."]
     skipped = sum(len(view.skipped) for view in record.views)
     lines += [f"- {skipped} images could not be decoded and were left out."] if skipped else []
+    left_out = sum(view.left_out_count for view in record.views)
+    lines += [f"- {left_out} files of the data sets are no samples and were left out."] if left_out else []
     lines += [
         "- Intervals cover the sampling of images, not the choice of data sets, prompts or calibration images.",
         f"- Zero-shot prompts: {plain(', '.join(sorted({view.templates for view in record.views if view.templates})))}."

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from clipq.errors import ResultsError
 from clipq.evaluate.metrics.predictions import Booleans, Floats, Integers, Predictions
@@ -21,7 +20,7 @@ from clipq.evaluate.metrics.statistics import Draws
 from clipq.evaluate.results.estimates import Estimate
 from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.record import RENAMED, Record, record_stem
-from clipq.files import packed, write_atomic
+from clipq.files import packed, unpacked, write_atomic
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,9 @@ def write_pairing(
         arrays[f"{index}/ids"] = np.frombuffer(json.dumps(one.ids).encode(), dtype=np.uint8)
         arrays |= {f"{index}/{name}": getattr(one, name) for name in _ARRAYS}
     rows = [[one.view, one.group, one.metric, one.draws.n] for one in estimates]
-    metadata = {"rows": json.dumps(rows), "views": json.dumps(list(answers)), "created": record.created}
+    said = {"rows": json.dumps(rows), "views": json.dumps(list(answers)), "created": record.created}
     path = _path(folder, record)
-    write_atomic(path, packed(arrays, metadata))
+    write_atomic(path, packed(arrays, said | {"record": path.stem}))
     return path
 
 
@@ -108,24 +107,25 @@ def read_pairing(folder: Path, record: Record) -> Pairing:
     if not path.is_file():
         raise ResultsError(f"{path} is missing, without which nothing is paired; {again}")
     try:
-        with safe_open(path, "np") as stored:
-            metadata = stored.metadata()
-            if metadata["created"] != record.created:
-                raise ResultsError(f"{path} belongs to another run than the record of {record.name}; {again}")
-            rows = json.loads(metadata["rows"])
-            draws: dict[Key, Draws] = {}
-            if rows:
-                resampled, values = stored.get_tensor("draws"), stored.get_tensor("values")
-                known = {row.key for row in record.measurements}
-                for (view, group, metric, n), value, row in zip(rows, values, resampled, strict=True):
-                    key = Key(view, group, metric)
-                    now = key._replace(metric=RENAMED.get(metric, metric))
-                    draws[now if key not in known and now in known else key] = Draws(float(value), row, n)
-            answers = {}
-            for index, view in enumerate(json.loads(metadata["views"])):
-                ids = tuple(json.loads(stored.get_tensor(f"{index}/ids").tobytes()))
-                answers[view] = SampleAnswers(ids, *(stored.get_tensor(f"{index}/{name}") for name in _ARRAYS))
-    except (SafetensorError, KeyError, ValueError) as error:
+        arrays, said = unpacked(path.read_bytes(), unsealed={"rows", "views", "created"})
+        if said["created"] != record.created or said.get("record", path.stem) != path.stem:
+            raise ResultsError(f"{path} belongs to another run than the record of {record.name}; {again}")
+        draws: dict[Key, Draws] = {}
+        rows = json.loads(said["rows"])
+        if rows:
+            known = {row.key for row in record.measurements}
+            for (view, group, metric, n), value, row in zip(rows, arrays["values"], arrays["draws"], strict=True):
+                key = Key(view, group, metric)
+                now = key._replace(metric=RENAMED.get(metric, metric))
+                draws[now if key not in known and now in known else key] = Draws(float(value), row, n)
+        answers = {}
+        for index, view in enumerate(json.loads(said["views"])):
+            ids = tuple(json.loads(arrays[f"{index}/ids"].tobytes()))
+            columns = [arrays[f"{index}/{name}"] for name in _ARRAYS]
+            if any(column.shape != (len(ids),) for column in columns):
+                raise ValueError(f"the answers on {view} are not of its samples")
+            answers[view] = SampleAnswers(ids, *columns)
+    except (OSError, KeyError, ValueError, TypeError) as error:
         raise ResultsError(f"{path} is damaged; {again}") from error
     return Pairing(draws, answers)
 

@@ -18,6 +18,9 @@ from clipq.scheme import Scheme, with_scheme
 
 SCHEMA_VERSION = 5
 
+# A folder can hold a million files that are no images.
+MOST_LEFT_OUT = 100
+
 CSV_COLUMNS = (
     "bundle", "recipe", "runtime", "simulated", "view", "group", "metric", "unit", "value", "low", "high", "n",
     "reference", "delta", "delta_low", "delta_high", "p_value",
@@ -113,7 +116,8 @@ class ViewRecord(_Model):
     """A view as it was used: where from, in which role, how many samples, what was left out, which classes.
 
     ``baseline`` is the in-distribution view of a shifted or out-of-distribution one; ``classes``, ``templates`` and
-    ``reliability`` are empty where nothing was classified. ``flips`` holds the most confident ones, not all.
+    ``reliability`` are empty where nothing was classified. ``flips`` holds the most confident ones, not all, and
+    ``left_out`` the first MOST_LEFT_OUT of the ``left_out_count`` files that are no samples, and why.
     """
 
     name: str
@@ -127,6 +131,8 @@ class ViewRecord(_Model):
     templates: str = ""
     template_count: int = 0
     skipped: dict[str, str]
+    left_out: dict[str, str] = Field(default_factory=dict)
+    left_out_count: int = 0
     smallest_group: int | None = None
     reliability: tuple[ReliabilityBin, ...] = ()
     histograms: tuple[ScoreHistogram, ...] = ()

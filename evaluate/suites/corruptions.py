@@ -12,7 +12,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipq.data.views import DrawnView, View
+from clipq.environment import DRAWING, OPENCV
 from clipq.errors import DataError
 from clipq.evaluate.results.key import condition_group, corrupted_view
 from clipq.files import sha256_bytes
@@ -41,8 +42,6 @@ SEVERITIES = (1, 2, 3, 4, 5)
 # Side of the occluding square as a part of the image's, by severity: 4 to 36 % of the pixels.
 _OCCLUDED_SIDE = (0.2, 0.3, 0.4, 0.5, 0.6)
 _SMALLEST = 32
-# Distributions of one library, of which one is installed.
-_OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,14 @@ class CorruptedView(DrawnView):
     severity: int
     seed: int
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """SHA-256 over the base view's digest and what determines the corruption."""
+        # Not remembered: it would travel to another machine, whose libraries may draw other pixels.
         made = {
             "base": self.base.digest,
             "corruption": [self.corruption, self.severity, self.seed],
-            "versions": _versions(),
+            "versions": drawing_versions(),
         }
         return sha256_bytes(json.dumps(made, sort_keys=True).encode())
 
@@ -69,12 +69,13 @@ class CorruptedView(DrawnView):
         return corrupt(pixels, self.corruption, self.severity, zlib.crc32(sample.encode()))
 
 
-def _versions() -> dict[str, str]:
+@cache
+def drawing_versions() -> dict[str, str]:
     """Of everything that draws: another version of one may draw other pixels."""
     found = {}
-    for name in ("imagecorruptions-imaug", "numpy", "pillow", "scipy", "scikit-image", "numba", *_OPENCV):
+    for name in DRAWING:
         with contextlib.suppress(PackageNotFoundError):
-            found["opencv" if name in _OPENCV else name] = version(name)
+            found["opencv" if name in OPENCV else name] = version(name)
     return found
 
 
@@ -87,7 +88,7 @@ def corrupted_views(base: View, corruption: str, severities: tuple[int, ...], se
     return [
         CorruptedView(
             f"{corrupted_view(base.name)}/{condition_group(corruption, severity)}", base.source, base.samples,
-            base.classes, base, corruption, severity, seed,
+            base.classes, base, corruption, severity, seed, left_out=base.left_out,
         )
         for severity in severities
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from clipq.bundle import MANIFEST
 from clipq.engines.catalog import known_runtime
@@ -17,6 +17,7 @@ from clipq.errors import ResultsError
 from clipq.evaluate.sweep.grid import Grid, folder_name
 from clipq.files import write_atomic
 from clipq.progress import Progress
+from clipq.text_files import read_bytes
 
 MADE = "made.json"
 
@@ -66,10 +67,9 @@ def _make(grid: Grid, checkpoint: str, parent: Path, progress: Progress, makes: 
     found = MadeBundles(parent / folder_name(checkpoint))
     record = found.folder / MADE
     try:
-        known = TypeAdapter(dict[str, list[str]]).validate_json(record.read_bytes())
-    except FileNotFoundError:
-        known = {}
-    except ValueError as error:
+        data = read_bytes(record, ResultsError) if record.exists() else b"{}"
+        known = TypeAdapter(dict[str, list[str]]).validate_json(data)
+    except ValidationError as error:
         raise ResultsError(f"{record} is damaged; delete it, and the engines beside it are made again") from error
     for step, command in commands(grid, checkpoint, found.folder).items():
         paths = known.get(" ".join(command))

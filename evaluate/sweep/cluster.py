@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from clipq.data.pixels import PixelCache
+from clipq.engines.catalog import RUNTIMES
 from clipq.errors import ClipqError, RuntimeUnavailable
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.storage import Storage
@@ -23,7 +24,8 @@ from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.plan import Plan
 from clipq.evaluate.suites.schema import Suite
 from clipq.evaluate.sweep.groups import Group, Measured, measure_group
-from clipq.evaluate.sweep.jobs import OTHER_NUMBERS, Job, Outcome, Target, do_job, open_embeddings
+from clipq.evaluate.sweep.jobs import Job, Outcome, Target, do_job, open_embeddings
+from clipq.evaluate.sweep.nodes import refusal, software
 from clipq.evaluate.sweep.shipping import fetched
 from clipq.progress import Progress
 
@@ -50,6 +52,31 @@ class Cluster:
             slots = min(slots, have.get("GPU", 0) / self.gpus)
         return int(slots)
 
+    def require_same_software(self, runtimes: Sequence[str]) -> None:
+        """Raise RuntimeUnavailable where a node that can take cells would give other numbers than this process."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        asked = ray.remote(num_cpus=0)(software)
+        planned = software(runtimes)
+        answers = {}
+        for node in ray.nodes():
+            have = node["Resources"]
+            if node["Alive"] and have.get("CPU", 0) >= self.cpus and have.get("GPU", 0) >= self.gpus:
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                ref = asked.options(scheduling_strategy=there).remote(runtimes)
+                answers[ref] = f"Ray node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"
+        for ref, name in answers.items():
+            try:
+                refused = refusal(planned, ray.get(ref), name)
+            except ray.exceptions.RayTaskError as error:
+                refused = f"{name} has another clipq ({_first_line(error)}); install there what the command has"
+            except ray.exceptions.RayError:
+                # It is lost: Ray gives it no cells either.
+                continue
+            if refused:
+                raise RuntimeUnavailable(refused)
+
     def run(
         self, jobs: Sequence[Job], targets: Sequence[Target], settings: Settings, suite: Suite
     ) -> Iterator[Outcome]:
@@ -66,7 +93,7 @@ class Cluster:
                 f"(it has {have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs)"
             )
         remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(do_on_worker)
-        shared = ray.put((settings, suite, tuple(targets)))
+        shared = ray.put((settings, suite, tuple(targets), software({job.subject.runtime for job in jobs})))
         # Attacks wait for their classes, wherever those are made.
         refs: dict[str, Any] = {}
         pending: dict[Any, Job] = {}
@@ -159,7 +186,7 @@ def disconnect() -> None:
 
 
 # What a worker process keeps from job to job, of one sweep.
-_kept: dict[str, tuple[Embeddings, tuple[Target, ...]]] = {}
+_kept: dict[str, tuple[Embeddings, tuple[Target, ...], str]] = {}
 
 
 def do_on_worker(job: Job, shared: list[Any], after: Outcome | None) -> Outcome:
@@ -173,12 +200,16 @@ def do_on_worker(job: Job, shared: list[Any], after: Outcome | None) -> Outcome:
     (ref,) = shared
     key = ref.hex()
     if key not in _kept:
-        for embeddings, _ in _kept.values():
+        for embeddings, *_ in _kept.values():
             embeddings.__exit__()
         _kept.clear()
-        settings, suite, targets = ray.get(ref)
-        _kept[key] = open_embeddings(_at_this_node(settings), suite), targets
-    embeddings, targets = _kept[key]
+        settings, suite, targets, planned = ray.get(ref)
+        # It may have joined after the others were asked.
+        refused = refusal(planned, software({name for name in planned if name in RUNTIMES}))
+        _kept[key] = open_embeddings(_at_this_node(settings), suite), targets, refused
+    embeddings, targets, refused = _kept[key]
+    if refused:
+        return Outcome(job, refused, perf_counter() - started, node)
     try:
         local = replace(job, subject=fetched(job.subject, embeddings.storage))
     except ClipqError as error:
@@ -195,8 +226,9 @@ def measure_on_worker(
     with TemporaryDirectory() as folder:
         results = Path(folder)
         try:
-            if group.identities() != identities:
-                return OTHER_NUMBERS, {}
+            for theirs, mine in zip(identities, group.identities(), strict=True):
+                if refused := refusal(theirs, mine):
+                    return refused, {}
             cohort = group.cohort
             subjects = {subject.label: fetched(subject, storage) for subject in cohort.subjects}
             reference = None if cohort.reference is None else subjects[cohort.reference.label]

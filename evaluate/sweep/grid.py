@@ -12,6 +12,7 @@ from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import ClipqError, DataError
 from clipq.evaluate.settings import LARGEST_BATCH
 from clipq.evaluate.suites.suite import BUILT_IN, read_suite
+from clipq.given import as_store
 from clipq.text_files import parse_toml, read_text
 
 
@@ -20,7 +21,8 @@ class Grid(BaseModel):
 
     Engines are made of ``checkpoints`` by ``recipes`` (the FP32 one comes always), taken from folders that ``bundles``
     names (``*`` matches), or both. ``threads`` are the CPUs of one cell (0: all of the machine, on Ray one), ``gpus``
-    the GPUs of one cell in a GPU runtime. ``cells`` is where embeddings go: a folder or a URL that fsspec knows.
+    the GPUs of one cell in a GPU runtime. ``cells`` is where embeddings go: a folder, or the URL of a store that fsspec
+    knows and can write to.
     """
 
     suite: str
@@ -42,6 +44,8 @@ def read_grid(path: Path) -> Grid:
     raw = parse_toml(read_text(path, DataError), path, DataError)
     try:
         grid = Grid.model_validate(_resolve_paths(raw, path.resolve().parent))
+    except ClipqError as error:
+        complaints = [str(error)]
     except ValidationError as error:
         complaints = [
             f"{'.'.join(map(str, one['loc']))}: {one['msg'].lower()}"
@@ -49,15 +53,20 @@ def read_grid(path: Path) -> Grid:
             for one in error.errors()
         ]
     else:
-        complaints = _check(grid)
-    if complaints:
+        return checked_grid(grid, path)
+    raise DataError(f"{path}: " + "; ".join(complaints))
+
+
+def checked_grid(grid: Grid, path: Path) -> Grid:
+    """A grid that was read from a file, where it can be swept; raises DataError with every complaint."""
+    if complaints := _check(grid):
         raise DataError(f"{path}: " + "; ".join(complaints))
     return grid
 
 
 def folder_name(name: str) -> str:
     """A checkpoint's name as a folder's: ``ViT-B-32/openai`` is ``ViT-B-32--openai``."""
-    return re.sub(r"[^\w.+-]+", "--", name).strip("-") or "checkpoint"
+    return re.sub(r"[^\w.+-]+", "--", name).strip("-.") or "checkpoint"
 
 
 def bundle_folders(grid: Grid) -> list[Path]:
@@ -81,6 +90,8 @@ def _check(grid: Grid) -> list[str]:
         complaints.append("recipes need checkpoints to be applied to")
     for what, names in (("checkpoint", grid.checkpoints), ("recipe", grid.recipes), ("runtime", grid.runtimes)):
         complaints += [f"{what} {name!r} comes twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    folders = [folder_name(name) for name in dict.fromkeys(grid.checkpoints)]
+    complaints += [f"two checkpoints would share the folder {one}" for one in set(folders) if folders.count(one) > 1]
     for check in (lambda: [known_runtime(name) for name in grid.runtimes], lambda: read_suite(grid.suite)):
         try:
             check()
@@ -97,8 +108,8 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
         resolved["suite"] = str(folder / raw["suite"])
     if isinstance(raw.get("calibration_set"), str):
         resolved["calibration_set"] = folder / raw["calibration_set"]
-    if isinstance(raw.get("cells"), str) and "://" not in raw["cells"]:
-        resolved["cells"] = str(folder / raw["cells"])
+    if isinstance(raw.get("cells"), str):
+        resolved["cells"] = as_store(raw["cells"], folder)
     if isinstance(raw.get("bundles"), list):
         resolved["bundles"] = [str(folder / one) if isinstance(one, str) else one for one in raw["bundles"]]
     return resolved

@@ -9,7 +9,7 @@ from typing import Any
 
 from clipq.bundle import TOWERS
 from clipq.errors import ClipqError
-from clipq.evaluate.cells.subjects import Cohort
+from clipq.evaluate.cells.subjects import Cohort, numbers_of
 from clipq.evaluate.run import evaluate_plan
 from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.plan import Plan
@@ -27,7 +27,7 @@ class Group:
 
     def identities(self) -> list[dict[str, Any]]:
         """What determines the numbers of this group's engines on this machine."""
-        return [subject.identity(tower) for subject in self.cohort.subjects for tower in TOWERS]
+        return [numbers_of(subject, tower) for subject in self.cohort.subjects for tower in TOWERS]
 
 
 @dataclass(frozen=True)

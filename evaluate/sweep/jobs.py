@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
+from clipq.bundle import TOWERS, TowerName
 from clipq.data.views import View
 from clipq.errors import ClipqError
 from clipq.evaluate.cells.cells import Cell
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.square_cells import attack_cell, fill_attack
-from clipq.evaluate.cells.subjects import Subject
+from clipq.evaluate.cells.subjects import Subject, numbers_of
 from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.plan import Plan, PlannedSquare
 from clipq.evaluate.suites.schema import Suite
+from clipq.evaluate.sweep.nodes import refusal
 
-OTHER_NUMBERS = "this machine would give other numbers than planned: its runtime, its version or its GPU differs"
+OTHER_NUMBERS = "this machine would give other numbers than planned: it has other data, or draws others"
 
 # Image engines that a process keeps open.
 MOST_ENGINES = 8
@@ -32,7 +34,8 @@ Target = View | tuple[PlannedSquare, int]
 class Job:
     """One cell to fill: its name, the engine, what the engine is run on, and the cell that must be there before.
 
-    ``target`` is an index into the plan's targets, which are large and go to another process once.
+    ``target`` is an index into the plan's targets, which are large and go to another process once. ``numbers`` is what
+    determines the engine's numbers where this was planned.
     """
 
     kind: Kind
@@ -43,6 +46,7 @@ class Job:
     target: int
     rows: int
     chunk: int
+    numbers: Mapping[str, Any]
     after: str | None = None
 
 
@@ -70,6 +74,12 @@ def plan_jobs(
     """
     targets: list[Target] = []
     jobs: dict[str, Job] = {}
+    numbers_by_tower = {
+        (subject.label, group, tower): numbers_of(subject, tower)
+        for group, subjects in groups.items()
+        for subject in subjects
+        for tower in TOWERS
+    }
 
     def add(kind: Kind, target: Target, name: str, after: Kind | None = None) -> None:
         targets.append(target)
@@ -77,7 +87,10 @@ def plan_jobs(
             for subject in subjects:
                 cell = cell_of(kind, target, subject, embeddings)
                 before = None if after is None else cell_of(after, target, subject, embeddings).name
-                job = Job(kind, cell.name, subject, group, name, len(targets) - 1, cell.rows, cell.chunk, before)
+                numbers = numbers_by_tower[subject.label, group, tower_of(kind)]
+                job = Job(
+                    kind, cell.name, subject, group, name, len(targets) - 1, cell.rows, cell.chunk, numbers, before
+                )
                 jobs.setdefault(cell.name, job)
 
     for view in plan.classified_views():
@@ -89,6 +102,11 @@ def plan_jobs(
     for planned, epsilon in plan.attacks():
         add("attack", (planned, epsilon), f"{planned.view.name}: Square ε={epsilon}/255", after="classes")
     return list(jobs.values()), tuple(targets)
+
+
+def tower_of(kind: Kind) -> TowerName:
+    """The tower that a job of a kind runs."""
+    return "image" if kind in ("images", "attack") else "text"
 
 
 def cell_of(kind: Kind, target: Target, subject: Subject, embeddings: Embeddings) -> Cell:
@@ -110,6 +128,8 @@ def do_job(job: Job, targets: Sequence[Target], embeddings: Embeddings) -> str:
     """Fill a job's cell, going on where another process stopped; the reason why it could not be, or nothing."""
     target = targets[job.target]
     try:
+        if refused := refusal(job.numbers, numbers_of(job.subject, tower_of(job.kind))):
+            return refused
         cell = cell_of(job.kind, target, job.subject, embeddings)
         if cell.name != job.cell:
             return OTHER_NUMBERS

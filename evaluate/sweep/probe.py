@@ -16,7 +16,7 @@ from clipq.evaluate.bench.bench import seconds_per_sample
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.subjects import Subject
 from clipq.evaluate.suites.plan import PlannedSquare
-from clipq.evaluate.sweep.jobs import Job, Target
+from clipq.evaluate.sweep.jobs import Job, Target, tower_of
 from clipq.progress import Progress
 
 BATCH = 8
@@ -45,7 +45,7 @@ def probe(jobs: Sequence[Job], targets: Sequence[Target], embeddings: Embeddings
     progress.start("timing a few batches", len(jobs))
     for job in jobs:
         target = targets[job.target]
-        tower: TowerName = "image" if job.kind in ("images", "attack") else "text"
+        tower = tower_of(job.kind)
         key = json.dumps(job.subject.identity(tower), sort_keys=True)
         if key not in speeds:
             speeds[key] = _seconds_per_sample(job.subject, tower)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.plan import Plan, open_plan
 from clipq.evaluate.suites.schema import Suite
 from clipq.evaluate.suites.suite import read_suite
-from clipq.evaluate.sweep.bundles import make_bundles
+from clipq.evaluate.sweep.bundles import MadeBundles, make_bundles
 from clipq.evaluate.sweep.cluster import Cluster, connect, disconnect
 from clipq.evaluate.sweep.grid import Grid, bundle_folders, folder_name
 from clipq.evaluate.sweep.groups import Group, Measured, measure_group
@@ -83,28 +83,32 @@ def plan_sweep(
     ResultsError where there is no engine at all.
     """
     suite = read_suite(grid.suite).model_copy(update={"latency": None})
+    # Before engines are made for hours.
+    given, storage = bundle_folders(grid), _storage(grid, folder, cluster, makes)
     made = make_bundles(grid, folder.path, progress, makes=makes)
     not_made = []
     for name, bundles in made.items():
-        for step, reason in bundles.failed.items():
-            folder.record_failure(Failure(group=name, engine=step, what="making the engine", reason=reason))
         steps = ["fp32", *grid.recipes]
         not_made += [f"{name}: {step}" for step in steps if step not in bundles.made and step not in bundles.failed
                      and not (step == "fp32" and bundles.made)]  # fmt: skip
     progress.start("opening and checking the data", 0)
     plan = open_plan(suite, settings.fetch)
-    storage = folder.storage(grid)
     settings = replace(
         settings,
         threads=grid.threads,
         batch=grid.batch_size,
         cells=storage.root if storage.is_remote else str(Path(storage.root).resolve()),
     )
-    groups = _groups(grid, {name: bundles.paths for name, bundles in made.items()}, suite, settings)
+    groups = _groups(given, {name: bundles.paths for name, bundles in made.items()}, grid.runtimes, suite, settings)
+    not_makeable = _not_makeable(made)
     if not groups and makes:
-        failures = folder.failures()
-        why = f": {failures[0].engine}: {failures[0].reason}" if failures else ""
+        why = f": {not_makeable[0].engine}: {not_makeable[0].reason}" if not_makeable else ""
         raise ResultsError(f"no engine could be made{why}")
+    for failure in not_makeable:
+        folder.record_failure(failure)
+    if cluster is not None:
+        runtimes = {subject.runtime for group in groups for subject in group.cohort.subjects}
+        cluster.require_same_software(sorted(runtimes))
     progress.start("planning cells", 0)
     with Embeddings(settings, suite) as embeddings:
         jobs, targets = plan_jobs(plan, {group.name: group.cohort.subjects for group in groups}, embeddings)
@@ -117,6 +121,24 @@ def plan_sweep(
         planned.slots = 1 if cluster is None else cluster.slots()
         planned.cost = probe(planned.to_do, targets, embeddings, progress)
     return planned
+
+
+def _storage(grid: Grid, folder: SweepFolder, cluster: Cluster | None, makes: bool) -> Storage:
+    """Where the cells are; raises ResultsError where workers do not see it or (with ``makes``) nothing can be kept."""
+    storage = folder.storage(grid)
+    if cluster is not None and not storage.is_shared:
+        raise ResultsError(f"cells {storage.root}: workers on Ray do not see this process's memory; give a store's URL")
+    if makes:
+        storage.require_writable()
+    return storage
+
+
+def _not_makeable(made: Mapping[str, MadeBundles]) -> list[Failure]:
+    return [
+        Failure(group=name, engine=step, what="making the engine", reason=reason)
+        for name, bundles in made.items()
+        for step, reason in bundles.failed.items()
+    ]
 
 
 @contextmanager
@@ -218,13 +240,15 @@ class Listener:
     told: Callable[[Outcome], None]
 
 
-def _groups(grid: Grid, made: dict[str, list[Path]], suite: Suite, settings: Settings) -> list[Group]:
+def _groups(
+    given: list[Path], made: dict[str, list[Path]], runtimes: Sequence[str], suite: Suite, settings: Settings
+) -> list[Group]:
     """Bundles by checkpoint and the runtime of ONNX files; plans, which have a runtime of their own, join the first."""
     families = {name: list(paths) for name, paths in made.items() if paths}
-    for path in bundle_folders(grid):
+    for path in given:
         name = folder_name(open_bundle(path).manifest.checkpoint.name)
         families.setdefault(name, []).append(path)
-    takers = [runtime for runtime in grid.runtimes if known_runtime(runtime).takes == "onnx"] or [DEFAULT_RUNTIME]
+    takers = [runtime for runtime in runtimes if known_runtime(runtime).takes == "onnx"] or [DEFAULT_RUNTIME]
     groups = []
     for name, paths in families.items():
         for runtime in takers:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.errors import ResultsError
 from clipq.evaluate.cells.cells import chunk_names
@@ -15,10 +15,17 @@ from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.sweep.grid import Grid
 from clipq.evaluate.sweep.jobs import Job, Outcome
 from clipq.files import write_atomic
+from clipq.given import as_store
+from clipq.text_files import read_bytes
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 PLAN = "sweep.json"
 FAILURES = "failures"
+
+# Of sweep.json: a plan of a million cells has 250 MB.
+_MOST_BYTES = 2**30
+
+Name = Annotated[str, Field(pattern="^[0-9a-f]+$", max_length=64)]
 
 
 class _Model(BaseModel):
@@ -28,13 +35,13 @@ class _Model(BaseModel):
 class PlannedCell(_Model):
     """A cell of the plan: its name, what it is of, and how many rows in chunks of how many."""
 
-    cell: str
+    cell: Name
     kind: str
     group: str
     engine: str
     view: str
-    rows: int
-    chunk: int
+    rows: int = Field(ge=0)
+    chunk: int = Field(ge=1)
 
 
 class Failure(_Model):
@@ -51,7 +58,7 @@ class Failure(_Model):
 class SweepState(_Model):
     """The content of ``sweep.json``."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = SCHEMA_VERSION
     grid: Grid
     cells: tuple[PlannedCell, ...]
 
@@ -64,7 +71,7 @@ class SweepFolder:
 
     def storage(self, grid: Grid) -> Storage:
         """Where the cells are."""
-        return Storage(grid.cells or str(self.path / "cells"))
+        return Storage(as_store(grid.cells or "cells", self.path))
 
     def results(self, group: str) -> Path:
         """The results folder of a group."""
@@ -84,16 +91,14 @@ class SweepFolder:
     def read_plan(self) -> SweepState:
         """What is being done; raises ResultsError where there is no sweep or it cannot be read."""
         path = self.path / PLAN
+        if not path.exists():
+            raise ResultsError(f"{self.path} holds no sweep; clipq-eval sweep GRID -o {self.path} starts one")
         try:
-            raw = json.loads(path.read_bytes())
-            if raw.get("schema_version", 0) > SCHEMA_VERSION:
-                raise ResultsError(f"{path} is of a newer clipq; upgrade clip-quant")
-            return SweepState.model_validate(raw)
-        except FileNotFoundError as error:
-            raise ResultsError(
-                f"{self.path} holds no sweep; clipq-eval sweep GRID -o {self.path} starts one"
-            ) from error
-        except (OSError, ValueError, AttributeError, ValidationError) as error:
+            return SweepState.model_validate_json(read_bytes(path, ResultsError, _MOST_BYTES))
+        except ValidationError as error:
+            versions = [one["input"] for one in error.errors() if one["loc"] == ("schema_version",)]
+            if any(isinstance(version, int) and version > SCHEMA_VERSION for version in versions):
+                raise ResultsError(f"{path} is of a newer clipq; upgrade clip-quant") from error
             raise ResultsError(f"{path} is damaged; start the sweep again, finished cells are kept") from error
 
     def failures(self) -> list[Failure]:
@@ -101,7 +106,7 @@ class SweepFolder:
         found = []
         for path in sorted((self.path / FAILURES).glob("*.json")):
             try:
-                found.append(Failure.model_validate_json(path.read_bytes()))
+                found.append(Failure.model_validate_json(read_bytes(path, ResultsError)))
             except ValidationError as error:
                 raise ResultsError(f"{path} is damaged; delete it and run again") from error
         return found
@@ -144,4 +149,6 @@ def failure_of(outcome: Outcome) -> Failure:
 
 def whole(names: dict[str, set[str]], cell: str, rows: int, chunk: int) -> bool:
     """Whether every chunk of a cell is among the names that a storage has, by folder."""
-    return chunk_names(rows, chunk) <= names.get(cell, set())
+    there = names.get(cell, set())
+    # Counted first: a damaged plan may ask for more chunks than memory has names for.
+    return len(there) >= -(-rows // chunk) and chunk_names(rows, chunk) <= there

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from clipq.evaluate.sweep.probe import free_bytes
 from clipq.evaluate.sweep.run import SweepPlan, Swept
@@ -26,13 +27,15 @@ def print_sweep_plan(planned: SweepPlan, folder: SweepFolder, where: str) -> Non
             len(group.cohort.subjects), kinds["classes"] + kinds["captions"], kinds["images"], kinds["attack"],
             len(jobs), sum(job.cell in planned.done for job in jobs), sum(job.cell in planned.failed for job in jobs),
         )  # fmt: skip
-        table.add_row(group.name, group.runtime, *map(str, counts))
+        table.add_row(Text(group.name), Text(group.runtime), *map(str, counts))
     console.print(table)
     for what in planned.not_made:
         console.print(f"not made yet, so its cells are not counted: {what}", markup=False)
     if planned.failed:
         console.print(
-            f"{len(planned.failed)} cells failed before and are left alone; clipq-eval sweep retry {folder.path}"
+            f"{len(planned.failed)} cells failed before and are left alone; clipq-eval sweep retry {folder.path}",
+            markup=False,
+            soft_wrap=True,
         )
     cost = planned.cost
     if cost is not None:
@@ -86,7 +89,8 @@ def print_status(folder: SweepFolder) -> None:
     for column in ("group", "engine", "cells", "done", "failed", "missing"):
         table.add_column(column, justify="left" if column in ("group", "engine") else "right")
     for row in rows:
-        table.add_row(*(str(row[column]) for column in ("group", "engine", "cells", "done", "failed", "missing")))
+        # As it is: a name may have brackets, which a table would read as colours.
+        table.add_row(*(Text(str(row[column])) for column in ("group", "engine", "cells", "done", "failed", "missing")))
     total = {key: sum(row[key] for row in rows) for key in ("cells", "done", "failed", "missing")}
     table.add_section()
     table.add_row("all", "", *(str(value) for value in total.values()))

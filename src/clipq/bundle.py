@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from typing_extensions import Self
 
 from clipq.errors import BundleError
-from clipq.files import sha256_file, write_atomic
+from clipq.files import Stamp, sha256_file, stamp, write_atomic
 from clipq.given import as_path
 from clipq.scheme import Scheme, with_scheme
 from clipq.text_files import read_json
@@ -220,6 +222,9 @@ class Bundle:
     path: Path
     manifest: Manifest
 
+    # Of each file when its digest was last checked.
+    _stamps: dict[str, Stamp | None] = field(default_factory=dict, repr=False, compare=False)
+
     @property
     def name(self) -> str:
         """The folder's name: what tables and charts call this bundle."""
@@ -245,16 +250,33 @@ class Bundle:
     def prompts(self) -> Prompts:
         """The templates and class names stored at export."""
         path = self.path / self.manifest.prompts.file
-        return _validated(Prompts, read_json(path, BundleError, "export the bundle again"), path)
+        with self.unchanged():
+            return _validated(Prompts, read_json(path, BundleError, "export the bundle again"), path)
 
     def tower_path(self, tower: TowerName) -> Path:
         """The file of a tower that a runtime loads."""
         return self.path / self.manifest.tower(tower).file
 
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Around reading files of the bundle: what was read is what the manifest says, however long ago it was checked.
+
+        Files that were written or exchanged since are digested again, before and after; raises BundleError for others.
+        """
+        self._require_unchanged()
+        yield
+        self._require_unchanged()
+
+    def _require_unchanged(self) -> None:
+        if {entry.file: stamp(self.path / entry.file) for entry in self.manifest.files()} != self._stamps:
+            self.verify()
+
     def verify(self) -> None:
         """Check each file's digest against the manifest; raises BundleError on the first that differs."""
+        stamps = {}
         for entry in self.manifest.files():
             path = self.path / entry.file
+            stamps[entry.file] = stamp(path)
             if not path.is_file():
                 raise BundleError(f"bundle {self.path}: {entry.file} is missing; export or copy the bundle again")
             if path.stat().st_size != entry.bytes or sha256_file(path) != entry.sha256:
@@ -262,6 +284,7 @@ class Bundle:
                     f"bundle {self.path}: {entry.file} does not match the digest in {MANIFEST}; "
                     "it was changed or damaged after export: export or copy the bundle again"
                 )
+        self._stamps.update(stamps)
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
@@ -284,6 +307,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Read a bundle and check its digests; raises BundleError with the way out."""
     path = as_path(path, "bundle")
     manifest_path = path / MANIFEST
+    before = stamp(manifest_path)
     if not path.is_dir():
         raise BundleError(f"no bundle at {path}: the folder does not exist (clipq-export makes one)")
     if not manifest_path.is_file():
@@ -302,6 +326,10 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     manifest = _validated(Manifest, raw | {"schema_version": SCHEMA_VERSION}, manifest_path)
     bundle = Bundle(path, manifest)
     bundle.verify()
+    # Taken now, and so of the manifest that was read.
+    if not bundle.digest or stamp(manifest_path) != before:
+        raise BundleError(f"{manifest_path} changed while it was read; open the bundle again")
+    # Its own content is checked as it is read.
     assert bundle.prompts
     return bundle
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
@@ -12,20 +13,25 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from clipq.made_by import makers
+
+# Distributions of one library, of which one is installed.
+OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
+# What draws corruptions.
+DRAWING = ("imagecorruptions-imaug", "numpy", "pillow", "scipy", "scikit-image", "numba", *OPENCV)
 PACKAGES = (
-    "clip-quant", "numpy", "pillow", "tokenizers", "scipy", "imagecorruptions-imaug", "tensorrt", "tensorrt-rtx",
-    "cuda-bindings", "cupti-python",
+    "clip-quant", *DRAWING, "tokenizers", "ftfy", "tensorrt", "tensorrt-rtx", "cuda-bindings", "cupti-python",
 )  # fmt: skip
 # NVIDIA's libraries come as packages of their own, named with CUDA's version up to 12: nvidia-cublas-cu12.
 _NVIDIA = re.compile(r"nvidia-(cublas|cudnn|cuda-cupti|cuda-runtime)(-cu\d+)?")
 
 
 def environment() -> dict[str, Any]:
-    """CPU, cores, system, Python, and the versions of the packages that compute; names as pip knows them."""
-    packages = {}
-    for package in (*PACKAGES, *_nvidia_packages()):
-        with suppress(PackageNotFoundError):
-            packages[package] = version(package)
+    """CPU, cores, system, Python, and the versions of the packages that compute; names as pip knows them.
+
+    ``made_by`` is what is part of every cell's key.
+    """
+    packages = _versions((*PACKAGES, *_nvidia_packages()))
     if found := onnxruntime_package():
         packages[found[0]] = found[1]
     return {
@@ -35,7 +41,22 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "packages": packages,
+        "made_by": {**makers("image"), **makers("text")},
     }
+
+
+def gpu_libraries() -> dict[str, str]:
+    """The versions of the libraries whose kernels compute on a GPU."""
+    kernels = [name for name in _nvidia_packages() if "cublas" in name or "cudnn" in name]
+    return _versions(("tensorrt", "tensorrt-rtx", *kernels))
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def onnxruntime_package() -> tuple[str, str] | None:

@@ -12,6 +12,7 @@
     ├── EngineError        an engine was fed wrongly or failed
     │   └── OutOfMemory    the GPU has too little memory for this batch
     ├── DataError          images, labels, class names or captions cannot be used
+    │   └── DataChanged    a file of them changed while it was read
     ├── ResultsError       a results folder is missing, damaged, or of a newer schema
     │   └── NotInResults   an engine, view, group or metric is not in these results (a KeyError too)
     └── PolicyError        a gate's policy cannot be read, or nothing can be judged by it
@@ -66,6 +67,10 @@ class OutOfMemory(EngineError):
 
 class DataError(ClipqError):
     """Images, labels, class names or captions cannot be used."""
+
+
+class DataChanged(DataError):
+    """A file of images is not, or no longer, what its digest was taken of; leaving it out would be no way out."""
 
 
 class ResultsError(ClipqError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from numbers import Real
@@ -39,7 +40,10 @@ def as_path(value: object, what: str) -> Path:
         raise ClipqError(f"{what} {shown(value)}: give a path")
     if wrong := unusable(os.fspath(value)):
         raise ClipqError(f"{what} {shown(value)}: {wrong}")
-    return Path(os.fspath(value)).expanduser()
+    try:
+        return Path(os.fspath(value)).expanduser()
+    except RuntimeError as error:
+        raise ClipqError(f"{what} {shown(value)}: {error}") from error
 
 
 def as_folder(value: object, what: str) -> Path:
@@ -87,3 +91,36 @@ def as_share(value: object, what: str) -> float:
     if not isinstance(value, Real) or not 0 < float(value) < 1:
         raise DataError(f"{what} {shown(value)}: give a number above 0 and below 1 (0.01 is one point)")
     return float(value)
+
+
+# A letter alone is a Windows drive.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//)?")
+# Schemes of this machine's folders, of what can be read and not kept in, and of this process's memory.
+_FOLDERS, _READ_ONLY = ("file", "local"), ("http", "https", "data")
+MEMORY = "memory"
+
+
+def as_store(cells: str, folder: Path) -> str:
+    """Where cells lie by what a user says: a folder, a relative one in ``folder``, or the URL of a store.
+
+    Raises ClipqError for what is neither.
+    """
+    found = _URL.match(cells)
+    scheme, slashes = found.groups() if found else ("", "")
+    place = cells[found.end() :] if found else ""
+    if not cells or cells != cells.strip() or not cells.isprintable() or "::" in cells or (found and not slashes):
+        raise ClipqError(
+            f"cells {cells!r}: is neither a folder nor a store's URL; give s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, "
+            "file:///FOLDER, or a folder (./NAME where its name has a colon)"
+        )
+    if not scheme:
+        return str(folder / as_path(cells, "cells"))
+    if scheme in _FOLDERS:
+        if not place.startswith("/") or not place.strip("/"):
+            raise ClipqError(f"cells {cells!r}: give the whole path of a folder, as {scheme}:///FOLDER")
+        return str(Path(place))
+    if scheme in _READ_ONLY:
+        raise ClipqError(f"cells {cells!r}: nothing can be kept there; give a folder or s3://BUCKET/PREFIX")
+    if scheme != MEMORY and (not place or place.startswith("/")):
+        raise ClipqError(f"cells {cells!r}: names no bucket; give {scheme}://BUCKET/PREFIX")
+    return f"{scheme}://{place.rstrip('/')}"

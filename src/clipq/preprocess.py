@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipq.bundle import Preprocess
 from clipq.errors import DataError
+from clipq.image_formats import FORMATS
 
 # Larger than Pillow's own warning level: what a resize would need in memory, in pixels.
 MAX_RESIZED_PIXELS = 100_000_000
+
+# Colour modes with 8 bits a channel or fewer that Pillow resizes and turns to RGB.
+_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
 
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 def open_image(source: Path | io.BytesIO, name: str | None = None) -> Image.Image:
-    """Decode an image; raises DataError where it is empty, truncated, no image, or has 16 bits a channel.
+    """Decode an image; raises DataError where it is empty, truncated, has 16 bits a channel, or another format.
 
-    ``name`` is what the error calls an image that is no file.
+    ``name`` is what the error calls an image that is no file; ``FORMATS`` are read, whatever the name says.
     """
     what = name or str(source)
     try:
@@ -36,20 +41,32 @@ def open_image(source: Path | io.BytesIO, name: str | None = None) -> Image.Imag
             raise DataError(f"{what}: the file is empty")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(source)
+            image = Image.open(source, formats=_formats())
             image.load()
     except UnidentifiedImageError as error:
-        raise DataError(f"{what}: not an image that Pillow knows") from error
+        raise DataError(f"{what}: not an image of a format that clipq reads ({', '.join(FORMATS)})") from error
     except FileNotFoundError as error:
         raise DataError(f"{what}: no such file") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        # Pillow's decoders let all kinds of errors through.
         raise DataError(f"{what}: cannot be decoded ({error})") from error
     if image.mode.startswith(("I", "F")):
         raise DataError(
             f"{what}: {image.mode} pixels (16 or 32 bits); the checkpoint's transform would clip them to white: "
             "convert the file to 8 bits a channel"
         )
+    if image.mode not in _MODES:
+        raise DataError(f"{what}: {image.mode} pixels, which Pillow cannot turn to RGB; convert the file to RGB")
     return image
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def resize_and_crop(image: Image.Image, config: Preprocess) -> Image.Image:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from photos import png
 
-from clipq.data import archives
+from clipq.data import downloads
 from clipq.data.open import open_view
 from clipq.demo import world
 from clipq.errors import DataError
@@ -60,11 +60,11 @@ class Flaky(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(downloads.time, "sleep", lambda seconds: None)
     Flaky.failures, Flaky.asked = 0, []
     handler = functools.partial(Flaky, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}"
         running.shutdown()
 
@@ -102,6 +102,32 @@ def test_dead_and_wrong_addresses(tmp_path, server):
     with pytest.raises(DataError, match="could not be fetched in 4 attempts"):
         open_view("wds:http://127.0.0.1:9/set", cache=tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*.tar"))
+
+
+@pytest.mark.parametrize(
+    "name", ["test/nshards.txt", "test/0.tar", "classnames.txt", "zeroshot_classification_templates.txt"]
+)
+@pytest.mark.parametrize("page", [b"<!DOCTYPE html><title>Log in {}</title>", b"\n <HTML>{}", b"\x1f\x8b\x08{}", b""])
+def test_what_a_server_sends_in_place_of_a_file_is_not_kept(tmp_path, server, name, page):
+    place = shards(tmp_path / "set") / name
+    good = place.read_bytes()
+    place.write_bytes(page)
+    if page or name in ("test/nshards.txt", "test/0.tar"):
+        with pytest.raises(DataError, match=rf"{server}/set/{name}: "):
+            open_view(f"wds:{server}/set", cache=tmp_path / "cache")
+        assert not list((tmp_path / "cache").rglob(place.name))
+    place.write_bytes(good)
+    assert len(open_view(f"wds:{server}/set", cache=tmp_path / "cache").samples) == 12
+
+
+def test_a_cut_shard_of_a_server(tmp_path, server):
+    root = shards(tmp_path / "set")
+    good = (root / "test" / "1.tar").read_bytes()
+    (root / "test" / "1.tar").write_bytes(good[: len(good) // 2])
+    with pytest.raises(DataError, match=rf"{server}/set/test/1\.tar: is truncated inside"):
+        open_view(f"wds:{server}/set", cache=tmp_path / "cache")
+    kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert sorted(path.name for path in kept) == ["0.tar", "nshards.txt"]
 
 
 def test_hostile_and_broken_tars(tmp_path):

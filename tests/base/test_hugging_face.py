@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from photos import png
 
+from clipq.bundle import Preprocess
 from clipq.data.open import open_view
+from clipq.data.pixels import PixelReader
 from clipq.demo import world
 from clipq.errors import DataError
 
@@ -44,6 +46,15 @@ def test_hugging_face_dataset(hugging_face, tmp_path):
     assert captions.samples[2].captions == ("2 once", "2 twice")
 
 
+def test_a_folder_opens_without_the_network(hugging_face, tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "elsewhere")
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("something was asked for"))
+    assert len(open_view(f"hf:{hugging_face}").samples) == 9
+    assert datasets.config.HF_HUB_OFFLINE is False
+
+
 def test_hugging_face_refusals(hugging_face, tmp_path):
     with pytest.raises(DataError, match="no column 'pixels'"):
         open_view(f"hf:{hugging_face}:image=pixels", cache=tmp_path / "cache")
@@ -53,3 +64,173 @@ def test_hugging_face_refusals(hugging_face, tmp_path):
         open_view("hf:nobody/nothing")
     with pytest.raises(DataError, match="unknown option 'rows'"):
         open_view(f"hf:{hugging_face}:rows=3", cache=tmp_path / "cache")
+
+
+def stored(folder, *, rows=3, label=None, **columns):
+    """A table of three photos and other columns, each a feature and its values; its source."""
+    datasets = pytest.importorskip("datasets", reason="needs the hf extra")
+    pictures = (datasets.Image(), [{"bytes": png(index), "path": None} for index in range(rows)])
+    given = {"image": pictures, **({} if label is None else {"label": label}), **columns}
+    features = datasets.Features({name: feature for name, (feature, _) in given.items()})
+    table = datasets.Dataset.from_dict({name: values for name, (_, values) in given.items()}, features=features)
+    table.to_parquet(folder / "photos" / "test-00000-of-00001.parquet")
+    return f"hf:{folder / 'photos'}"
+
+
+def value(dtype):
+    return pytest.importorskip("datasets").Value(dtype)
+
+
+def several(feature):
+    return pytest.importorskip("datasets").Sequence(feature)
+
+
+def classes(*names):
+    return pytest.importorskip("datasets").ClassLabel(names=list(names))
+
+
+NO_CLASSES = {
+    "floats": (
+        lambda: (value("float32"), [0.0, 1.0, 0.0]),
+        "column 'label' holds float32, no names of classes; :label=COLUMN",
+    ),
+    "floats with nothing": (lambda: (value("float64"), [0.0, None, 1.0]), "holds float64, no names"),
+    "lists": (lambda: (several(classes("a", "b")), [[0, 1], [0], [1]]), "holds lists, but a sample has one class"),
+    "lists of words": (lambda: (several(value("string")), [["a"], ["b"], ["a"]]), "holds lists"),
+    "numbers": (lambda: (value("int64"), [0, 1, 0]), "holds numbers, no names of classes; :names=FILE"),
+    "truth values": (lambda: (value("bool"), [True, False, True]), "holds numbers, no names of classes"),
+    "fractions as words": (lambda: (value("string"), ["0.0", "1.0", "0.0"]), "holds values such as 0.0"),
+    "null classes": (lambda: (classes("a", "b"), [0, None, 1]), r"rows without a label \(1 of 3, the first is 1\)"),
+    "no class": (lambda: (classes("a", "b"), [-1, -1, -1]), r"rows without a label \(3 of 3"),
+    "null words": (lambda: (value("string"), ["a", None, "b"]), r"rows without a label \(1 of 3"),
+    "null numbers": (lambda: (value("int64"), [0, None, 1]), r"rows without a label \(1 of 3"),
+    "empty words": (lambda: (value("string"), ["a", " ", "b"]), r"rows without a label \(1 of 3"),
+    "dates": (lambda: (value("date32"), [None, None, None]), "holds date32, no names"),
+}
+
+
+@pytest.mark.parametrize("case", NO_CLASSES)
+def test_a_column_that_names_no_classes_is_refused(tmp_path, case):
+    column, words = NO_CLASSES[case]
+    with pytest.raises(DataError, match=words):
+        open_view(stored(tmp_path, label=column()), cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("feature", ["int64", "bool", "string", "ClassLabel"])
+def test_class_names_by_option(tmp_path, feature):
+    column = (classes("n01", "n02"), [1, 0, 1]) if feature == "ClassLabel" else (value(feature), [1, 0, 1])
+    column = (value(feature), ["1", "0", "1"]) if feature == "string" else column
+    source = stored(tmp_path, label=column)
+    (tmp_path / "names.txt").write_text("a cat\na dog\n")
+    view = open_view(f"{source}:names={tmp_path / 'names.txt'}", cache=tmp_path / "cache")
+    assert view.classes.names == ("a cat", "a dog") and [sample.label for sample in view.samples] == [1, 0, 1]
+    assert view.classes.keys == (("n01", "n02") if feature == "ClassLabel" else ("0", "1"))
+    (tmp_path / "names.txt").write_text("a cat\n")
+    with pytest.raises(DataError, match=r"has no class name for label '1'|has 2 classes, .*names 1"):
+        open_view(f"{source}:names={tmp_path / 'names.txt'}", cache=tmp_path / "cache")
+    with pytest.raises(DataError, match=r"none\.txt: cannot be read"):
+        open_view(f"{source}:names=none.txt", cache=tmp_path / "cache")
+
+
+def bad_rows(view, on_bad_image):
+    config = Preprocess(
+        image_size=(32, 32),
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        interpolation="bicubic",
+        resize_mode="shortest",
+        fill_color=0,
+    )
+    return PixelReader(config, on_bad_image).read(view, 0, len(view.samples))
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        (None, "it has no image"),
+        ({"bytes": None, "path": None}, "it has no image"),
+        ({"bytes": b"", "path": None}, "the file is empty"),
+        ({"bytes": b"no image", "path": None}, "not an image"),
+    ],
+)
+def test_a_cell_without_an_image_is_a_bad_one(tmp_path, cell, reason):
+    images = [{"bytes": png(0), "path": None}, cell, {"bytes": png(1), "path": None}]
+    # As other programs write it: the library itself refuses an image that is nothing.
+    feature = {"bytes": value("binary"), "path": value("string")}
+    source = stored(tmp_path, label=(classes("a", "b"), [0, 1, 1]), image=(feature, images))
+    view = open_view(source, cache=tmp_path / "cache")
+    assert len(view.digest) == 64
+    with pytest.raises(DataError, match=rf"test/0000001: {reason}.*--on-bad-image skip"):
+        bad_rows(view, "error")
+    batch = bad_rows(view, "skip")
+    assert batch.rows.tolist() == [0, 2] and reason in batch.skipped["test/0000001"]
+
+
+def test_paths_in_cells_are_seen_from_the_folder(tmp_path):
+    source = stored(
+        tmp_path, label=(classes("a", "b"), [0, 1, 1]), image=(value("string"), ["0.png", "1.png", "https://x/2.png"])
+    )
+    for number in (0, 1):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(png(number))
+    view = open_view(source, cache=tmp_path / "cache")
+    assert (np.asarray(view.image(1)) == world.sample("test", 1)[1]).all()
+    for gone in (1, 2):
+        (tmp_path / "photos" / "1.png").unlink(missing_ok=True)
+        with pytest.raises(DataError, match=f"test/000000{gone}: its image is .*, which cannot be read"):
+            view.image(gone)
+
+
+@pytest.mark.parametrize("column", ["numbers", "images"])
+def test_a_column_without_one_image_a_row_is_refused(tmp_path, column):
+    datasets = pytest.importorskip("datasets", reason="needs the hf extra")
+    picture = {"bytes": png(0), "path": None}
+    held = {"numbers": (value("int64"), [1, 2, 3]), "images": (several(datasets.Image()), [[picture]] * 3)}[column]
+    with pytest.raises(DataError, match=r"column 'image' holds .*, not one image a row"):
+        open_view(stored(tmp_path, label=(classes("a", "b"), [0, 1, 1]), image=held), cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        ("text", ["a cat", None, "a dog"]),
+        ("text", ["a cat", "", "a dog"]),
+        ("texts", [["a cat"], [], ["a dog", "dog"]]),
+        ("texts", [["a cat"], None, ["a dog"]]),
+        ("texts", [["a cat"], ["a", None], ["a dog"]]),
+    ],
+)
+def test_a_row_without_a_caption_is_a_bad_one(tmp_path, dtype, values):
+    feature = value("string") if dtype == "text" else several(value("string"))
+    source = stored(tmp_path, caption=(feature, values))
+    view = open_view(source, "captions", cache=tmp_path / "cache")
+    # Else the pixels kept of one view would be those of the other.
+    assert view.digest != open_view(source, "images", cache=tmp_path / "cache").digest
+    with pytest.raises(DataError, match=r"test/0000001: it has no caption.*--on-bad-image skip"):
+        bad_rows(view, "error")
+    assert bad_rows(view, "skip").skipped == {"test/0000001": "test/0000001: it has no caption"}
+
+
+def test_captions_are_texts(tmp_path):
+    nested = (several(several(value("string"))), [[["a"]], [["b"]], [["c"]]])
+    with pytest.raises(DataError, match=r"column 'caption' holds .*, no texts"):
+        open_view(stored(tmp_path, caption=nested), "captions", cache=tmp_path / "cache")
+    with pytest.raises(DataError, match="no texts"):
+        open_view(stored(tmp_path / "b", caption=(value("int64"), [1, 2, 3])), "captions", cache=tmp_path / "cache")
+
+
+def test_groups_without_a_value_have_a_name(tmp_path):
+    source = stored(tmp_path, label=(value("string"), ["a", "b", "a"]), race=(classes("x"), [0, None, -1]),
+                    age=(value("int64"), [3, None, 4]))  # fmt: skip
+    groups = [sample.groups for sample in open_view(source, cache=tmp_path / "cache").samples]
+    assert [group["race"] for group in groups] == ["x", "unlabelled", "unlabelled"]
+    assert [group["age"] for group in groups] == ["3", "unlabelled", "4"]
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/test.parquet", "hf://datasets/org/name/test.parquet"])
+def test_a_folder_that_names_addresses_fetches_nothing(tmp_path, address):
+    pytest.importorskip("datasets", reason="needs the hf extra")
+    (tmp_path / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: test\n    path: {address}\n---\n"
+    )
+    with pytest.raises(DataError, match=r"it names (http|hf): addresses; --fetch allows downloads"):
+        open_view(f"hf:{tmp_path}")

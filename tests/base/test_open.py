@@ -58,6 +58,8 @@ def test_names(folder, spec, name):
         ("wds:https://somewhere/set", "wds:https://somewhere/set"),
         ("hf:org/name", "hf:{}/org/name"),
         ("hf:nobody/nothing", "hf:nobody/nothing"),
+        ("hf:nobody/nothing:names=a.txt,split=val", "hf:nobody/nothing:names={}/a.txt,split=val"),
+        ("hf:org/name:split=val,names=/a.txt", "hf:{}/org/name:split=val,names=/a.txt"),
         ("utkface:faces", "utkface:{}/faces"),
     ],
 )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save
 
 from clipq.ahead import ahead
 from clipq.bundle import Preprocess
@@ -18,6 +24,7 @@ from clipq.data.pixels import PixelCache, PixelReader
 from clipq.data.views import FileView, choose_samples
 from clipq.errors import DataError
 from clipq.evaluate.suites.corruptions import corrupted_views
+from clipq.files import packed, unpacked
 from clipq.preprocess import normalize, preprocess
 
 CONFIG = Preprocess(
@@ -116,11 +123,152 @@ def test_a_damaged_chunk_is_made_again(photos, tmp_path):
     assert (reader(tmp_path).read(photos, 0, 8).pixels == good.pixels).all()
 
 
-def test_a_cache_that_cannot_be_written_is_only_slower(photos, tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("no folder")
+def test_every_flipped_bit_of_a_chunk_is_told(photos, tmp_path, decoded):
+    good = reader(tmp_path).read(photos, 8, 16)
+    (chunk,) = tmp_path.glob("*/*.safetensors")
+    data = chunk.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    # The length, the header with metadata and padding, then rows and pixels here and there.
+    for byte in (*range(8), *range(8, start, 5), *range(start, len(data), 1999), len(data) - 1):
+        flipped = bytearray(data)
+        flipped[byte] ^= 1 << byte % 8
+        chunk.write_bytes(flipped)
+        decoded.clear()
+        again = reader(tmp_path).read(photos, 8, 16)
+        assert (again.pixels == good.pixels).all() and again.skipped == good.skipped
+        assert len(decoded) == 8 and chunk.read_bytes() == data
+
+
+OTHERS = {
+    "of an earlier layout": lambda arrays, said: save(arrays, said),
+    "rows of another type": lambda arrays, said: packed(arrays | {"rows": arrays["rows"].astype(np.float16)}, said),
+    "other rows": lambda arrays, said: packed(arrays | {"rows": arrays["rows"][::-1]}, said),
+    "fewer rows": lambda arrays, said: packed({name: array[:3] for name, array in arrays.items()}, said),
+    "pixels of another shape": lambda arrays, said: packed(arrays | {"pixels": arrays["pixels"][:, :16]}, said),
+    "pixels of another type": lambda arrays, said: packed(arrays | {"pixels": arrays["pixels"] / 255}, said),
+    "no pixels": lambda arrays, said: packed({"rows": arrays["rows"]}, said),
+    "skipped is a list": lambda arrays, said: packed(arrays, said | {"skipped": "[[1, 2]]"}),
+    "skipped is a number": lambda arrays, said: packed(arrays, said | {"skipped": "1"}),
+    "skipped is no JSON": lambda arrays, said: packed(arrays, said | {"skipped": "{"}),
+    "skipped names a sample that is there": lambda arrays, said: packed(
+        arrays, said | {"skipped": '{"dog/08.png": ""}'}
+    ),
+    "another chunk": lambda arrays, said: packed(arrays, said | {"chunk": "elsewhere"}),
+    "no metadata": lambda arrays, said: packed(arrays),
+    "nothing": lambda arrays, said: b"",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_chunk_of_these_samples_is_made_again(name, photos, tmp_path):
+    good = reader(tmp_path).read(photos, 8, 16)
+    (chunk,) = tmp_path.glob("*/*.safetensors")
+    data = chunk.read_bytes()
+    chunk.write_bytes(OTHERS[name](*unpacked(data)))
+    assert chunk.read_bytes() != data
+    assert (reader(tmp_path).read(photos, 8, 16).pixels == good.pixels).all()
+    assert chunk.read_bytes() == data
+
+
+@pytest.mark.parametrize("how", ["below a file", "a file", "full", "read-only", "without locks"])
+def test_a_cache_that_cannot_be_written_is_only_slower_and_that_is_said(how, photos, tmp_path, monkeypatch, caplog):
+    cache = tmp_path / how
+    if how in ("below a file", "a file"):
+        cache.write_text("no folder")
+        cache = cache / "cache" if how == "below a file" else cache
+
+    def refuse(number, *_, **__):
+        raise OSError(number, os.strerror(number))
+
+    if how == "full":
+        monkeypatch.setattr("clipq.data.pixels.write_atomic", partial(refuse, errno.ENOSPC))
+    if how == "read-only":
+        for name in ("clipq.data.pixels.write_atomic", "clipq.data.pixels.FileLock.acquire", "os.utime"):
+            monkeypatch.setattr(name, partial(refuse, errno.EROFS))
+    if how == "without locks":
+        monkeypatch.setattr("clipq.data.pixels.FileLock.acquire", partial(refuse, errno.ENOLCK))
     plain = PixelReader(CONFIG, "skip").read(photos, 0, 8)
-    assert (reader(blocked / "cache").read(photos, 0, 8).pixels == plain.pixels).all()
+    for _ in range(2):
+        assert (reader(cache).read(photos, 0, 8).pixels == plain.pixels).all()
+    assert len(caplog.messages) == (how != "without locks")
+
+
+def test_a_warm_cache_that_may_only_be_read_is_read(photos, tmp_path, decoded, monkeypatch, caplog):
+    good = reader(tmp_path).read(photos, 0, 16)
+    decoded.clear()
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for name in ("os.utime", "pathlib.Path.mkdir", "clipq.data.pixels.write_atomic", "clipq.data.pixels.FileLock"):
+        monkeypatch.setattr(name, refuse)
+    again = reader(tmp_path).read(photos, 0, 16)
+    assert (again.pixels == good.pixels).all() and not decoded and not caplog.messages
+
+
+def test_a_cache_may_be_deleted_at_any_time(photos, tmp_path):
+    plain = PixelReader(CONFIG, "skip").read(photos, 0, 16)
+    done = threading.Event()
+
+    def delete():
+        while not done.is_set():
+            shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+
+    deleter = threading.Thread(target=delete)
+    deleter.start()
+    try:
+        for _ in range(40):
+            read = [reader(tmp_path / "cache").read(photos, start, start + 2) for start in range(0, 16, 2)]
+            assert (np.concatenate([batch.pixels for batch in read]) == plain.pixels).all()
+    finally:
+        done.set()
+        deleter.join()
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from clipq.data.pixels import PixelCache
+with PixelCache(Path(sys.argv[1]).parent.parent, 10**8).lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_who_was_stopped_while_making_a_chunk_stops_nobody_for_long(photos, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("clipq.data.pixels.PATIENCE", 0.5)
+    chunk = reader(tmp_path).cache.path(photos, 0, 8, CONFIG)
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(chunk)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        holder.send_signal(signal.SIGSTOP)
+        plain = PixelReader(CONFIG, "skip").read(photos, 0, 8)
+        assert (reader(tmp_path).read(photos, 0, 8).pixels == plain.pixels).all()
+        assert "stopped" in caplog.text and chunk.is_file()
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_nothing_but_chunks_piles_up(photos, tmp_path):
+    folder = tmp_path / "cache"
+    reader(folder).read(photos, 0, 8)
+    (chunk,) = folder.rglob("*.safetensors")
+    # What killed processes left behind, today and long ago; and a view that nobody uses any more.
+    for age in (0, 10**5):
+        for name in (f"{age}.lock", f".{age}.safetensors.x"):
+            (chunk.parent / name).write_bytes(b"")
+            os.utime(chunk.parent / name, (time.time() - age, time.time() - age))
+    os.utime(chunk, (1, 1))
+    reader(folder, 2 * CHUNK_BYTES).read(photos, 4, 12)
+    assert sorted(path.name for path in chunk.parent.iterdir()) == [
+        ".0.safetensors.x", "0.lock", "00000004-00000012.safetensors"
+    ]  # fmt: skip
+    (folder / "alone").mkdir()
+    (folder / "alone" / chunk.name).write_bytes(bytes(CHUNK_BYTES))
+    os.utime(folder / "alone" / chunk.name, (1, 1))
+    reader(folder, 2 * CHUNK_BYTES).read(photos, 8, 16)
+    assert not (folder / "alone").exists()
 
 
 READ_IN_PROCESS = """

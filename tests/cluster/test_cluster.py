@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import RECIPES, evaluate, export
+from support import RECIPES, assert_refused, evaluate, export
 
 ray = pytest.importorskip("ray", reason="needs the ray extra")
 pytest.importorskip("moto", reason="needs the test extra")
@@ -223,6 +223,32 @@ def test_a_node_without_the_bundles_fetches_them(bundles, bucket, tmp_path, monk
         assert engine.outputs
     with pytest.raises(BundleError, match="does not see"):
         shipping.fetched(subject, Storage(str(tmp_path / "cells")))
+
+
+def test_a_node_with_another_clipq_is_refused(grid, cluster, tmp_path):
+    """An installation that is upgraded on one node alone, and makes other pixels of the same image."""
+    root = Path(__file__).resolve().parents[2]
+    shutil.copytree(root / "src" / "clipq", tmp_path / "other" / "clipq")
+    for part in ("engines", "evaluate", "exporters"):
+        shutil.copytree(root / part, tmp_path / "other" / "clipq" / part)
+    changed = tmp_path / "other" / "clipq" / "preprocess.py"
+    changed.write_text(changed.read_text().replace("np.float32(255)", "np.float32(256)"))
+    nodes = cluster(2, PYTHONPATH=str(tmp_path / "other"))
+    for dry in ([], ["--dry-run"]):
+        command = [sys.executable, "-m", "clipq.evaluate.cli", "sweep", grid, "-o", tmp_path / "r", *dry, "--ray"]
+        done = subprocess.run([*map(str, command), nodes.address], capture_output=True, text=True, check=False)
+        assert_refused(
+            done, "Ray node", "other numbers than planned, with clipq 0.1.0 (code", "in place of 0.1.0 (code"
+        )
+        assert not (tmp_path / "r").exists()
+
+
+def test_memory_is_no_place_for_workers(grid, cluster, tmp_path):
+    (grid.parent / "memory.toml").write_text(grid.read_text() + 'cells = "memory://cells"\n')
+    process = begin(grid.parent / "memory.toml", tmp_path / "results", cluster(1))
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2 and "workers on Ray do not see this process's memory" in stderr, stderr
+    assert not (tmp_path / "results").exists()
 
 
 def test_nobody_answers(grid, tmp_path):

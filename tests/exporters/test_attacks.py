@@ -102,7 +102,7 @@ def test_wrong_use_is_refused(tmp_path):
 
 
 def test_remote_images_are_fetched_only_on_leave(tmp_path, monkeypatch):
-    monkeypatch.setattr("clipq.data.archives.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("clipq.data.downloads.time.sleep", lambda seconds: None)
     words = ["attack", "demo", "--data", "wds:http://127.0.0.1:9/set", "-o", str(tmp_path / "out")]
     refused = CliRunner().invoke(main, words)
     assert refused.exit_code == 2 and "--fetch allows downloads" in refused.output

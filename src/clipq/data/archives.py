@@ -1,27 +1,47 @@
 """Webdataset tars in CLIP_benchmark's layout, from a folder or over HTTP; shards are read in place, never unpacked.
 
-``ROOT/SPLIT/nshards.txt`` holds the number of shards, ``ROOT/SPLIT/0.tar`` and so on their samples: an image, and a
-``.cls`` (class index) or ``.txt`` (captions, one a line) with the same stem; ``ROOT/classnames.txt`` and
+``ROOT/SPLIT/nshards.txt`` holds the number of shards, ``ROOT/SPLIT/0.tar`` and so on their samples, and
+``ROOT/SPLIT/sizes.json``, where there is one, how many each has; ``ROOT/classnames.txt`` and
 ``ROOT/zeroshot_classification_templates.txt`` name the classes.
 """
 
 from __future__ import annotations
 
-import tarfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Protocol, TypeVar
 
-from clipq.data.source import CLASS_NAMES, IMAGE_SUFFIXES, TEMPLATES, Source, Want, checked_templates, side_lines
-from clipq.data.views import UNLABELLED, Classes, EncodedView, Sample
+from clipq.data.downloads import Mirror
+from clipq.data.shards import read_shard
+from clipq.data.source import CLASS_NAMES, TEMPLATES, Source, Want, checked_templates, class_names_of, side_lines
+from clipq.data.views import Classes, EncodedView, Sample
+from clipq.data.webdataset import pairs
 from clipq.errors import DataError
-from clipq.files import sha256_bytes, write_atomic
+from clipq.text_files import as_text, read_bytes, read_json
 
-ATTEMPTS = 4
-TIMEOUT = 30.0
+_COUNT = "nshards.txt"
+_SIZES = "sizes.json"
+
+Content = TypeVar("Content")
+
+
+class _Place(Protocol):
+    """Where the files of a data set are."""
+
+    def read(self, name: str, parse: Callable[[Path, object], Content]) -> Content | None:
+        """What ``parse`` makes of a file, given its path and what errors call it; None where there is no such file."""
+
+
+@dataclass(frozen=True)
+class _Folder:
+    root: Path
+
+    def read(self, name: str, parse: Callable[[Path, object], Content]) -> Content | None:
+        path = self.root / name
+        return parse(path, path) if path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -35,124 +55,117 @@ class ArchiveView(EncodedView):
         path, offset, size = self.places[index]
         with path.open("rb") as stream:
             stream.seek(offset)
-            return stream.read(size)
+            data = stream.read(size)
+        if len(data) < size:
+            raise DataError(f"{path}: became shorter since it was opened; start again when nobody writes it")
+        return data
+
+    def lies_in(self, index: int) -> Path:
+        """The shard of one member."""
+        return self.places[index][0]
 
 
 def open_archives(source: Source, want: Want, cache: Path | None) -> ArchiveView:
     """Open a folder or URL of shards; raises DataError for missing, truncated or hostile ones."""
-    spec, split = source.path, source.options["split"]
-    # CLIP_benchmark's users write the hub's page of a folder; its files lie under /resolve/.
-    root = source.place.rstrip("/").replace("/tree/main", "/resolve/main")
-    get = _fetcher(root, cache) if "://" in root else _finder(Path(root))
-    counted = get(f"{split}/nshards.txt")
-    if counted is None or not counted.read_text().strip().isdecimal():
-        raise DataError(f"{spec}: has no {split}/nshards.txt with the number of shards")
+    spec, split = source.path, _checked_split(source)
+    place: _Place = _Folder(Path(source.place))
+    if "://" in source.place:
+        assert cache is not None, "addresses are refused without one"
+        place = Mirror.of(source.place, cache)
+    count = place.read(f"{split}/{_COUNT}", _count)
+    if count is None:
+        raise DataError(f"{spec}: has no {split}/{_COUNT} with the number of shards")
     samples: list[Sample] = []
     places: list[tuple[Path, int, int]] = []
-    for number in range(int(counted.read_text())):
-        shard = get(f"{split}/{number}.tar")
+    left_out: dict[str, str] = {}
+    beside: Counter[str] = Counter()
+    counts, unmarked = {}, []
+    for name in (f"{number}.tar" for number in range(count)):
+        where = f"{split}/{name}"
+        shard = place.read(where, read_shard)
         if shard is None:
-            raise DataError(f"{spec}: {split}/{number}.tar is missing ({split}/nshards.txt counts it)")
-        _read_shard(shard, f"{split}/{number}.tar", want, samples, places)
-    classes = None
-    if want == "labels":
-        names = get(CLASS_NAMES)
-        if names is None:
-            raise DataError(f"{spec}: has no {CLASS_NAMES}")
-        templates = get(TEMPLATES)
-        lines = None if templates is None else checked_templates(templates, side_lines(templates.read_text("utf-8")))
-        classes = Classes.plain(side_lines(names.read_text("utf-8")), templates=lines)
-        for sample in samples:
-            if not 0 <= sample.label < len(classes.names):
-                raise DataError(
-                    f"{spec}: {sample.id} has class {sample.label}, {CLASS_NAMES} {len(classes.names)} lines"
-                )
-    return ArchiveView(source.name, spec, tuple(samples), classes, tuple(places))
+            raise DataError(f"{spec}: {where} is missing ({split}/{_COUNT} counts it)")
+        if not shard.is_marked:
+            unmarked.append(name)
+        unread: dict[str, str] = {}
+        before = len(samples)
+        for pair in pairs(shard, want, unread, beside):
+            samples.append(Sample(f"{where}/{pair.image.name}", pair.label, captions=pair.captions))
+            places.append((shard.path, pair.image.offset, pair.image.size))
+        counts[name] = len(samples) - before
+        left_out.update((f"{where}/{member}", reason) for member, reason in unread.items())
+    left_out.update((f"*{end}", f"{number} files beside images") for end, number in sorted(beside.items()))
+    left_out.update(_unproven(place, split, counts, unmarked))
+    if isinstance(place, _Folder):
+        read = {_COUNT, _SIZES, *counts}
+        others = sorted(path.name for path in (place.root / split).iterdir() if path.name not in read)
+        left_out.update((f"{split}/{name}", f"is no shard that {_COUNT} counts") for name in others)
+    classes = _classes(spec, place, samples) if want == "labels" else None
+    return ArchiveView(source.name, spec, tuple(samples), classes, tuple(places), left_out=left_out)
 
 
-def _read_shard(path: Path, where: str, want: Want, samples: list[Sample], places: list[tuple[Path, int, int]]) -> None:
-    """Index one shard: where its images lie, and the labels or captions beside them."""
-    images: dict[str, tuple[str, int, int]] = {}
-    texts: dict[tuple[str, str], str] = {}
-    size_of_file = path.stat().st_size
-    try:
-        with tarfile.open(path) as shard:
-            for member in shard:
-                parts = PurePosixPath(member.name).parts
-                if member.name.startswith("/") or ".." in parts:
-                    raise DataError(
-                        f"{path}: member {member.name!r} points outside the archive; do not trust this file"
-                    )
-                if not member.isfile():
-                    continue
-                if member.offset_data + member.size > size_of_file:
-                    raise DataError(f"{path}: is truncated inside {member.name}; fetch or copy it again")
-                stem, _, extension = member.name.partition(".")
-                if f".{extension.lower()}" in IMAGE_SUFFIXES:
-                    images[stem] = (member.name, member.offset_data, member.size)
-                elif extension in ("cls", "txt"):
-                    stream = shard.extractfile(member)
-                    assert stream is not None
-                    texts[stem, extension] = stream.read().decode("utf-8")
-    except tarfile.TarError as error:
-        raise DataError(f"{path}: is no readable tar file ({error}); fetch or copy it again") from error
-    for stem, (name, offset, size) in images.items():
-        label = UNLABELLED
-        captions: tuple[str, ...] = ()
-        if want == "labels":
-            written = texts.get((stem, "cls"), "").strip()
-            if not written.isdecimal():
-                raise DataError(f"{path}: {name} has no .cls with a class index beside it")
-            label = int(written)
-        elif want == "captions":
-            captions = side_lines(texts.get((stem, "txt"), ""))
-            if not captions:
-                raise DataError(f"{path}: {name} has no .txt with captions beside it")
-        samples.append(Sample(f"{where}/{name}", label, captions=captions))
-        places.append((path, offset, size))
+def _checked_split(source: Source) -> str:
+    split = source.options["split"]
+    # A name within the folder on any system: it becomes a path in the cache, too.
+    plain = PurePosixPath(split).name == split == PureWindowsPath(split).name and split.isprintable()
+    if not plain or split == "..":
+        raise DataError(f"{source.where}: split={split} is no name of a folder in it; give one, such as split=test")
+    return split
 
 
-def _finder(root: Path) -> Callable[[str], Path | None]:
-    return lambda name: root / name if (root / name).is_file() else None
+def _unproven(place: _Place, split: str, counts: Mapping[str, int], unmarked: list[str]) -> dict[str, str]:
+    """Shards of which nobody says that they are whole; raises DataError for one that has another number of samples."""
+    # Elsewhere it is asked for where it is needed: each run would ask again for what a server has not.
+    if not unmarked and not isinstance(place, _Folder):
+        return {}
+    declared = place.read(f"{split}/{_SIZES}", _sizes) or {}
+    for name, number in counts.items():
+        if declared.get(name, number) != number:
+            raise DataError(
+                f"{split}/{name}: has {number} samples, {split}/{_SIZES} declares {declared[name]}; "
+                "fetch or copy it again"
+            )
+    return {
+        f"{split}/{name}": "is read, but it has no end marker and no declared size, so a cut could not be told"
+        for name in unmarked
+        if name not in declared
+    }
 
 
-def _fetcher(root: str, cache: Path | None) -> Callable[[str], Path | None]:
-    """Files below a URL, kept in the cache; None for one that the server does not have."""
-    assert cache is not None, "addresses are refused without one"
-    folder = cache / "wds" / sha256_bytes(root.encode())[:16]
-
-    def get(name: str) -> Path | None:
-        path = folder / name
-        if not path.is_file():
-            content = _download(f"{root}/{name}")
-            if content is None:
-                return None
-            write_atomic(path, content)
-        return path
-
-    return get
+def _count(path: Path, where: object) -> int:
+    text = _text(path, where)
+    if not re.fullmatch(r"\s*[0-9]{1,6}\s*", text, re.ASCII):
+        raise DataError(f"{where}: has no {_COUNT} with the number of shards: {text[:40]!r}; write a number there")
+    return int(text)
 
 
-def _download(url: str) -> bytes | None:
-    """The body of a URL, tried ATTEMPTS times with growing pauses; None for 404."""
-    reason = ""
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(0.5 * 2**attempt)
-        try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
-                body: bytes = answer.read()
-                announced = answer.headers.get("Content-Length")
-                if announced is not None and len(body) != int(announced):
-                    reason = f"{len(body)} of {announced} bytes came"
-                    continue
-                return body
-        except urllib.error.HTTPError as error:
-            if error.code in (403, 404, 410):
-                if error.code == 404:
-                    return None
-                raise DataError(f"{url}: the server refuses it ({error.code} {error.reason})") from error
-            reason = f"{error.code} {error.reason}"
-        except (OSError, ValueError) as error:
-            reason = str(getattr(error, "reason", error))
-    raise DataError(f"{url}: could not be fetched in {ATTEMPTS} attempts ({reason}); check the address and the network")
+def _sizes(path: Path, where: object) -> dict[str, int]:
+    sizes = read_json(path, DataError, 'it declares how many samples each shard has: {"0.tar": 1000}')
+    if not isinstance(sizes, dict) or any(type(number) is not int for number in sizes.values()):
+        raise DataError(f'{where}: does not say how many samples each shard has: {{"0.tar": 1000}}; mend or remove it')
+    return sizes
+
+
+def _classes(spec: str, place: _Place, samples: list[Sample]) -> Classes:
+    names = place.read(CLASS_NAMES, _class_names)
+    if names is None:
+        raise DataError(f"{spec}: has no {CLASS_NAMES}")
+    for sample in samples:
+        if sample.label >= len(names):
+            raise DataError(f"{spec}: {sample.id} has class {sample.label}, {CLASS_NAMES} {len(names)} lines")
+    return Classes.plain(names, templates=place.read(TEMPLATES, _templates))
+
+
+def _class_names(path: Path, where: object) -> tuple[str, ...]:
+    return class_names_of(_text(path, where), where)
+
+
+def _templates(path: Path, where: object) -> tuple[str, ...]:
+    return checked_templates(where, side_lines(_text(path, where)))
+
+
+def _text(path: Path, where: object) -> str:
+    text = as_text(read_bytes(path, DataError), where, DataError)
+    if re.match(r"\s*<(!doctype|html|head|body|\?xml)", text, re.IGNORECASE):
+        raise DataError(f"{where}: is a web page, not the file that was meant; see the address in a browser")
+    return text

@@ -42,6 +42,9 @@ def open_demo(source: Source, want: Want, cache: Path | None) -> View:
         count = int(limit or world.SETS[set_name].count)
     except ValueError as error:
         raise DataError(f"{source.where}: n={limit!r} is not a number") from error
+    if want == "labels" and count < len(world.CLASS_NAMES):
+        # Unlike photos, which may be all that there are, more can be drawn.
+        raise DataError(f"{source.where}: n={count} is fewer than its {len(world.CLASS_NAMES)} classes; draw more")
     samples = []
     for index in range(count):
         scene, _ = world.sample(set_name, index)

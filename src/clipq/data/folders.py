@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
+from clipq.data.image_files import find_images
 from clipq.data.source import (
     CLASS_NAMES,
-    IMAGE_SUFFIXES,
     Source,
     Want,
-    files_beside,
-    read_csv,
+    class_keys,
+    label_classes,
+    read_class_names,
     side_file,
     side_templates,
 )
+from clipq.data.tables import files_beside, read_csv
 from clipq.data.views import Classes, FileView, Sample, View
 from clipq.errors import DataError
 
@@ -24,30 +26,41 @@ def open_folder(source: Source, want: Want, cache: Path | None) -> View:
     root = Path(source.path)
     if want == "captions":
         raise DataError(f"{source.where}: retrieval wants a CSV of file,caption")
+    found = find_images(root)
+    names = [path.relative_to(root).as_posix() for path in found.files]
     if want == "images":
-        files = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-        samples = tuple(Sample(path.relative_to(root).as_posix()) for path in files)
-        return FileView(source.name, source.path, samples, None, tuple(files))
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not folders:
+        samples = tuple(map(Sample, names))
+        return FileView(source.name, source.path, samples, None, found.files, left_out=found.left_out)
+    if not found.folders:
         raise DataError(f"{source.where}: no class folders in it (an ImageFolder has one folder per class)")
-    files, labelled = [], []
-    for label, folder in enumerate(folders):
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-                files.append(path)
-                labelled.append(Sample(path.relative_to(root).as_posix(), label))
-    if not files:
-        raise DataError(f"{source.where}: no images in its {len(folders)} class folders")
-    found = side_file(root, CLASS_NAMES)
-    if found is None:
-        names = tuple(folder.name.replace("_", " ") for folder in folders)
-    else:
-        path, names = found
-        if len(names) != len(folders):
-            raise DataError(f"{path} names {len(names)} classes, {root} has {len(folders)} class folders")
-    classes = Classes.plain(names, [folder.name for folder in folders], side_templates(root))
-    return FileView(source.name, source.path, tuple(labelled), classes, tuple(files))
+    keys = [folder.name for folder in found.folders]
+    labels = {key: label for label, key in enumerate(keys)}
+    files, labelled, left_out = [], [], dict(found.left_out)
+    for path, name in zip(found.files, names, strict=True):
+        if "/" in name:
+            files.append(path)
+            labelled.append(Sample(name, labels[name.partition("/")[0]]))
+        else:
+            left_out[name] = "an image beside the class folders, in none"
+    _refuse_empty(source, keys, {sample.label for sample in labelled})
+    path_of_names = side_file(root, CLASS_NAMES)
+    class_names = [key.replace("_", " ") for key in keys] if path_of_names is None else read_class_names(path_of_names)
+    if len(class_names) != len(keys):
+        raise DataError(f"{path_of_names} names {len(class_names)} classes, {root} has {len(keys)} class folders")
+    classes = Classes.plain(class_names, keys, side_templates(root))
+    return FileView(source.name, source.path, tuple(labelled), classes, tuple(files), left_out=left_out)
+
+
+def _refuse_empty(source: Source, keys: Sequence[str], labels: Set[int]) -> None:
+    if not labels:
+        raise DataError(f"{source.where}: no images in its {len(keys)} class folders")
+    empty = [key for label, key in enumerate(keys) if label not in labels]
+    if empty:
+        more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
+        raise DataError(
+            f"{source.where}: class folder {empty[0]!r}{more} holds no image, fewer than the one that a "
+            f"class must have; delete it (a CSV file,label and {CLASS_NAMES} can also name classes without images)"
+        )
 
 
 def open_csv(source: Source, want: Want, cache: Path | None) -> View:
@@ -64,16 +77,12 @@ def open_csv(source: Source, want: Want, cache: Path | None) -> View:
         return FileView(source.name, source.path, tuple(Sample(row["file"]) for row in rows), None, files)
     rows = read_csv(path, ("file", label))
     columns = list(rows[0])
-    values = sorted({row[label] for row in rows})
-    found = side_file(path.parent, CLASS_NAMES)
-    keys: Sequence[str] = values
-    names: Sequence[str] = values
-    if found is not None:
-        names_path, names = found
-        keys = [str(number) for number in range(len(names))] if all(value.isdecimal() for value in values) else names
-        unknown = [value for value in values if value not in keys]
-        if unknown:
-            raise DataError(f"{path}: label {unknown[0]!r} is not in {names_path}")
+    names_path = side_file(path.parent, CLASS_NAMES)
+    keys: Sequence[str] = label_classes((row[label] for row in rows), f"{path}: column {label!r}")
+    names = keys
+    if names_path is not None:
+        names = read_class_names(names_path)
+        keys = class_keys(names, keys, f"{path}: {names_path}")
     index = {key: number for number, key in enumerate(keys)}
     # The label is a group too where it has a name of its own: gender is asked for, and compared between genders.
     groups = [column for column in columns if column not in ("file", "label")]

@@ -2,27 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipq.data.source import Source, Want
+from PIL import Image
+
+from clipq.data.source import Source, Want, class_keys, label_classes, read_class_names
 from clipq.data.views import UNLABELLED, Classes, EncodedView, Sample
 from clipq.errors import DataError
+from clipq.files import sha256_bytes
+
+# fsspec's names for what lies on this machine: files, and what is packed in them.
+_LOCAL = {None, "file", "local", "zip", "tar", "gzip", "bz2", "xz", "lz4", "zstd"}
 
 
 @dataclass(frozen=True)
 class HuggingFaceView(EncodedView):
-    """Rows of a table whose image column holds encoded files."""
+    """Rows of a table whose image column holds encoded files; ``folder`` is where paths in it are seen from.
+
+    ``unusable`` says by row what a sample lacks.
+    """
 
     table: Any
     column: str
+    folder: Path
+    unusable: Mapping[int, str]
+
+    def image(self, index: int) -> Image.Image:
+        """Decode one row's image; raises DataError too where the row has no image, or no caption that is asked for."""
+        if index in self.unusable:
+            raise DataError(f"{self.samples[index].id}: {self.unusable[index]}")
+        return super().image(index)
+
+    def image_digest(self, index: int) -> str:
+        """SHA-256 of one image's content, and of what makes it unusable: other views of the same rows may use it."""
+        digest = super().image_digest(index)
+        return sha256_bytes(f"{digest} {self.unusable[index]}".encode()) if index in self.unusable else digest
 
     def encoded(self, index: int) -> bytes:
-        """The bytes of one row's image."""
+        """The bytes of one row's image, none where it has no image; raises DataError for a path to no file."""
         stored = self.table[index][self.column]
-        data: bytes = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
-        return data
+        if stored is None or (stored["bytes"] is None and stored["path"] is None):
+            return b""
+        if stored["bytes"] is not None:
+            data: bytes = stored["bytes"]
+            return data
+        try:
+            return (self.folder / stored["path"]).read_bytes()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(
+                f"{self.samples[index].id}: its image is {stored['path']}, which cannot be read ({reason})"
+            ) from error
 
 
 def open_hugging_face(source: Source, want: Want, cache: Path | None) -> HuggingFaceView:
@@ -30,17 +64,7 @@ def open_hugging_face(source: Source, want: Want, cache: Path | None) -> Hugging
     import datasets
 
     spec, options = source.path, source.options
-    datasets.disable_progress_bars()
-    try:
-        table = datasets.load_dataset(
-            source.place,
-            options["config"] or None,
-            split=options["split"],
-            cache_dir=None if cache is None else str(cache / "hf"),
-        )
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise DataError(f"{spec}: datasets could not load it ({reason})") from error
+    table = _load(source, cache)
     needed = {"labels": ("image", "label"), "images": ("image",), "captions": ("image", "caption")}[want]
     for role in needed:
         if options[role] not in table.column_names:
@@ -48,23 +72,24 @@ def open_hugging_face(source: Source, want: Want, cache: Path | None) -> Hugging
                 f"{spec}: has no column {options[role]!r} (it has {', '.join(table.column_names)}); "
                 f":{role}=COLUMN chooses another"
             )
-    # The files as they are: the library's own decoding applies EXIF rotation, open_clip's transform does not.
-    table = table.cast_column(options["image"], datasets.Image(decode=False))
+    try:
+        # The files as they are: the library's own decoding applies EXIF rotation, open_clip's transform does not.
+        table = table.cast_column(options["image"], datasets.Image(decode=False))
+    except Exception as error:
+        held = table.features[options["image"]]
+        raise DataError(
+            f"{spec}: column {options['image']!r} holds {held}, not one image a row; :image=COLUMN chooses another"
+        ) from error
     columns = {name: _readable(table, name) for name in table.column_names if name != options["image"]}
     count = len(table)
+    unusable = _rows_without_image(table, options["image"])
     captions: list[tuple[str, ...]] = [()] * count
     labels, classes = [UNLABELLED] * count, None
     if want == "captions":
-        captions = [(one,) if isinstance(one, str) else tuple(one) for one in table[options["caption"]]]
+        captions = _captions(table, source)
+        unusable |= {row: "it has no caption" for row, texts in enumerate(captions) if not texts}
     elif want == "labels":
-        feature = table.features[options["label"]]
-        values = columns[options["label"]] or [str(value) for value in table[options["label"]]]
-        keys = feature.names if isinstance(feature, datasets.ClassLabel) else sorted(set(values))
-        classes = Classes.plain([key.replace("_", " ") for key in keys], keys)
-        index = {key: number for number, key in enumerate(keys)}
-        if any(value not in index for value in values):
-            raise DataError(f"{spec}: split {options['split']!r} has rows without a label; choose another :split=")
-        labels = [index[value] for value in values]
+        labels, classes = _labels(table, source)
     groups = {name: values for name, values in columns.items() if values and name != "label"}
     samples = tuple(
         Sample(
@@ -75,7 +100,124 @@ def open_hugging_face(source: Source, want: Want, cache: Path | None) -> Hugging
         )
         for row in range(count)
     )
-    return HuggingFaceView(source.name, spec, samples, classes, table, options["image"])
+    folder = Path(source.place).resolve()
+    return HuggingFaceView(source.name, spec, samples, classes, table, options["image"], folder, unusable)
+
+
+def _load(source: Source, cache: Path | None) -> Any:
+    """A split as a table; nothing is fetched without a cache."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        with _offline(cache is None):
+            return datasets.load_dataset(
+                source.place,
+                source.options["config"] or None,
+                split=source.options["split"],
+                cache_dir=None if cache is None else str(cache / "hf"),
+            )
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise DataError(f"{source.path}: datasets could not load it ({reason})") from error
+
+
+@contextmanager
+def _offline(wanted: bool) -> Iterator[None]:
+    """Where wanted, without the network: a folder's own description can name addresses, on the hub or anywhere."""
+    import datasets
+    import fsspec.core
+    import huggingface_hub
+
+    switches: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
+    open_class = fsspec.core.get_filesystem_class
+
+    def local_class(protocol: str | None) -> Any:
+        if protocol not in _LOCAL:
+            raise DataError(f"it names {protocol}: addresses; --fetch allows downloads")
+        return open_class(protocol)
+
+    with ExitStack() as changed:
+        if wanted:
+            for switch in switches:
+                changed.callback(setattr, switch, "HF_HUB_OFFLINE", switch.HF_HUB_OFFLINE)
+                switch.HF_HUB_OFFLINE = True
+            changed.callback(setattr, fsspec.core, "get_filesystem_class", open_class)
+            fsspec.core.get_filesystem_class = local_class
+        yield
+
+
+def _labels(table: Any, source: Source) -> tuple[list[int], Classes]:
+    """Every row's class, and the classes; raises DataError for a column that holds none, and rows without."""
+    import datasets
+
+    column, names_file = source.options["label"], source.options["names"]
+    feature, where = table.features[column], f"{source.path}: column {column!r}"
+    if _items(feature) is not None:
+        raise DataError(f"{where} holds lists, but a sample has one class; :label=COLUMN chooses another")
+    is_number = _is_value(feature, "int", "bool")
+    if not is_number and not isinstance(feature, datasets.ClassLabel) and not _is_value(feature, "string"):
+        raise DataError(
+            f"{where} holds {getattr(feature, 'dtype', feature)}, no names of classes; :label=COLUMN chooses "
+            "a column of words, or of whole numbers that :names=FILE names"
+        )
+    values: list[Any] = [str(int(value)) if is_number and value is not None else value for value in table[column]]
+    missing = [row for row, value in enumerate(values) if not _says_a_class(value)]
+    if missing:
+        raise DataError(
+            f"{source.path}: split {source.options['split']!r} has rows without a label ({len(missing)} of "
+            f"{len(values)}, the first is {missing[0]}); choose another :split="
+        )
+    names = read_class_names(Path(names_file)) if names_file else None
+    if isinstance(feature, datasets.ClassLabel):
+        keys: Sequence[str] = feature.names
+        if names is not None and len(names) != len(keys):
+            raise DataError(f"{where} has {len(keys)} classes, {names_file} names {len(names)}")
+        if max(values, default=-1) >= len(keys):
+            raise DataError(f"{where} holds {max(values)}, but has names for {len(keys)} classes")
+        labels: list[int] = values
+    elif is_number and names is None:
+        raise DataError(f"{where} holds numbers, no names of classes; :names=FILE has the names, one a line from 0 on")
+    else:
+        keys = label_classes(values, where) if names is None else class_keys(names, values, f"{where}: {names_file}")
+        index = {key: number for number, key in enumerate(keys)}
+        labels = [index[value] for value in values]
+    return labels, Classes.plain(names or [key.replace("_", " ") for key in keys], keys)
+
+
+def _says_a_class(value: str | int | None) -> bool:
+    return value >= 0 if isinstance(value, int) else bool(value and value.strip())
+
+
+def _captions(table: Any, source: Source) -> list[tuple[str, ...]]:
+    """Every row's captions, none where one of them is missing or empty; raises DataError for a column without texts."""
+    column = source.options["caption"]
+    feature = table.features[column]
+    if not _is_value(_items(feature) or feature, "string"):
+        raise DataError(f"{source.path}: column {column!r} holds {feature}, no texts; :caption=COLUMN chooses another")
+    rows = [(one,) if isinstance(one, str) else tuple(one or ()) for one in table[column]]
+    return [row if all(text and text.strip() for text in row) else () for row in rows]
+
+
+def _rows_without_image(table: Any, column: str) -> dict[int, str]:
+    empty: list[bool] = []
+    for chunk in table.data.column(column).chunks:
+        parts = (part.is_null().to_pylist() for part in (chunk, chunk.field("bytes"), chunk.field("path")))
+        empty += [cell or (data and path) for cell, data, path in zip(*parts, strict=True)]
+    return {row: "it has no image" for row, one in enumerate(empty) if one}
+
+
+def _items(feature: Any) -> Any:
+    """What a column of lists holds; None for a column of anything else."""
+    if isinstance(feature, list):
+        return feature[0]
+    return getattr(feature, "feature", None)
+
+
+def _is_value(feature: Any, *dtypes: str) -> bool:
+    import datasets
+
+    return isinstance(feature, datasets.Value) and any(dtype in feature.dtype for dtype in dtypes)
 
 
 def _readable(table: Any, column: str) -> list[str] | None:
@@ -84,7 +226,8 @@ def _readable(table: Any, column: str) -> list[str] | None:
 
     feature = table.features[column]
     if isinstance(feature, datasets.ClassLabel):
-        return [feature.names[value] if value >= 0 else "unlabelled" for value in table[column]]
-    if isinstance(feature, datasets.Value) and (feature.dtype in ("string", "bool") or "int" in feature.dtype):
-        return [str(value) for value in table[column]]
+        names = dict(enumerate(feature.names))
+        return [names.get(value, "unlabelled") for value in table[column]]
+    if _is_value(feature, "string", "int", "bool"):
+        return ["unlabelled" if value is None else str(value) for value in table[column]]
     return None

@@ -5,13 +5,14 @@ Help texts are made of this table, so it loads neither numpy nor a decoder: what
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipq.data.source import Source, Want, checked_classes, split_source
+from clipq.data.source import Source, Want, checked_classes, refuse_unwritable, split_source, written
 from clipq.errors import DataError
 
 if TYPE_CHECKING:
@@ -84,17 +85,19 @@ def _last_part(place: str) -> str:
 class Scheme:
     """A kind of source: all that clipq knows about it.
 
-    ``form`` is how it is written, ``help`` what it is, ``options`` what may follow a colon, with defaults. The rest is
-    about its place (what stands after the prefix): ``locate`` gives the path that it means, seen from a folder, or None
-    where it means none on this machine; ``is_remote`` says that it then lies elsewhere and has to be fetched;
-    ``is_file`` that the path is a file's, not a folder's; ``name`` what its view is called unless someone says
-    otherwise. ``needs`` is a package that clipq does not bring along, and the extra that does.
+    ``form`` is how it is written, ``help`` what it is, ``options`` what may follow a colon, with defaults;
+    ``file_options`` are those that are paths of files. The rest is about its place (what stands after the prefix):
+    ``locate`` gives the path that it means, seen from a folder, or None where it means none on this machine;
+    ``is_remote`` says that it then lies elsewhere and has to be fetched; ``is_file`` that the path is a file's, not a
+    folder's; ``name`` what its view is called unless someone says otherwise. ``needs`` is a package that clipq does not
+    bring along, and the extra that does.
     """
 
     form: str
     help: str
     open: Opener
     options: Mapping[str, str] = field(default_factory=dict)
+    file_options: tuple[str, ...] = ()
     locate: Callable[[str, Path], Path | None] = _path
     name: Callable[[str], str] = _last_part
     is_file: bool = False
@@ -126,7 +129,8 @@ SCHEMES: dict[str, Scheme] = {
     ),
     "hf:": Scheme(
         "hf:ORG/NAME", "a Hugging Face dataset; also hf:FOLDER", _open_hugging_face,
-        options={"split": "test", "config": "", "image": "image", "label": "label", "caption": "caption"},
+        options={"split": "test", "config": "", "image": "image", "label": "label", "caption": "caption", "names": ""},
+        file_options=("names",),
         locate=_path_of_a_folder, is_remote=True, needs=("datasets", "hf"),
     ),
     "utkface:": Scheme(
@@ -150,16 +154,22 @@ def find_source(spec: str, folder: Path = Path()) -> tuple[Scheme, Source]:
 
 
 def seen_from(spec: str, folder: Path) -> str:
-    """The source with the path that it means, if any, seen from a folder."""
+    """The source with the paths that it means, if any, seen from a folder."""
     before, path, after = split_source(spec, folder)
     scheme, place = _find_scheme(path, folder)
     located = scheme.locate(place, folder)
-    return spec if located is None else f"{before}{path.removesuffix(place)}{located}{after}"
+    if located is not None:
+        path = f"{path.removesuffix(place)}{located}"
+    for option in scheme.file_options:
+        after = re.sub(f"(?<=[:,]{option}=)[^,]+", lambda found: str(folder / found[0]), after)
+    return f"{before}{path}{after}"
 
 
 def complaint(spec: str) -> str | None:
     """What is wrong with a source, as far as can be told without opening it; None for one that may well open."""
     scheme, source = find_source(spec)
+    if written(spec) != spec:
+        return f"{written(source.path)}: is not UTF-8, so that no record can name it; rename it"
     unknown = [option for option in source.options if option not in scheme.options]
     if unknown:
         return f"{source.path}: unknown option {unknown[0]!r}; known: {', '.join(scheme.options) or 'none'}"
@@ -190,6 +200,7 @@ def open_view(spec: str, want: Want = "labels", cache: Path | None = None) -> Vi
     view = scheme.open(source, want, cache)
     if not view.samples:
         raise DataError(f"{source.where}: no images in it")
+    refuse_unwritable((sample.id for sample in view.samples), source.where)
     return checked_classes(view) if want == "labels" else view
 
 

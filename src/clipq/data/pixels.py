@@ -9,29 +9,37 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
-from PIL import __version__ as pillow_version
-from safetensors import SafetensorError, safe_open
+from filelock import FileLock, Timeout
 
 from clipq.ahead import ahead
 from clipq.bundle import Preprocess
 from clipq.data.views import DrawnView, OnBadImage, PixelBatch, View
-from clipq.errors import DataError
-from clipq.files import packed, sha256_bytes, write_atomic
+from clipq.errors import DataChanged, DataError
+from clipq.files import packed, sha256_bytes, unpacked, write_atomic
+from clipq.made_by import makers
 
-# Of chunks. Those of the first one may hold images with exchanged axes, and are not read.
-_LAYOUT = 2
+logger = logging.getLogger(__name__)
+
+# Of chunks. Those of the first may hold images with exchanged axes, those of the second other images than they say.
+_LAYOUT = 3
 
 DECODERS = min(8, os.cpu_count() or 1)
+
+# How long one waits for who makes the same chunk, in seconds. That rarely takes longer, unless its process was stopped.
+PATIENCE = 30.0
+
+# Locks and unfinished files that are older, in seconds, were left behind by processes that are no more.
+STALE = 3600.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,8 @@ class PixelCache:
     """A folder of decoded chunks of at most ``capacity`` bytes.
 
     Where it is full, chunks that nobody used since ``since`` (seconds since 1970) go, oldest first; what then does not
-    fit is not kept. So a data set larger than the cache is kept in part, and does not push itself out.
+    fit is not kept. So a data set larger than the cache is kept in part, and does not push itself out. Whatever becomes
+    of the folder, a cache is only slower: it may be deleted, damaged, full or closed to writing at any time.
     """
 
     folder: Path
@@ -49,50 +58,93 @@ class PixelCache:
     def path(self, view: View, start: int, stop: int, config: Preprocess) -> Path:
         """Where a chunk lies: its key holds all that decides uint8 pixels, so mean and std are not in it."""
         geometry = config.model_dump(mode="json", exclude={"mean", "std"})
-        made = {"view": view.digest, "geometry": geometry, "pillow": pillow_version, "layout": _LAYOUT}
+        made = {"view": view.digest, "geometry": geometry, "layout": _LAYOUT, **makers("image")}
         key = json.dumps(made, sort_keys=True)
         return self.folder / sha256_bytes(key.encode())[:32] / f"{start:08d}-{stop:08d}.safetensors"
 
     def read(self, path: Path) -> PixelBatch | None:
-        """A chunk through the page cache, or None where it is not there (or was evicted, or is damaged)."""
+        """A chunk, or None where it is not there (or was evicted), is damaged, or lies where another belongs."""
         try:
-            with safe_open(path, framework="numpy") as stored:
-                skipped = json.loads((stored.metadata() or {})["skipped"])
-                batch = PixelBatch(stored.get_tensor("rows"), stored.get_tensor("pixels"), skipped)
-            os.utime(path)
-        except (SafetensorError, OSError, KeyError, ValueError):
+            with path.open("rb") as stream:
+                # Not mapped into memory: whoever shortens the file then would end this process.
+                data = bytearray(os.fstat(stream.fileno()).st_size)
+                stream.readinto(data)
+            arrays, said = unpacked(data)
+            if said["chunk"] != _name(path):
+                return None
+            batch = PixelBatch(arrays["rows"], arrays["pixels"], json.loads(said["skipped"]))
+        except (OSError, KeyError, ValueError):
             return None
+        # What says that it was used; a cache that this process may only read has an owner who sees to that.
+        with contextlib.suppress(OSError):
+            os.utime(path)
         return batch
 
     def write(self, path: Path, batch: PixelBatch) -> None:
         """Keep a chunk if it fits; a cache that cannot be written is only slower."""
-        data = packed({"rows": batch.rows, "pixels": batch.pixels}, {"skipped": json.dumps(batch.skipped)})
-        with contextlib.suppress(OSError):
+        said = {"skipped": json.dumps(batch.skipped), "chunk": _name(path)}
+        data = packed({"rows": batch.rows, "pixels": batch.pixels}, said)
+        try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if self._make_room(len(data)):
                 write_atomic(path, data)
+        except FileNotFoundError:
+            pass  # deleted meanwhile
+        except OSError as error:
+            _say_once(f"the pixel cache {self.folder} cannot be written ({error.strerror}): images are decoded again")
 
-    def lock(self, path: Path) -> contextlib.AbstractContextManager[object]:
-        """Held while a chunk is made, so that processes that want the same wait for it and read it."""
-        try:
+    @contextlib.contextmanager
+    def lock(self, path: Path) -> Iterator[None]:
+        """Held while a chunk is made, so that processes that want the same wait for it and read it.
+
+        None has to: where there can be no lock, or its holder keeps it too long, both make the chunk.
+        """
+        held = FileLock(path.with_suffix(".lock"), PATIENCE)
+        # NotImplementedError: a file system without locks.
+        with contextlib.suppress(OSError, NotImplementedError):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            return FileLock(path.with_suffix(".lock"))
-        except OSError:
-            return contextlib.nullcontext()
+            try:
+                held.acquire()
+            except Timeout:
+                logger.warning(
+                    "%s: held for %g s by another process, was it stopped? Going on", held.lock_file, PATIENCE
+                )
+        try:
+            yield
+        finally:
+            if held.is_locked:
+                # While it is held: who waits for it finds the chunk made, and so does who makes a new one.
+                with contextlib.suppress(OSError):
+                    Path(held.lock_file).unlink(missing_ok=True)
+                held.release()
 
     def _make_room(self, size: int) -> bool:
         chunks = []
-        for chunk in self.folder.glob("*/*.safetensors"):
+        for path in self.folder.glob("*/*"):
             with contextlib.suppress(OSError):
-                found = chunk.stat()
-                chunks.append((found.st_mtime, found.st_size, chunk))
+                found = path.stat()
+                if path.suffix == ".safetensors":
+                    chunks.append((found.st_mtime, found.st_size, path))
+                elif found.st_mtime < time.time() - STALE:
+                    path.unlink()
         over = sum(kept for _, kept, _ in chunks) + size - self.capacity
         for used, kept, chunk in sorted(chunks):
             if over <= 0 or used >= self.since:
                 break
             chunk.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                chunk.parent.rmdir()
             over -= kept
         return over <= 0
+
+
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+@cache
+def _say_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 @dataclass(frozen=True)
@@ -109,10 +161,10 @@ class PixelReader:
         if self.cache is None or view.is_in_memory:
             return self._make(view, start, stop)
         path = self.cache.path(view, start, stop, self.config)
-        batch = self.cache.read(path)
+        batch = self._kept(path, view, start, stop)
         if batch is None:
             with self.cache.lock(path):
-                batch = self.cache.read(path)
+                batch = self._kept(path, view, start, stop)
                 if batch is None:
                     batch = self._make(view, start, stop)
                     self.cache.write(path, batch)
@@ -123,6 +175,22 @@ class PixelReader:
     def ahead(self, view: View, ranges: Iterable[tuple[int, int]]) -> Iterator[PixelBatch]:
         """Chunks in order, each read while the one before is used; two are in memory at once."""
         return ahead(self.read(view, start, stop) for start, stop in ranges)
+
+    def _kept(self, path: Path, view: View, start: int, stop: int) -> PixelBatch | None:
+        """A chunk of the cache, where it has one of these samples."""
+        batch = None if self.cache is None else self.cache.read(path)
+        if batch is None or not isinstance(batch.skipped, dict):
+            return None
+        ids = {index: view.samples[index].id for index in range(start, stop)}
+        rows = [index for index, name in ids.items() if name not in batch.skipped]
+        fits = (
+            batch.rows.dtype == np.int64
+            and batch.rows.tolist() == rows
+            and batch.pixels.dtype == np.uint8
+            and batch.pixels.shape == (len(rows), *self.config.image_size, 3)
+            and batch.skipped.keys() <= set(ids.values())
+        )
+        return batch if fits else None
 
     def _make(self, view: View, start: int, stop: int) -> PixelBatch:
         if isinstance(view, DrawnView):
@@ -150,6 +218,9 @@ class PixelReader:
 def _decode(view: View, config: Preprocess, index: int) -> np.ndarray | DataError:
     try:
         return view.cropped(index, config)
+    except DataChanged:
+        # No bad image: it would be left out for good of what is kept under the digest of its former content.
+        raise
     except DataError as error:
         return error
 

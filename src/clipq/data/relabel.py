@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from clipq.data.source import checked_classes, read_csv
+from clipq.data.source import checked_classes
+from clipq.data.tables import read_csv
 from clipq.data.views import Classes, View
 from clipq.errors import DataError
 

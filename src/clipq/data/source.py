@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import csv
+import logging
+import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from clipq import image_formats
 from clipq.errors import DataError
 from clipq.given import shown, unusable
+from clipq.text_files import read_text
 
 if TYPE_CHECKING:
     from clipq.data.views import View
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+logger = logging.getLogger(__name__)
+
+# Of files and archives' members that are samples.
+IMAGE_SUFFIXES = image_formats.SUFFIXES
 CLASS_NAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
+# What says something about the images of a folder and lies among them.
+SIDE_FILES = {CLASS_NAMES, TEMPLATES}
+
+# What tables hold in place of a class: 1.0, 1e-3, nan, [0, 1].
+_NO_NAME = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=e))(e[-+]?\d+)?|nan|\[.*\]", re.IGNORECASE)
 
 Want = Literal["labels", "images", "captions"]
 
@@ -55,54 +66,47 @@ def split_source(spec: str, folder: Path = Path()) -> tuple[str, str, str]:
     return before, path, after
 
 
-def read_csv(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file; raises DataError where a needed column, every row or the file is missing."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = list(reader.fieldnames or [])
-            rows = list(reader)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    for column in needed:
-        if column not in columns:
-            hint = "; paths go there" if column == "file" else ""
-            hint = "; :label=COLUMN chooses another label column" if column == "label" else hint
-            raise DataError(f"{path}: has no column {column!r} (it has {', '.join(columns)}){hint}")
-    if not rows:
-        raise DataError(f"{path}: has no rows")
-    return rows
-
-
-def files_beside(path: Path, names: Sequence[str]) -> tuple[Path, ...]:
-    """Where the files lie that a CSV names; raises DataError for one that is missing or named twice."""
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise DataError(f"{path}: names {repeated[0]} more than once")
-    for name in names:
-        if not (path.parent / name).is_file():
-            raise DataError(f"{path}: names {name}, which does not exist")
-    return tuple(path.parent / name for name in names)
-
-
-def side_file(folder: Path, name: str) -> tuple[Path, tuple[str, ...]] | None:
-    """The lines of a side file in the folder or beside it, with the file's path."""
-    for path in (folder / name, folder.resolve().parent / name):
-        if path.is_file():
-            return path, side_lines(path.read_text(encoding="utf-8-sig"))
-    return None
+def side_file(folder: Path, name: str) -> Path | None:
+    """A side file in the folder or beside it."""
+    # Whatever has its name: a folder or a link to nothing is refused by who reads it.
+    return next((path for path in (folder / name, folder.resolve().parent / name) if os.path.lexists(path)), None)
 
 
 def side_lines(text: str) -> tuple[str, ...]:
-    """The lines of a file of class names or templates, without empty ones."""
-    lines = [line.strip() for line in text.splitlines()]
-    return tuple(line for line in lines if line)
+    """The lines of a text, without empty ones."""
+    return tuple(line for line in _lines(text) if line)
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """The class names in a file, line k the k-th class; raises DataError for an empty line between two of them."""
+    return class_names_of(read_text(path, DataError), path)
+
+
+def class_names_of(text: str, where: object) -> tuple[str, ...]:
+    """``read_class_names`` of a text; ``where`` is what errors call it."""
+    names = tuple(_lines(text.rstrip()))
+    if "" in names:
+        raise DataError(
+            f"{where}: line {names.index('') + 1} is empty, so that later names would stand for other classes; "
+            "write one name a line"
+        )
+    return names
+
+
+def _lines(text: str) -> list[str]:
+    # str.splitlines also parts lines at letters that a name may hold.
+    return [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
 
 
 def side_templates(folder: Path) -> tuple[str, ...] | None:
     """The templates in the folder or beside it, None where there are none."""
     found = side_file(folder, TEMPLATES)
-    return None if found is None else checked_templates(*found)
+    return None if found is None else read_templates(found)
+
+
+def read_templates(path: Path) -> tuple[str, ...]:
+    """The templates in a file, one a line."""
+    return checked_templates(path, side_lines(read_text(path, DataError)))
 
 
 def checked_templates(path: object, lines: Sequence[str]) -> tuple[str, ...]:
@@ -114,17 +118,55 @@ def checked_templates(path: object, lines: Sequence[str]) -> tuple[str, ...]:
     return templates
 
 
+def label_classes(labels: Iterable[str], where: str) -> list[str]:
+    """The classes that a column of labels names; raises DataError where those are fractions or lists."""
+    found = sorted(set(labels))
+    if found and all(_NO_NAME.fullmatch(label) for label in found):
+        raise DataError(
+            f"{where} holds values such as {found[0][:80]}, no names of classes; choose or write another column"
+        )
+    return found
+
+
+def written(text: str) -> str:
+    """A name as it can be written in messages and records: bytes of file names that are no UTF-8 spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def refuse_unwritable(names: Iterable[str], where: str) -> None:
+    """Raise DataError for a name that is no UTF-8: no record could hold it."""
+    for name in names:
+        if written(name) != name:
+            raise DataError(f"{written(where)}: the name {written(name)} is not UTF-8; rename it")
+
+
+def class_keys(names: Sequence[str], labels: Collection[str], where: object) -> Sequence[str]:
+    """What a data set calls the classes that a file names: their numbers, where all its labels are, or their names.
+
+    Raises DataError for a label that is neither.
+    """
+    keys = [str(number) for number in range(len(names))] if all(map(str.isdecimal, labels)) else names
+    unknown = sorted(set(labels).difference(keys))
+    if unknown:
+        raise DataError(f"{where}: has no class name for label {unknown[0][:80]!r} (it names {len(names)})")
+    return keys
+
+
 def checked_classes(view: View) -> View:
-    """The view, if classification makes sense on it: two classes or more, told apart, with enough samples."""
+    """The view, if classification makes sense on it: two classes or more, with names that tell them apart."""
     assert view.classes is not None
     names = view.classes.names
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise DataError(f"{view.source}: class name {repeated[0]!r} stands for more than one class; tell them apart")
+    if not all(map(str.strip, names)):
+        raise DataError(f"{view.source}: a class has an empty name; name it")
     if len(view.classes.keys) < 2:
         raise DataError(f"{view.source}: only one class ({names[0]!r}); classification needs two")
     if len(view.samples) < len(view.classes.keys):
-        raise DataError(
-            f"{view.source}: {len(view.samples)} samples are fewer than the {len(view.classes.keys)} classes"
-        )
+        # A small part of a large data set tries out whether all works.
+        logger.warning(
+            "%s: %d samples are fewer than the %d classes; figures by class mean little",
+            view.source, len(view.samples), len(view.classes.keys),
+        )  # fmt: skip
     return view

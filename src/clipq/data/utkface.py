@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from clipq.data.image_files import find_images
 from clipq.data.source import Source, Want
 from clipq.data.views import Classes, FileView, Sample, View
 from clipq.errors import DataError
@@ -19,18 +20,18 @@ def open_utkface(source: Source, want: Want, cache: Path | None) -> View:
     if label not in ("gender", "race"):
         raise DataError(f"{source.where}: label={label!r}: gender or race")
     names = UTKFACE_GENDERS if label == "gender" else UTKFACE_RACES
-    files, samples = [], []
-    for path in sorted(root.rglob("*.jpg")):
-        found = re.match(r"(\d+)_([01])_([0-4])_", path.name)
-        if found is None:
-            raise DataError(f"{path}: is not named AGE_GENDER_RACE_DATE.jpg as UTKFace's files are")
-        age, gender, race = (int(part) for part in found.groups())
+    found = find_images(root)
+    samples = []
+    for path in found.files:
+        named = re.match(r"(\d+)_([01])_([0-4])_", path.name)
+        if named is None:
+            raise DataError(f"{path}: is not named AGE_GENDER_RACE_DATE.jpg as UTKFace's files are; rename it")
+        age, gender, race = (int(part) for part in named.groups())
         groups = {
             "gender": UTKFACE_GENDERS[gender],
             "race": UTKFACE_RACES[race],
             "age": f"{age // 10 * 10}-{age // 10 * 10 + 9}",
         }
-        files.append(path)
         samples.append(Sample(path.relative_to(root).as_posix(), names.index(groups[label]), groups))
     classes = Classes.plain(names) if want == "labels" else None
-    return FileView(source.name, source.path, tuple(samples), classes, tuple(files))
+    return FileView(source.name, source.path, tuple(samples), classes, found.files, left_out=found.left_out)

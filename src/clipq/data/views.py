@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipq.bundle import Preprocess
-from clipq.files import sha256_bytes, sha256_file
+from clipq.errors import DataChanged, DataError
+from clipq.files import Stamp, sha256_bytes, stamp
 from clipq.preprocess import open_image, resize_and_crop
 
 UNLABELLED = -1
+
+# Of an image's file: it is in memory as a whole while it is decoded, in each of several threads.
+MOST_BYTES = 2**30
 
 OnBadImage = Literal["error", "skip"]
 
@@ -60,12 +64,16 @@ class Classes:
 
 @dataclass(frozen=True)
 class View(ABC):
-    """Samples in a fixed order and what their labels mean (None: unlabelled)."""
+    """Samples in a fixed order and what their labels mean (None: unlabelled).
+
+    ``left_out`` are the files of the source that are no samples, and why.
+    """
 
     name: str
     source: str
     samples: tuple[Sample, ...]
     classes: Classes | None
+    left_out: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
     # Whether pixels cost nothing to get, so that keeping them on disk would be waste.
     is_in_memory: ClassVar[bool] = False
@@ -129,35 +137,87 @@ class DrawnView(View, ABC):
 
 
 @dataclass(frozen=True)
-class FileView(View):
+class EncodedView(View, ABC):
+    """Images as encoded bytes: in files, archives, tables.
+
+    The digest of an image is taken once, and what is decoded later has that digest or raises DataChanged. That holds in
+    other processes, too, which get the digests with the view.
+    """
+
+    _digests: dict[int, str] = field(default_factory=dict, kw_only=True, repr=False, compare=False)
+    # Of the files when the view was opened: labels come from then, so that digests must be of the same files.
+    _stamps: dict[Path, Stamp | None] = field(default_factory=dict, kw_only=True, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self._stamps:
+            places = {self.lies_in(index) for index in range(len(self.samples))} - {None}
+            self._stamps.update((path, stamp(path)) for path in places if path is not None)
+
+    @abstractmethod
+    def encoded(self, index: int) -> bytes:
+        """The bytes of one image file; raises DataError where there are none. Several threads may ask at once."""
+
+    def lies_in(self, index: int) -> Path | None:
+        """The file that holds an image's bytes, where that is known."""
+        return None
+
+    def image(self, index: int) -> Image.Image:
+        """Decode the bytes that the digest was taken of; raises DataChanged where they are others now."""
+        data = self._read(index)
+        if isinstance(data, DataError):
+            raise data
+        return open_image(io.BytesIO(data), self._where(index))
+
+    def image_digest(self, index: int) -> str:
+        """SHA-256 of the bytes of one image, as they were when they were first read; of no bytes where it has none."""
+        if index not in self._digests:
+            self._read(index)
+        return self._digests[index]
+
+    def _read(self, index: int) -> bytes | DataError:
+        """An image's bytes, or the reason why it has none; raises DataChanged where that was otherwise before."""
+        data: bytes | DataError
+        try:
+            data = self.encoded(index)
+        except DataError as error:
+            data = error
+        except OSError as error:
+            # It was there when it was listed. As a bad image it would be left out of what is kept under its digest.
+            raise _changed(self._where(index), f" ({error.strerror or error})") from error
+        digest = sha256_bytes(b"" if isinstance(data, DataError) else data)
+        path = self.lies_in(index)
+        is_steady = index in self._digests or path is None or stamp(path) == self._stamps[path]
+        if not is_steady or self._digests.setdefault(index, digest) != digest:
+            raise _changed(self._where(index))
+        return data
+
+    def _where(self, index: int) -> str:
+        return self.samples[index].id
+
+
+def _changed(where: str, how: str = "") -> DataChanged:
+    return DataChanged(f"{where}: changed while it was read{how}; run again when nothing writes to the data")
+
+
+@dataclass(frozen=True)
+class FileView(EncodedView):
     """Images in files."""
 
     files: tuple[Path, ...]
 
-    def image(self, index: int) -> Image.Image:
-        """Decode one file."""
-        return open_image(self.files[index])
-
-    def image_digest(self, index: int) -> str:
-        """SHA-256 of one file."""
-        return sha256_file(self.files[index])
-
-
-@dataclass(frozen=True)
-class EncodedView(View, ABC):
-    """Images as encoded bytes in something else than files: archives, tables."""
-
-    @abstractmethod
     def encoded(self, index: int) -> bytes:
-        """The bytes of one image file."""
+        """The content of one file."""
+        path = self.files[index]
+        if path.stat().st_size > MOST_BYTES:
+            raise DataError(f"{path}: has more than the {MOST_BYTES} bytes that an image's file may have")
+        return path.read_bytes()
 
-    def image(self, index: int) -> Image.Image:
-        """Decode the bytes of one image."""
-        return open_image(io.BytesIO(self.encoded(index)), self.samples[index].id)
+    def lies_in(self, index: int) -> Path:
+        """The file itself."""
+        return self.files[index]
 
-    def image_digest(self, index: int) -> str:
-        """SHA-256 of the bytes of one image."""
-        return sha256_bytes(self.encoded(index))
+    def _where(self, index: int) -> str:
+        return str(self.files[index])
 
 
 @dataclass(frozen=True)
@@ -187,4 +247,5 @@ def choose_samples(view: View, count: int | None, seed: int) -> View:
         return view
     chosen = np.sort(np.random.default_rng([seed, 1]).permutation(len(view.samples))[:count])
     samples = tuple(view.samples[row] for row in chosen)
-    return SubsetView(view.name, view.source, samples, view.classes, view, tuple(int(row) for row in chosen))
+    rows = tuple(int(row) for row in chosen)
+    return SubsetView(view.name, view.source, samples, view.classes, view, rows, left_out=view.left_out)

@@ -9,12 +9,12 @@ import pytest
 from driver import Cuda, make_trt
 from support import DEMO_BUNDLE
 
-from clipq.bundle import Plan
+from clipq.bundle import Plan, open_bundle
 from clipq.engines import cuda as cuda_module
 from clipq.engines import memory, tensorrt_library, trt
 from clipq.engines.memory import GpuMemory
 from clipq.engines.tensorrt_library import Log, TensorRtLibrary
-from clipq.errors import BundleError
+from clipq.errors import BundleError, ResultsError
 from clipq.evaluate.bench import bench
 from clipq.evaluate.report.page import write_report
 from clipq.evaluate.results.folders import gather
@@ -22,6 +22,9 @@ from clipq.evaluate.results.record import read_records
 from clipq.evaluate.run import evaluate
 from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.schema import LatencyEntry, Suite, ViewEntry
+from clipq.evaluate.sweep.grid import Grid
+from clipq.evaluate.sweep.run import Listener, sweep
+from clipq.evaluate.sweep.state import SweepFolder
 from clipq.progress import Progress
 
 PLAN = Plan(
@@ -73,6 +76,28 @@ def test_plans_and_onnx_bundles_side_by_side(engine, tmp_path):
     assert [census.verdict for census in record.census] == ["integer", "integer"]
     page = write_report(gather([(tmp_path, records)]), tmp_path / "report.html").read_text()
     assert "ort-cpu, tensorrt" in page and "Test GPU" in page and "inspector" in page
+
+
+def test_a_sweep_of_an_fp32_bundle_and_its_plan(engine, tmp_path):
+    """What a grid with a TensorRT runtime makes: both are FP32, and the plan is compared with what it was built of."""
+    manifest = json.loads((engine / "clipq.json").read_text())
+    manifest["recipe"] |= {"name": "fp32", "source_digest": open_bundle(DEMO_BUNDLE).digest}
+    (engine / "clipq.json").write_text(json.dumps(manifest))
+    (tmp_path / "suite.toml").write_text('[[view]]\nname = "test"\nsource = "demo:test"\nsamples = 24\n')
+    grid = Grid(
+        suite=str(tmp_path / "suite.toml"), runtimes=("tensorrt",), bundles=(str(DEMO_BUNDLE), str(engine)), threads=1
+    )
+    listener = Listener(Progress(), lambda plan: None, lambda outcome: None)
+    swept = sweep(grid, SweepFolder(tmp_path / "r"), Settings(), None, {}, listener)
+    assert swept.failures == () and len(swept.results) == 1
+    records = {record.runtime: record for record in read_records(swept.results[0])}
+    assert {record.reference for record in records.values()} == {DEMO_BUNDLE.name}
+    rows = {row.metric: row for row in records["tensorrt"].measurements if row.view == "test" and not row.group}
+    assert rows["agreement"].value == 1 and rows["acc1"].delta == 0
+    # Two plans of something else: nothing says which is the reference.
+    shutil.copytree(engine, tmp_path / "other")
+    with pytest.raises(ResultsError, match="several FP32 bundles"):
+        run([engine, tmp_path / "other"], tmp_path / "s")
 
 
 def test_an_engine_that_runs_out_of_memory_is_named(engine, tmp_path, monkeypatch):

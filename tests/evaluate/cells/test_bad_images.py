@@ -8,6 +8,7 @@ from PIL import Image
 from support import assert_refused, evaluate
 
 from clipq.demo import world
+from clipq.evaluate.results.record import read_records
 
 
 def test_bad_images_stop_or_are_counted(bundles, tmp_path):
@@ -25,6 +26,24 @@ def test_bad_images_stop_or_are_counted(bundles, tmp_path):
     assert record["views"][0]["n"] == 13 and set(record["views"][0]["skipped"]) == {"ring/1.png", "star/2.png"}
     assert "2 images were skipped" in (tmp_path / "results" / "report.html").read_text()
     assert_refused(evaluate(*arguments), "1.png")
+
+
+def test_files_that_are_no_samples_are_counted_and_named(bundles, tmp_path):
+    root = image_folder(tmp_path / "set", each=5)
+    for number in range(120):
+        (root / f"{number:03d}.txt").write_text("x")
+    (root / "@eaDir").mkdir()
+    done = evaluate("run", str(bundles / "fp32"), "--data", str(root), "-o", str(tmp_path / "results"), "--no-bench")
+    assert done.returncode == 0, done.stderr
+    assert "121 files left out" in " ".join(done.stdout.split())
+    (record,) = read_records(tmp_path / "results")
+    (view,) = record.views
+    assert view.n == 15 and view.classes == 3
+    assert view.left_out_count == 121 and len(view.left_out) == 100 and view.left_out["000.txt"] == "no image's suffix"
+    page = (tmp_path / "results" / "report.html").read_text()
+    assert "121 files are no samples" in page and "098.txt" in page
+    done = evaluate("card", str(tmp_path / "results"), "--bundle", "fp32", "-o", str(tmp_path / "card.md"))
+    assert "- 121 files of the data sets are no samples" in (tmp_path / "card.md").read_text()
 
 
 def test_odd_images_are_read(bundles, tmp_path):

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.metadata import version
 
 import pytest
 from support import assert_refused, evaluate
 
 from clipq.errors import DataError
+from clipq.evaluate.cells.subjects import gather_cohort
+from clipq.evaluate.settings import Settings
+from clipq.evaluate.suites.plan import open_plan
+from clipq.evaluate.suites.suite import read_suite
 from clipq.evaluate.sweep.grid import read_grid
+from clipq.evaluate.sweep.jobs import do_job, open_embeddings, plan_jobs
+from clipq.evaluate.sweep.nodes import refusal, software
 from clipq.evaluate.sweep.state import Failure, SweepFolder
 
 SUITE = """
@@ -189,4 +196,69 @@ def test_wrong_use_is_refused(tmp_path):
     assert_refused(evaluate("sweep", "status", tmp_path), "holds no sweep")
     grid = write_grid(tmp_path / "grid", 'bundles = ["nowhere/*"]')
     assert_refused(evaluate("sweep", grid, "-o", tmp_path / "results"), "matches no bundle")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_machine_that_differs_fills_no_cell(bundles, tmp_path, monkeypatch):
+    """What a worker does with a job that was planned elsewhere: it says what it has and what it should have."""
+    (tmp_path / "suite.toml").write_text(SUITE)
+    plan = open_plan(read_suite(tmp_path / "suite.toml"), None)
+    settings = Settings(cells=str(tmp_path / "cells"), threads=1)
+    embeddings = open_embeddings(settings, plan.suite)
+    subjects = gather_cohort([bundles / "fp32"], settings).subjects
+    jobs, targets = plan_jobs(plan, {"demo": subjects}, embeddings)
+    by_kind = {job.kind: job for job in jobs}
+    corrupted = next(job for job in jobs if "contrast" in job.view)
+    with monkeypatch.context() as changes:
+        changes.setattr("clipq.made_by.NUMBERS", 99)
+        changes.setattr("numpy.__version__", "9.9")
+        for job in by_kind.values():
+            said = do_job(job, targets, embeddings)
+            assert "this machine would give other numbers than planned, with numbers 99 in place of 1" in said
+            assert f"numpy 9.9 in place of {version('numpy')}" in said
+    with monkeypatch.context() as changes:
+        changes.setattr("clipq.evaluate.suites.corruptions.drawing_versions", lambda: {"scikit-image": "0.1"})
+        assert "other numbers than planned" in do_job(corrupted, targets, embeddings)
+        here = software(["ort-cpu"])
+    assert not (tmp_path / "cells").exists()
+    assert do_job(by_kind["classes"], targets, embeddings) == ""
+    assert refusal(here, here) == ""
+    assert "scikit-image nothing in place of 0.1" in refusal({"scikit-image": "0.1"}, {}, "a node")
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ("file://cells", ["give the whole path of a folder"]),
+        ("s3:/bucket", ["neither a folder nor a store"]),
+        ("https://host/cells", ["nothing can be kept there"]),
+        ("nothing://bucket", ["nothing://bucket", "Protocol not known"]),
+        ("suite.toml", ["suite.toml", "cells cannot be kept there"]),
+        ("suite.toml/below", ["suite.toml/below", "Not a directory"]),
+        ("/proc/nowhere/cells", ["/proc/nowhere/cells", "cells cannot be kept there"]),
+    ],
+)
+def test_cells_that_can_lie_nowhere_are_refused_before_engines_are_made(tmp_path, cells, words):
+    grid = write_grid(tmp_path / "grid", f'checkpoints = ["demo"]\nrecipes = ["int8-dynamic"]\ncells = "{cells}"\n')
+    assert_refused(evaluate("sweep", grid, "-o", tmp_path / "results"), *words)
+    assert not (tmp_path / "results").exists() and len(list((tmp_path / "grid").iterdir())) == 2
+
+
+def test_cells_by_the_url_of_a_folder(swept, bundles, tmp_path):
+    grid = write_grid(
+        tmp_path / "grid",
+        f'bundles = ["{bundles}/fp32", "{bundles}/int8-dynamic"]\ncells = "file://{tmp_path}/some cells/"\n',
+    )
+    done = evaluate("sweep", grid, "-o", tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    assert cells(tmp_path / "some cells") == cells(swept / "cells")
+    assert not (tmp_path / "results" / "cells").exists()
+    assert status(tmp_path / "results") == {"cells": CELLS, "done": CELLS, "failed": 0, "missing": 0}
+
+
+def test_a_grid_of_which_nothing_can_be_made_leaves_nothing(tmp_path):
+    grid = write_grid(
+        tmp_path / "grid", 'checkpoints = ["demo"]\nrecipes = ["int4-weight-only:form=qdq,block_size=48"]\n'
+    )
+    assert_refused(evaluate("sweep", grid, "-o", tmp_path / "results"), "no engine could be made", "block_size")
     assert not (tmp_path / "results").exists()
