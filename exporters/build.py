@@ -138,8 +138,7 @@ def build_bundle(
     if settings.calibrator and calibration is None and settings.calibration_cache is None:
         raise BuildError("--calibrator measures activation ranges: give --calibration-set DIR or --calibration-cache")
     with directory_in_making(target) as making:
-        for entry in (source.manifest.tokenizer, source.manifest.prompts):
-            shutil.copyfile(source.path / entry.file, making / entry.file)
+        source.copy((source.manifest.tokenizer, source.manifest.prompts), making)
         towers: dict[str, Tower] = {
             name: _built_tower(source, name, toolchain, calibration, making, progress) for name in TOWERS
         }
@@ -192,6 +191,7 @@ def _built_tower(
     return entry.model_copy(
         update={
             **stored_file(making, file),
+            "data": (),
             "recipe": "tensorrt-int8" if settings.calibrator else entry.recipe,
             "parity": (),
             "plan": Plan(
@@ -204,7 +204,7 @@ def _built_tower(
                 flags=built.flags,
                 strongly_typed=built.strongly_typed,
                 layers=built.layers,
-                source_sha256=entry.sha256,
+                source_sha256=entry.digest,
                 calibrator=settings.calibrator,
                 calibration_cache=cache,
             ),

@@ -20,6 +20,7 @@ from scipy.special import xlogy
 from clipq.engines.base import Array
 from clipq.engines.ort import OrtEngine
 from clipq.errors import RecipeError
+from clipq.exporters.onnx_file import save
 from clipq.exporters.recipes import Static
 
 HALF_BINS = 2048
@@ -165,9 +166,10 @@ def observe(
     )
     with TemporaryDirectory() as folder:
         path = Path(folder) / "observed.onnx"
-        with path.open("wb") as file:
+        save(model, path)
+        with path.open("ab") as file:
             # One message's bytes behind another's are the two merged: the weights are not copied to add outputs.
-            file.writelines(part.SerializeToString() for part in (model, added))
+            file.write(added.SerializeToString())
         with OrtEngine(path) as engine:
             for feed in feeds:
                 yield {**engine.run(feed), **feed}
