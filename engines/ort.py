@@ -60,7 +60,8 @@ class OrtEngine(Engine):
         self.runtime = runtime
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        # Its errors are raised, and would be printed as well.
+        options.log_severity_level = 4
         for key, value in (config or {}).items():
             options.add_session_config_entry(key, value)
         if simulated:

@@ -13,7 +13,6 @@ from typing import IO, Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import Message
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
@@ -48,7 +47,7 @@ def load(path: Path) -> onnx.ModelProto:
 
 def values_of(tensor: onnx.TensorProto) -> NDArray[Any]:
     """A tensor's values, wherever they lie."""
-    return numpy_helper.to_array(tensor if location(tensor) is None else _read(tensor))
+    return numpy_helper.to_array(_read(tensor))
 
 
 def inline(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -58,31 +57,32 @@ def inline(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a model whose larger initializers have types and shapes and no values: enough to infer shapes from."""
-    copy = _copied_but(model, "graph")
-    copy.graph.MergeFrom(_copied_but(model.graph, "initializer"))
+    """A copy of a model whose larger initializers are inputs: enough to infer shapes from and to check, at any size."""
+    copy = _without_initializers(model)
     for tensor in model.graph.initializer:
-        stored = copy.graph.initializer.add()
-        if _size(tensor) < LEAST_OUTSIDE:
-            stored.CopyFrom(tensor if location(tensor) is None else _read(tensor))
+        if _stays_in_graph(tensor):
+            copy.graph.initializer.append(_read(tensor))
         else:
-            stored.name, stored.data_type = tensor.name, tensor.data_type
-            stored.dims.extend(tensor.dims)
-            stored.data_location = onnx.TensorProto.EXTERNAL
+            copy.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     return copy
+
+
+def exceeds_a_file(model: onnx.ModelProto) -> bool:
+    """Whether a model's weights are more than MOST_INLINE, wherever they lie."""
+    return sum(map(_size, model.graph.initializer)) > MOST_INLINE
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Write a model, which stays as it is: in one file, or with its weights in ``path.data`` above MOST_INLINE."""
-    if sum(map(_size, model.graph.initializer)) <= MOST_INLINE:
+    if not exceeds_a_file(model):
         onnx.save(inline(model), str(path))
         return
-    graph, data = without_weights(model), path.with_name(f"{path.name}.data")
+    copy, data = _without_initializers(model), path.with_name(f"{path.name}.data")
     with data.open("wb") as stream:
-        for tensor, stored in zip(model.graph.initializer, graph.graph.initializer, strict=True):
-            if location(stored) is not None:
-                _write(tensor, stored, stream, data.name)
-    onnx.save(graph, str(path))
+        for tensor in model.graph.initializer:
+            read = _read(tensor)
+            copy.graph.initializer.append(read if _stays_in_graph(tensor) else _written(read, stream, data.name))
+    onnx.save(copy, str(path))
 
 
 def _inline(some: Iterable[onnx.TensorProto]) -> None:
@@ -91,19 +91,23 @@ def _inline(some: Iterable[onnx.TensorProto]) -> None:
             tensor.CopyFrom(_read(tensor))
 
 
-def _write(tensor: onnx.TensorProto, stored: onnx.TensorProto, stream: IO[bytes], file: str) -> None:
-    """Append a tensor's values to a file, and say in ``stored`` where they are."""
+def _written(tensor: onnx.TensorProto, stream: IO[bytes], file: str) -> onnx.TensorProto:
+    """Append a tensor's values to a file; the tensor that says where they are."""
     stream.seek(-(-stream.tell() // PAGE) * PAGE)
     start = stream.tell()
-    written = tensor if location(tensor) is None else _read(tensor)
     # Whole bytes as they lie, for types of 4 bits; numpy knows the others.
-    stream.write(written.raw_data if written.HasField("raw_data") else numpy_helper.to_array(written).tobytes())
+    stream.write(tensor.raw_data if tensor.HasField("raw_data") else numpy_helper.to_array(tensor).tobytes())
+    stored = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    stored.data_location = onnx.TensorProto.EXTERNAL
     for key, value in (("location", file), ("offset", start), ("length", stream.tell() - start)):
         stored.external_data.add(key=key, value=str(value))
+    return stored
 
 
 def _read(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    """A tensor that lies in another file, with its values."""
+    """A tensor with its values, wherever they lie."""
+    if location(tensor) is None:
+        return tensor
     said = {entry.key: entry.value for entry in tensor.external_data}
     path, most = Path(said[_FOLDER], said.get("location", "")), _size(tensor)
     try:
@@ -126,9 +130,19 @@ def _size(tensor: onnx.TensorProto) -> int:
     return -(-count * bits // 8)
 
 
+def _stays_in_graph(tensor: onnx.TensorProto) -> bool:
+    return _size(tensor) < LEAST_OUTSIDE
+
+
+def _without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy: onnx.ModelProto = _copied_but(model, "graph")
+    copy.graph.MergeFrom(_copied_but(model.graph, "initializer"))
+    return copy
+
+
 def _copied_but(message: Any, field: str) -> Any:
     """A copy of a protobuf message without one of its fields, which is not copied on the way."""
-    copy: Message = type(message)()
+    copy = type(message)()
     for described, value in message.ListFields():
         if described.name != field:
             mine = getattr(copy, described.name)

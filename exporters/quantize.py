@@ -21,7 +21,7 @@ from clipq.exporters.gptq import gptq_blocks
 from clipq.exporters.half import as_half, storable_in_half
 from clipq.exporters.hqq import hqq_blocks
 from clipq.exporters.integer_products import with_integer_products
-from clipq.exporters.onnx_file import inline, load, save, values_of
+from clipq.exporters.onnx_file import exceeds_a_file, inline, load, save, values_of, without_weights
 from clipq.exporters.placement import place
 from clipq.exporters.qdq import FakeQuantInserter, QdqInserter
 from clipq.exporters.ranges import collect_ranges
@@ -130,7 +130,7 @@ def _as_opset_20(model: onnx.ModelProto) -> onnx.ModelProto:
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx") and opset.version == 21:
             opset.version = 20
-    onnx.checker.check_model(model)
+    onnx.checker.check_model(without_weights(model))
     return model
 
 
@@ -140,20 +140,22 @@ def _(recipe: Int8Dynamic, source: TowerSource) -> onnx.ModelProto:
 
     model = prepared(source.path, source.scratch)
     _require_linear(model, recipe, source)
-    linear, dynamic = source.scratch / "linear.onnx", source.scratch / "dynamic.onnx"
-    save(model, linear)
-    # It reads the weights itself, all at once.
-    del model
+    dynamic, large = source.scratch / "dynamic.onnx", exceeds_a_file(model)
+    given: onnx.ModelProto | Path = model
+    if large:
+        # Of a model in memory it makes two copies, of a file one.
+        given = source.scratch / "linear.onnx"
+        save(model, given)
     with quiet_logging():
         # Linears alone: ONNX Runtime's ConvInteger has one weight scale for all channels and is slower than float.
         quantize_dynamic(
-            linear,
+            given,
             dynamic,
             op_types_to_quantize=["MatMul"],
             per_channel=recipe.weights == "per-channel",
             reduce_range=False,
             weight_type=QuantType.QInt8,
-            use_external_data_format=True,
+            use_external_data_format=large,
             extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
         )
     return load(dynamic)
@@ -188,14 +190,17 @@ def prepared(path: Path, scratch: Path) -> onnx.ModelProto:
 
     folded, inferred = scratch / "folded.onnx", scratch / "inferred.onnx"
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(folded)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{folded.name}.data")
     # Nothing is run.
     options.add_session_config_entry("session.disable_prepacking", "1")
-    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    onnx.shape_inference.infer_shapes_path(str(folded), str(inferred))
+    try:
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        onnx.shape_inference.infer_shapes_path(str(folded), str(inferred))
+    except Exception as error:  # ONNX Runtime's and ONNX's share no base
+        raise RecipeError(f"{path}: its constants cannot be folded or its shapes inferred: {error}") from error
     model = load(inferred)
     add_pre_process_metadata(model)
     return _gemm_as_matmul(model)
