@@ -52,7 +52,7 @@ def outside(folder):
         path = folder / f"{name}.onnx"
         model = onnx.load(path)
         path.unlink()
-        onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=0)
+        onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
     return rewrite(folder)
 
 
