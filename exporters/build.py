@@ -36,6 +36,7 @@ from clipq.exporters.calibration_set import BATCH, CalibrationSet
 from clipq.exporters.int8_calibrator import Calibrator, check_cache, make_calibrator
 from clipq.exporters.opset import readable
 from clipq.files import directory_in_making, write_atomic
+from clipq.onnx_graph import read_graph
 from clipq.progress import Progress
 from clipq.scheme import Scheme
 
@@ -300,7 +301,7 @@ def _set_flags(trt: Any, config: Any, path: Path, settings: BuildSettings, stron
         config.set_flag(trt.BuilderFlag.TF32)
         flags.append("TF32")
     if not strongly_typed:
-        model = onnx.load(str(path), load_external_data=False)
+        model = read_graph(path)
         quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
         halves = any(value.data_type == onnx.TensorProto.FLOAT16 for value in model.graph.initializer)
         if quantized or settings.calibrator:

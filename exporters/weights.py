@@ -16,7 +16,7 @@ from clipq.onnx_graph import tensors
 
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
 # What towers add to scores that softmax is not to see, and clip by where nothing is cut off.
-_LIMITS = (-np.inf, np.finfo(np.float32).min, np.finfo(np.float32).max)
+_LIMITS = np.array([-np.inf, np.finfo(np.float32).min, np.finfo(np.float32).max])
 
 
 def check_tower(bundle: Bundle, name: TowerName) -> None:
@@ -46,4 +46,4 @@ def check_tower(bundle: Bundle, name: TowerName) -> None:
 
 def is_mask(array: NDArray[Any]) -> bool:
     """Whether an array is nothing but zeros and the ends of the numbers: an attention mask, or limits that are none."""
-    return bool(np.isin(array, (0, *_LIMITS)).all())
+    return bool(((array == 0) | np.isin(array, _LIMITS)).all())
