@@ -55,7 +55,7 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
             options=manifest.recipe.options,
             towers=manifest.recipe.towers,
             calibration=ranges.model_dump() if (ranges := manifest.recipe.calibration) is not None else None,
-            file_bytes=sum(manifest.tower(tower).bytes for tower in TOWERS),
+            file_bytes=sum(manifest.tower(tower).size for tower in TOWERS),
             plans={
                 name: built.model_dump(mode="json")
                 for name in TOWERS

@@ -36,6 +36,7 @@ from clipq.exporters.calibration_set import BATCH, CalibrationSet
 from clipq.exporters.int8_calibrator import Calibrator, check_cache, make_calibrator
 from clipq.exporters.opset import readable
 from clipq.files import directory_in_making, write_atomic
+from clipq.onnx_graph import read_graph
 from clipq.progress import Progress
 from clipq.scheme import Scheme
 
@@ -138,8 +139,7 @@ def build_bundle(
     if settings.calibrator and calibration is None and settings.calibration_cache is None:
         raise BuildError("--calibrator measures activation ranges: give --calibration-set DIR or --calibration-cache")
     with directory_in_making(target) as making, source.unchanged():
-        for entry in (source.manifest.tokenizer, source.manifest.prompts):
-            shutil.copyfile(source.path / entry.file, making / entry.file)
+        source.copy((source.manifest.tokenizer, source.manifest.prompts), making)
         towers: dict[str, Tower] = {
             name: _built_tower(source, name, toolchain, calibration, making, progress) for name in TOWERS
         }
@@ -192,6 +192,7 @@ def _built_tower(
     return entry.model_copy(
         update={
             **stored_file(making, file),
+            "data": (),
             "recipe": "tensorrt-int8" if settings.calibrator else entry.recipe,
             "parity": (),
             "plan": Plan(
@@ -204,7 +205,7 @@ def _built_tower(
                 flags=built.flags,
                 strongly_typed=built.strongly_typed,
                 layers=built.layers,
-                source_sha256=entry.sha256,
+                source_sha256=entry.digest,
                 calibrator=settings.calibrator,
                 calibration_cache=cache,
             ),
@@ -300,7 +301,7 @@ def _set_flags(trt: Any, config: Any, path: Path, settings: BuildSettings, stron
         config.set_flag(trt.BuilderFlag.TF32)
         flags.append("TF32")
     if not strongly_typed:
-        model = onnx.load(str(path), load_external_data=False)
+        model = read_graph(path)
         quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
         halves = any(value.data_type == onnx.TensorProto.FLOAT16 for value in model.graph.initializer)
         if quantized or settings.calibrator:

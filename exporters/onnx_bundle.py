@@ -23,6 +23,7 @@ from clipq.bundle import (
     Tower,
     open_bundle,
     stored_file,
+    stored_tower,
     write_manifest,
 )
 from clipq.errors import CheckpointError
@@ -112,7 +113,7 @@ def _exported_tower(name: str, recorded: _Recorded, making: Path, opset: int) ->
     export_onnx(recorded.module, example, names, file, opset=cast("Any", opset))
     parity = check_parity(recorded, file, recorded.feeds)  # type: ignore[arg-type]
     return Tower(
-        **stored_file(making, file.name),
+        **stored_tower(making, file.name),
         input_name=name,
         input_dtype="float32" if name == "image" else "int64",
         input_shape=(None, *recorded.feeds[0].shape[1:]),

@@ -67,9 +67,9 @@ class Subject:
         )
 
     def identity(self, tower: TowerName) -> dict[str, Any]:
-        """What determines this tower's numbers: file, runtime and its version, kind of arithmetic."""
+        """What determines this tower's numbers: files, runtime and its version, kind of arithmetic."""
         return {
-            "tower": self.bundle.manifest.tower(tower).sha256,
+            "tower": self.bundle.manifest.tower(tower).digest,
             **runtime_identity(self.runtime),
             "simulated": self.simulated,
         }
