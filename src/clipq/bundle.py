@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.errors import BundleError
-from clipq.files import sha256_file, write_atomic
+from clipq.files import restore, sha256_file, write_atomic
 from clipq.given import as_path
 from clipq.scheme import Scheme, with_scheme
 
@@ -220,8 +220,11 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Read a bundle and check its digests; raises BundleError with the way out."""
     path = as_path(path, "bundle")
     manifest_path = path / MANIFEST
-    if not path.is_dir():
+    restore(path)
+    if not path.exists():
         raise BundleError(f"no bundle at {path}: the folder does not exist (clipq-export makes one)")
+    if not path.is_dir():
+        raise BundleError(f"no bundle at {path}: it is a file; give the folder that holds {MANIFEST}")
     if not manifest_path.is_file():
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST} (clipq-export makes one)")
     try:

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from clipq.bundle import Preprocess
 from clipq.data.views import Classes, Sample, View
 from clipq.errors import DataError
-from clipq.files import packed, sha256_bytes, sha256_file, write_atomic
+from clipq.files import packed, restore, sha256_bytes, sha256_file, write_atomic
 
 SCHEMA_VERSION = 1
 MANIFEST = "clipq-attack.json"
@@ -116,6 +116,7 @@ def write_attack(folder: Path, manifest: dict[str, Any], pixels: dict[int, Pixel
 def open_attack(folder: Path) -> StoredAttack:
     """Read a stored attack and check its digest; raises DataError with the way out."""
     path = folder / MANIFEST
+    restore(folder)
     try:
         raw = json.loads(path.read_bytes())
         version = raw.get("schema_version")
