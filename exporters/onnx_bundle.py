@@ -27,7 +27,7 @@ from clipq.bundle import (
 )
 from clipq.errors import CheckpointError
 from clipq.exporters.checkpoints import DEMO, LoadedCheckpoint, load_checkpoint, parse_checkpoint
-from clipq.files import directory_in_making
+from clipq.files import check_target, directory_in_making
 from clipq.scheme import FP32
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def export_bundle(
     from clipq.exporters.tokenizer_file import write_tokenizer
     from clipq.exporters.towers import ImageTower, TextTower, make_exportable
 
+    check_target(target)
     progress(f"loading {checkpoint}")
     loaded = load_checkpoint(parse_checkpoint(checkpoint, pretrained))
     # The reference values come from the untouched model: parity covers the rewriting as well as the export.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from clipq.console import fetch_option
+from clipq.console import OutputFolder, fetch_option
 from clipq.data.open import describe_sources
 from clipq.evaluate.cli.options import (
     as_batch_size,
@@ -37,9 +37,7 @@ if TYPE_CHECKING:
     "--data", multiple=True, metavar="[NAME=]SOURCE",
     help=f"Labelled images, instead of a suite; repeatable. SOURCE is {describe_sources()}.",
 )  # fmt: skip
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="RESULTS", help="Results folder."
-)
+@click.option("-o", "--output", type=OutputFolder(), required=True, metavar="RESULTS", help="Results folder.")
 @runtime_option
 @reference_option
 @click.option(
@@ -132,7 +130,7 @@ def run(
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OutputFolder(),
     default=Path("clipq-demo"),
     show_default=True,
     help="Folder for bundles/ and results/.",

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.errors import ResultsError
 from clipq.evaluate.results.key import Key
-from clipq.files import write_atomic
+from clipq.files import file_stem, write_atomic
 from clipq.scheme import Scheme, with_scheme
 
 SCHEMA_VERSION = 5
@@ -261,7 +261,7 @@ def record_stem(record: Record) -> str:
 
 def stem_of(bundle: str, runtime: str, *, twin: bool) -> str:
     """``record_stem`` of an engine that has no record yet."""
-    return f"{bundle}__{runtime}{'__simulated' if twin else ''}"
+    return file_stem(f"{bundle}__{runtime}{'__simulated' if twin else ''}")
 
 
 def read_records(folder: Path) -> list[Record]:

@@ -13,6 +13,7 @@ from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import ClipqError, DataError
 from clipq.evaluate.settings import LARGEST_BATCH
 from clipq.evaluate.suites.suite import BUILT_IN, read_suite
+from clipq.files import file_stem
 
 
 class Grid(BaseModel):
@@ -60,7 +61,7 @@ def read_grid(path: Path) -> Grid:
 
 def folder_name(name: str) -> str:
     """A checkpoint's name as a folder's: ``ViT-B-32/openai`` is ``ViT-B-32--openai``."""
-    return re.sub(r"[^\w.+-]+", "--", name).strip("-") or "checkpoint"
+    return file_stem(re.sub(r"[^\w.+-]+", "--", name).strip("-") or "checkpoint")
 
 
 def bundle_folders(grid: Grid) -> list[Path]:

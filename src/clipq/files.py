@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+# Bytes, so that a longer ending than any of clipq's fits into the 255 of a file's name.
+LONGEST_STEM = 200
+
+
 def sha256_bytes(data: bytes) -> str:
     """Hexadecimal SHA-256 of bytes."""
     return hashlib.sha256(data).hexdigest()
@@ -34,6 +38,14 @@ def sha256_file(path: Path) -> str:
         while chunk := stream.read(2**20):
             state.update(chunk)
     return state.hexdigest()
+
+
+def file_stem(name: str) -> str:
+    """A name as that of a file, an ending to follow: one too long for file systems (255 bytes) ends in its digest."""
+    data = name.encode()
+    if len(data) <= LONGEST_STEM:
+        return name
+    return f"{data[: LONGEST_STEM - 17].decode(errors='ignore')}-{sha256_bytes(data)[:16]}"
 
 
 def packed(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> bytes:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import operator
 import os
 import reprlib
+import secrets
 from collections.abc import Iterable, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from clipq.errors import ClipqError, DataError
+from clipq.errors import CONTROL, ClipqError, DataError
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
@@ -22,17 +23,37 @@ def shown(value: object) -> str:
 
 def as_path(value: object, what: str) -> Path:
     """A path, ``~`` spelled out (no shell does it here); raises ClipqError for what is none."""
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str) or not text:
         raise ClipqError(f"{what} {shown(value)}: give a path")
-    return Path(os.fspath(value)).expanduser()
+    return Path(_checked(text, what)).expanduser()
 
 
 def as_folder(value: object, what: str) -> Path:
-    """A path where a folder is, or can be made; raises ClipqError else."""
+    """A path where a folder is, or can be made, that can be written to; raises ClipqError else."""
     path = as_path(value, what)
-    there = next(one for one in (path, *path.absolute().parents) if one.exists())
-    if not there.is_dir():
-        raise ClipqError(f"{what} {path}: {there} is a file; give a folder")
+    try:
+        there = next(one for one in (path, *path.absolute().parents) if one.exists())
+        if not there.is_dir():
+            raise ClipqError(f"{what} {path}: {there} is a file; give a folder")
+        # Tried, for file systems that are read-only or made by the kernel do not say so in a folder's mode.
+        trial = there / f".clipq-writing-{secrets.token_hex(8)}"
+        trial.mkdir()
+        trial.rmdir()
+    except OSError as error:
+        raise ClipqError(f"{what} {path}: cannot be written ({error.strerror}); give another folder") from error
+    return path
+
+
+def as_file(value: object, what: str) -> Path:
+    """A path where a file is, or can be made, in a folder that can be written to; raises ClipqError else."""
+    path = as_path(value, what)
+    as_folder(path.absolute().parent, f"{what} {path}: the folder")
+    try:
+        if path.exists() and not path.is_file():
+            raise ClipqError(f"{what} {path}: is no regular file; give a file's name")
+    except OSError as error:
+        raise ClipqError(f"{what} {path}: cannot be written ({error.strerror}); give another name") from error
     return path
 
 
@@ -52,7 +73,28 @@ def as_text(value: object, what: str) -> str:
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str) or not text:
         raise ClipqError(f"{what} {shown(value)}: give it as text")
+    return _checked(text, what)
+
+
+def _checked(text: str, what: str) -> str:
+    """A text that is UTF-8, as results are, and has no NUL; raises ClipqError else."""
+    if "\0" in text or not is_unicode(text):
+        raise ClipqError(f"{what} {shown(text)}: is not UTF-8, or holds a NUL; rename it, or lead there by a link")
     return text
+
+
+def is_nameable(name: str) -> bool:
+    """Whether results can call something so: in a line of UTF-8."""
+    return is_unicode(name) and not CONTROL.search(name)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: names of files that are not are read as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def as_number(value: object, what: str, least: int, most: int | None = None, *, also: str = "") -> int:
