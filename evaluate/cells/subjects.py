@@ -22,7 +22,7 @@ from clipq.engines.runtime import Device, Load
 from clipq.errors import BundleError, ClipqError, ResultsError, raise_together
 from clipq.evaluate.results.estimates import Engine as EngineColumns
 from clipq.evaluate.settings import Settings
-from clipq.given import is_nameable
+from clipq.given import hint, is_nameable
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ def _reference(bundles: Sequence[Bundle], asked: str | None) -> Bundle | None:
         for bundle in bundles:
             if bundle.name == asked:
                 return bundle
-        raise ResultsError(f"--reference {asked!r} is not among the bundles: {', '.join(b.name for b in bundles)}")
+        names = [bundle.name for bundle in bundles]
+        raise ResultsError(f"--reference {asked!r} is not among the bundles: {', '.join(names)}{hint(asked, names)}")
     fp32 = [bundle for bundle in bundles if bundle.manifest.recipe.scheme.is_fp32]
     if len(fp32) > 1:
         raise ResultsError(

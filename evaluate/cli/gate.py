@@ -78,6 +78,7 @@ def gate_init(results: Path, output: Path, bundles: Sequence[str], margin: float
     from clipq.evaluate.api import read_results
     from clipq.evaluate.verdicts.gate import policy_from
     from clipq.files import write_atomic
+    from clipq.given import hint
 
     if output.exists():
         raise DataError(f"{output} exists; choose another name with -o")
@@ -85,7 +86,7 @@ def gate_init(results: Path, output: Path, bundles: Sequence[str], margin: float
     names = [one.record.bundle.name for one in engines]
     for name in bundles:
         if name not in names:
-            raise DataError(f"--bundle {name}: the results have {', '.join(names)}")
+            raise DataError(f"--bundle {name}: the results have {', '.join(names)}{hint(name, names)}")
     chosen = [one for one in engines if not bundles or one.record.bundle.name in bundles]
     write_atomic(output, policy_from(chosen, margin))
     click.echo(str(output))

@@ -12,7 +12,7 @@ from clipq.data.open import find_source
 from clipq.errors import DataError
 from clipq.evaluate.metrics.calibration import BINS
 from clipq.evaluate.suites.corruptions import NAMED_SETS, SEVERITIES
-from clipq.given import shown
+from clipq.given import hint, shown
 
 Role = Literal["in-distribution", "shifted", "near-ood", "far-ood", "groups", "retrieval"]
 
@@ -25,7 +25,7 @@ def _said(place: tuple[Any, ...], kind: str, error: Mapping[str, Any], keys: Seq
     if kind == "missing":
         return f"{where} is missing"
     if kind == "extra_forbidden":
-        return f"no key {where!r}" + (f"; there are {', '.join(keys)}" if len(place) == 1 else "")
+        return f"no key {where!r}" + (f"; there are {', '.join(keys)}{hint(where, keys)}" if len(place) == 1 else "")
     return f"{where} {shown(error['input'])}: {error['msg'].lower()}"
 
 

@@ -30,6 +30,7 @@ from clipq.evaluate.suites.schema import (
     ViewEntry,
     view_name,
 )
+from clipq.given import hint
 
 BUILT_IN = ("demo", "quick", "paper", "template")
 
@@ -48,6 +49,7 @@ def read_suite(path_or_name: str) -> Suite:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise DataError(
             f"--suite {path_or_name}: cannot be read ({reason}); built in are {', '.join(BUILT_IN)}"
+            f"{hint(path_or_name, BUILT_IN)}"
         ) from error
     return _parse(text, str(path), path.resolve().parent)
 
@@ -70,7 +72,7 @@ def built_in_attack(name: str) -> Path:
 def suite_text(name: str) -> str:
     """The text of a built-in suite."""
     if name not in BUILT_IN:
-        raise DataError(f"no built-in suite {name!r}; there are {', '.join(BUILT_IN)}")
+        raise DataError(f"no built-in suite {name!r}; there are {', '.join(BUILT_IN)}{hint(name, BUILT_IN)}")
     text = (files("clipq.evaluate.suites") / f"{name}.toml").read_text("utf-8")
     said = f"A source is {describe_sources()}."
     comment = textwrap.fill(said, 120, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
@@ -111,7 +113,7 @@ def _known(error: Mapping[str, Any], place: tuple[Any, ...]) -> str:
     if len(place) > 1:
         model = entries[place[0]]
     names = [field.alias or name for name, field in model.model_fields.items()]
-    return f" (known keys: {', '.join(names)})"
+    return f" (known keys: {', '.join(names)}{hint(place[-1], names)})"
 
 
 def _spell(place: tuple[Any, ...]) -> str:
@@ -195,7 +197,9 @@ def _check(suite: Suite) -> list[Complaint]:
         for name in entry_c.corruptions():
             if name not in NAMED_SETS["all"]:
                 known = ", ".join((*NAMED_SETS, *NAMED_SETS["all"]))
-                complain((*here, "names"), f"unknown corruption {name!r}; known: {known}")
+                complain(
+                    (*here, "names"), f"unknown corruption {name!r}; known: {known}{hint(name, NAMED_SETS['all'])}"
+                )
         if not entry_c.names:
             complain((*here, "names"), f"names is empty; known: {', '.join(NAMED_SETS)}")
         if not entry_c.severities or any(severity not in SEVERITIES for severity in entry_c.severities):

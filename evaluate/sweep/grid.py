@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from clipq.errors import ClipqError, DataError
 from clipq.evaluate.settings import LARGEST_BATCH
 from clipq.evaluate.suites.suite import BUILT_IN, read_suite
 from clipq.files import file_stem
+from clipq.given import hint
 
 
 class Grid(BaseModel):
@@ -47,16 +49,18 @@ def read_grid(path: Path) -> Grid:
     try:
         grid = Grid.model_validate(_resolve_paths(raw, path.resolve().parent))
     except ValidationError as error:
-        complaints = [
-            f"{'.'.join(map(str, one['loc']))}: {one['msg'].lower()}"
-            + (f" (known keys: {', '.join(Grid.model_fields)})" if one["type"] == "extra_forbidden" else "")
-            for one in error.errors()
-        ]
+        complaints = [f"{'.'.join(map(str, one['loc']))}: {one['msg'].lower()}{_known(one)}" for one in error.errors()]
     else:
         complaints = _check(grid)
     if complaints:
         raise DataError(f"{path}: " + "; ".join(complaints))
     return grid
+
+
+def _known(error: Mapping[str, Any]) -> str:
+    if error["type"] != "extra_forbidden":
+        return ""
+    return f" (known keys: {', '.join(Grid.model_fields)}{hint(error['loc'][-1], Grid.model_fields)})"
 
 
 def folder_name(name: str) -> str:

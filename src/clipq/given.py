@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import operator
 import os
+import re
 import reprlib
 import secrets
 from collections.abc import Iterable, Mapping
@@ -19,6 +21,33 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 def shown(value: object) -> str:
     """A value in a message: short, and on one line."""
     return " ".join(reprlib.repr(value).split())
+
+
+def closest(asked: object, known: Iterable[str], spoken: Mapping[str, Iterable[str]] | None = None) -> str:
+    """The name that was meant by one that there is not; empty where none is close. ``spoken`` has other words for some.
+
+    >>> closest("sorce", ["name", "source"]), closest("accuracy", ["nll", "acc1"], {"acc1": ["top-1 accuracy"]})
+    ('source', 'acc1')
+    """
+
+    def letters(text: str) -> str:
+        return re.sub(r"[\W_]+", "", text.casefold())
+
+    word = letters(str(asked))
+
+    def likeness(said: str) -> float:
+        inside = 0.8 if len(word) > 2 and word in letters(said) else 0.0
+        return max(inside, difflib.SequenceMatcher(None, word, letters(said)).ratio())
+
+    scores = {name: max(map(likeness, (name, *(spoken or {}).get(name, ())))) for name in known}
+    best = max(scores, key=scores.__getitem__, default="")
+    return best if scores.get(best, 0) >= 0.6 else ""
+
+
+def hint(asked: object, known: Iterable[str], spoken: Mapping[str, Iterable[str]] | None = None) -> str:
+    """``; did you mean NAME?`` for the end of a complaint about a name that there is not, where one is close."""
+    close = closest(asked, known, spoken)
+    return f"; did you mean {close}?" if close else ""
 
 
 def as_path(value: object, what: str) -> Path:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from clipq.data.source import Source, Want, checked_classes, split_source
 from clipq.errors import DataError
+from clipq.given import hint
 
 if TYPE_CHECKING:
     from clipq.data.views import View
@@ -162,7 +163,8 @@ def complaint(spec: str) -> str | None:
     scheme, source = find_source(spec)
     unknown = [option for option in source.options if option not in scheme.options]
     if unknown:
-        return f"{source.path}: unknown option {unknown[0]!r}; known: {', '.join(scheme.options) or 'none'}"
+        known = f"{', '.join(scheme.options) or 'none'}{hint(unknown[0], scheme.options)}"
+        return f"{source.path}: unknown option {unknown[0]!r}; known: {known}"
     path = scheme.locate(source.place, Path())
     if path is None or (path.is_file() if scheme.is_file else path.is_dir()):
         return None
