@@ -7,15 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from clipq.bounds import BATCH, THREADS
+from clipq.bounds import PIXEL_CACHE_GB as MOST_GB
 from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import ClipqError
 from clipq.given import as_number, as_path, as_text, shown
 
 if TYPE_CHECKING:
     from clipq.data.pixels import PixelCache
-
-LARGEST_BATCH = 256
-
 
 # Where decoded and corrupted images are kept where nothing else is said, and how much of them.
 PIXEL_CACHE = Path("~/.cache/clipq/pixels")
@@ -52,12 +51,12 @@ class Settings:
     def __post_init__(self) -> None:
         known_runtime(self.runtime)
         taken: dict[str, object] = {
-            "threads": as_number(self.threads, "threads", 0),
+            "threads": as_number(self.threads, "threads", *THREADS),
             "cells": as_text(self.cells, "cells"),
             "fetch": None if self.fetch is None else as_path(self.fetch, "fetch"),
         }
         if not (isinstance(self.batch, str) and self.batch == "measure"):
-            taken["batch"] = as_number(self.batch, "batch", 1, LARGEST_BATCH, also=", or 'measure'")
+            taken["batch"] = as_number(self.batch, "batch", *BATCH, also=", or 'measure'")
         for name in ("graphs", "auto_batch", "thumbnails"):
             if not isinstance(getattr(self, name), bool):
                 raise ClipqError(f"{name} {shown(getattr(self, name))}: give True or False")
@@ -81,7 +80,10 @@ def default_pixels() -> PixelCache | None:
 
 
 def kept_pixels(folder: Path, gigabytes: float) -> PixelCache | None:
-    """A cache of decoded images of at most so many GB, or None where it may hold nothing."""
+    """A cache of decoded images of at most so many GB, or None where it may hold nothing; raises ClipqError else."""
+    if not MOST_GB.least <= gigabytes <= MOST_GB.most:
+        span = f"from {MOST_GB.least} to {MOST_GB.most}"
+        raise ClipqError(f"a pixel cache (--pixel-cache-gb) of {gigabytes:g} GB: give {span}, 0 to keep none")
     from clipq.data.pixels import PixelCache
 
     return PixelCache(folder.expanduser(), int(gigabytes * 1e9)) if gigabytes else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from clipq import __version__
+from clipq.bounds import ATTACK_RESTARTS, ATTACK_STEPS, EPSILON, SAMPLES, SEED
 from clipq.console import Group, OutputFolder, fetch_option
 from clipq.data.open import describe_sources
 from clipq.engines.catalog import DEFAULT_RUNTIME, RUNTIMES, known_runtime, require_runtime
@@ -268,7 +269,7 @@ def _batch(text: str) -> tuple[int, int, int]:
     from clipq.errors import BuildError
 
     parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
         raise BuildError(f"--batch {text!r}: give three whole numbers, MIN,OPT,MAX")
     low, best, high = (int(part) for part in parts)
     return low, best, high
@@ -284,13 +285,15 @@ def _batch(text: str) -> tuple[int, int, int]:
 @click.option("-o", "--output", type=OutputFolder(), required=True, help="Folder of the attack.")
 @click.option("--method", type=click.Choice(["fgsm", "pgd"]), default="pgd", show_default=True)
 @click.option(
-    "--epsilon", "epsilons", multiple=True, default=(1, 2, 4, 8), show_default=True, type=click.IntRange(1, 255),
+    "--epsilon", "epsilons", multiple=True, default=(1, 2, 4, 8), show_default=True, type=click.IntRange(*EPSILON),
     help="L∞ strength in 255ths; repeatable.",
 )  # fmt: skip
-@click.option("--steps", default=10, show_default=True, type=click.IntRange(min=1), help="Steps of PGD.")
-@click.option("--restarts", default=1, show_default=True, type=click.IntRange(min=1), help="Random starts of PGD.")
-@click.option("--samples", type=click.IntRange(min=1), help="Attack a random part of so many images [default: all].")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--steps", default=10, show_default=True, type=click.IntRange(*ATTACK_STEPS), help="Steps of PGD.")
+@click.option(
+    "--restarts", default=1, show_default=True, type=click.IntRange(*ATTACK_RESTARTS), help="Random starts of PGD."
+)
+@click.option("--samples", type=click.IntRange(*SAMPLES), help="Attack a random part of so many images [default: all].")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(*SEED))
 @click.option("--templates", metavar="NAME", help="Template set [default: the data set's own, else imagenet-80].")
 def attack(
     checkpoint: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,6 +81,8 @@ def gate_init(results: Path, output: Path, bundles: Sequence[str], margin: float
     from clipq.files import write_atomic
     from clipq.given import hint
 
+    if not margin < math.inf:
+        raise DataError(f"--margin {margin}: give a number from 0 on")
     if output.exists():
         raise DataError(f"{output} exists; choose another name with -o")
     engines = read_results(results).engines

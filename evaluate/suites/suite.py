@@ -16,6 +16,7 @@ import tomli
 from pydantic import BaseModel, ValidationError
 
 import clipq.demo
+from clipq.bounds import EPSILON
 from clipq.data.open import complaint, describe_sources, seen_from
 from clipq.errors import DataError
 from clipq.evaluate.suites.corruptions import NAMED_SETS, SEVERITIES, STANDARD
@@ -221,7 +222,7 @@ def _check_attacks(suite: Suite, complain: Callable[[tuple[Any, ...], str], None
         if twice or len(set(entry_s.epsilons)) < len(entry_s.epsilons):
             complain(("square", index, "epsilons"), f"{entry_s.of} is attacked twice with an epsilon; once is enough")
         attacked |= {(entry_s.of, epsilon) for epsilon in entry_s.epsilons}
-        if not entry_s.epsilons or any(not 1 <= epsilon <= 255 for epsilon in entry_s.epsilons):
+        if not entry_s.epsilons or any(not EPSILON.least <= epsilon <= EPSILON.most for epsilon in entry_s.epsilons):
             complain(("square", index, "epsilons"), "epsilons are whole 255ths from 1 to 255 (0 is no attack)")
     for index, entry_t in enumerate(suite.transfer):
         if not entry_t.source.is_dir():

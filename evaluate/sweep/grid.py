@@ -10,9 +10,9 @@ from typing import Any
 import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from clipq.bounds import BATCH, GPUS, THREADS
 from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import ClipqError, DataError
-from clipq.evaluate.settings import LARGEST_BATCH
 from clipq.evaluate.suites.suite import BUILT_IN, read_suite
 from clipq.files import file_stem
 from clipq.given import hint
@@ -32,9 +32,9 @@ class Grid(BaseModel):
     runtimes: tuple[str, ...] = Field(default=(DEFAULT_RUNTIME,), min_length=1)
     calibration_set: Path | None = None
     bundles: tuple[str, ...] = ()
-    threads: int = Field(default=0, ge=0)
-    gpus: float = Field(default=1.0, gt=0)
-    batch_size: int = Field(default=32, ge=1, le=LARGEST_BATCH)
+    threads: int = Field(default=0, ge=THREADS.least, le=THREADS.most)
+    gpus: float = Field(default=1.0, gt=GPUS.least, le=GPUS.most)
+    batch_size: int = Field(default=32, ge=BATCH.least, le=BATCH.most)
     cells: str | None = None
 
     model_config = ConfigDict(extra="forbid", frozen=True)
