@@ -19,7 +19,7 @@ from clipq.errors import DataError
 from clipq.exporters.checkpoints import LoadedCheckpoint
 from clipq.exporters.onnx_bundle import prompt_sets
 from clipq.files import directory_in_making
-from clipq.given import hint
+from clipq.given import hint, without_folders
 from clipq.progress import Progress
 
 BATCH = 32
@@ -87,7 +87,7 @@ def attack(loaded: LoadedCheckpoint, view: View, settings: AttackSettings, targe
                 "epsilons": settings.epsilons,
                 "checkpoint": loaded.name,
                 "preprocess": loaded.preprocess,
-                "source": view.source,
+                "source": without_folders(view.source),
                 "ids": tuple(sample.id for sample in view.samples),
                 "labels": tuple(labels.tolist()),
                 "class_names": view.classes.names,

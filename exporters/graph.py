@@ -68,6 +68,9 @@ def export_onnx(
                 verbose=False,
             )
             assert program is not None
+            for node in program.model.graph.all_nodes():
+                # The paths of this machine.
+                node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
             program.save(str(target), external_data=False)
     except Exception as error:
         # torch wraps the reason in a page of advice; the innermost exception says what it was.

@@ -11,13 +11,13 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.errors import BundleError
 from clipq.files import restore, sha256_file, write_atomic
-from clipq.given import as_path
+from clipq.given import as_path, without_folders
 from clipq.scheme import Scheme, with_scheme
 
 SCHEMA_VERSION = 3
@@ -101,7 +101,8 @@ class Tokenizer(StoredFile):
 class Checkpoint(_Model):
     """Where the weights came from: ``ViT-B-32/laion2b_s34b_b79k``, ``local-dir:...``, ``demo``."""
 
-    name: str
+    # Bundles of older versions hold the whole path of their author's machine.
+    name: Annotated[str, AfterValidator(without_folders)]
     weights_sha256: str | None = None
 
 

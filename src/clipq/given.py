@@ -50,6 +50,16 @@ def hint(asked: object, known: Iterable[str], spoken: Mapping[str, Iterable[str]
     return f"; did you mean {close}?" if close else ""
 
 
+def without_folders(place: str) -> str:
+    """A place as others may see it, who need not know the folders of this machine: the last part of an absolute path.
+
+    >>> without_folders("local-dir:/home/me/clip"), without_folders("photos/test"), without_folders("wds:https://a/b")
+    ('local-dir:clip', 'photos/test', 'wds:https://a/b')
+    """
+    found = re.fullmatch(r"([a-z-]+:)?([/~].*)", place, re.DOTALL)
+    return f"{found[1] or ''}{Path(found[2]).name}" if found else place
+
+
 def as_path(value: object, what: str) -> Path:
     """A path, ``~`` spelled out (no shell does it here); raises ClipqError for what is none."""
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
