@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -48,6 +49,9 @@ def export_bundle(
     check_target(target)
     progress(f"loading {checkpoint}")
     loaded = load_checkpoint(parse_checkpoint(checkpoint, pretrained))
+    with tempfile.TemporaryDirectory() as folder:
+        # Minutes before its turn: a tokenizer that has no such form is refused before the towers are exported.
+        write_tokenizer(loaded.tokenizer, Path(folder) / "tokenizer.json")
     # The reference values come from the untouched model: parity covers the rewriting as well as the export.
     recorded = {
         "image": _Recorded(ImageTower(loaded.model), _image_feeds(loaded)),
