@@ -17,6 +17,7 @@ from typing import Any
 
 import onnx
 
+from clipq.bounds import TIMED_BATCH
 from clipq.bundle import (
     TOWERS,
     Bundle,
@@ -86,8 +87,9 @@ def open_toolchain(settings: BuildSettings) -> Toolchain:
     Raises RuntimeUnavailable where the library or the GPU is missing, BuildError where the settings do not go together.
     """
     low, best, high = settings.batch
-    if not 1 <= low <= best <= high:
-        raise BuildError(f"--batch {low},{best},{high}: must rise, from 1 on (smallest, best, largest batch)")
+    if not TIMED_BATCH.least <= low <= best <= high <= TIMED_BATCH.most:
+        span = f"from {TIMED_BATCH.least} to {TIMED_BATCH.most}"
+        raise BuildError(f"--batch {low},{best},{high}: must rise, {span} (smallest, best, largest batch)")
     library = open_library(settings.runtime)
     if settings.calibrator and not library.features.calibrators:
         raise BuildError(

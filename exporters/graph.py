@@ -77,6 +77,9 @@ def _export(module: torch.nn.Module, example: torch.Tensor, names: tuple[str, st
                 verbose=False,
             )
             assert program is not None
+            for node in program.model.graph.all_nodes():
+                # The paths of this machine.
+                node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
             program.save(str(target), external_data=False)
     except Exception as error:
         # torch wraps the reason in a page of advice; the innermost exception says what it was.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +29,7 @@ from clipq.bundle import (
 )
 from clipq.errors import CheckpointError
 from clipq.exporters.checkpoints import DEMO, LoadedCheckpoint, load_checkpoint, parse_checkpoint
-from clipq.files import directory_in_making
+from clipq.files import check_target, directory_in_making
 from clipq.scheme import FP32
 
 logger = logging.getLogger(__name__)
@@ -46,8 +47,12 @@ def export_bundle(
     from clipq.exporters.tokenizer_file import write_tokenizer
     from clipq.exporters.towers import ImageTower, TextTower, make_exportable
 
+    check_target(target)
     progress(f"loading {checkpoint}")
     loaded = load_checkpoint(parse_checkpoint(checkpoint, pretrained))
+    with tempfile.TemporaryDirectory() as folder:
+        # Minutes before its turn: a tokenizer that has no such form is refused before the towers are exported.
+        write_tokenizer(loaded.tokenizer, Path(folder) / "tokenizer.json")
     # The reference values come from the untouched model: parity covers the rewriting as well as the export.
     recorded = {
         "image": _Recorded(ImageTower(loaded.model), _image_feeds(loaded)),

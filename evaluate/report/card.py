@@ -15,6 +15,7 @@ from clipq.evaluate.verdicts.by_axis import findings
 from clipq.evaluate.verdicts.headline import AXES, headline, title
 from clipq.evaluate.verdicts.judgement import judge_row
 from clipq.files import write_atomic
+from clipq.given import hint
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -30,8 +31,8 @@ def choose_engine(results: Results, bundle: str | None) -> Entry:
     if bundle is not None:
         found = [entry for entry in working if entry.record.bundle.name == bundle]
         if not found:
-            names = ", ".join(entry.record.bundle.name for entry in working)
-            raise ResultsError(f"--bundle {bundle}: the results have {names}")
+            names = [entry.record.bundle.name for entry in working]
+            raise ResultsError(f"--bundle {bundle}: the results have {', '.join(names)}{hint(bundle, names)}")
         if len(found) > 1:
             runtimes = ", ".join(entry.record.runtime for entry in found)
             raise ResultsError(f"{bundle} was evaluated in {runtimes}; keep one record")

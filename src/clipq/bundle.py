@@ -20,8 +20,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from typing_extensions import Self
 
 from clipq.errors import BundleError
-from clipq.files import Stamp, sha256_bytes, sha256_file, stamp, write_atomic
-from clipq.given import as_path
+from clipq.files import Stamp, restore, sha256_bytes, sha256_file, stamp, write_atomic
+from clipq.given import as_path, without_folders
 from clipq.onnx_graph import data_files
 from clipq.scheme import Scheme, with_scheme
 from clipq.text_files import read_json
@@ -150,7 +150,8 @@ class Tokenizer(StoredFile):
 class Checkpoint(_Model):
     """Where the weights came from: ``ViT-B-32/laion2b_s34b_b79k``, ``local-dir:...``, ``demo``."""
 
-    name: str
+    # Bundles of older versions hold the whole path of their author's machine.
+    name: Annotated[str, AfterValidator(without_folders)]
     weights_sha256: str | None = None
 
 
@@ -350,9 +351,12 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Read a bundle and check its digests; raises BundleError with the way out."""
     path = as_path(path, "bundle")
     manifest_path = path / MANIFEST
+    restore(path)
     before = stamp(manifest_path)
-    if not path.is_dir():
+    if not path.exists():
         raise BundleError(f"no bundle at {path}: the folder does not exist (clipq-export makes one)")
+    if not path.is_dir():
+        raise BundleError(f"no bundle at {path}: it is a file; give the folder that holds {MANIFEST}")
     if not manifest_path.is_file():
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST} (clipq-export makes one)")
     raw = read_json(manifest_path, BundleError, "export the bundle again")

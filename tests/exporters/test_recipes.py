@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import onnx
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from support import CALIBRATION, DEMO_BUNDLE, ROOT, assert_refused, export
 
+import clipq
 from clipq.bundle import open_bundle
 from clipq.errors import RecipeError
 from clipq.exporters import build, recipes
@@ -267,3 +269,11 @@ def test_hub_out_of_reach(tmp_path):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
     done = export("onnx", "hf-hub:nobody/nothing", "-o", str(tmp_path / "out"), env=environment)
     assert_refused(done, "hub cannot be reached", "local-dir:")
+
+
+def test_demo_is_the_built_in_bundle_beside_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert export("quantize", "demo", "--recipe", "fp16", "-o", "out").returncode == 0
+    assert clipq.quantize("demo", ["fp16"], output="again")[0] == Path("again/fp32")
+    assert_refused(export("quantize", "./demo", "--recipe", "fp16", "-o", "out"), "no clipq.json")

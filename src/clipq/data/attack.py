@@ -20,7 +20,7 @@ from typing_extensions import Self
 from clipq.bundle import Digest, Name, Preprocess
 from clipq.data.views import Classes, Sample, View
 from clipq.errors import DataError
-from clipq.files import Damaged, packed, sha256_bytes, unpacked, write_atomic
+from clipq.files import Damaged, packed, restore, sha256_bytes, unpacked, write_atomic
 from clipq.text_files import read_bytes
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -131,6 +131,7 @@ def write_attack(folder: Path, manifest: dict[str, Any], pixels: dict[int, Pixel
 def open_attack(folder: Path) -> StoredAttack:
     """Read a stored attack and check its digest; raises DataError with the way out."""
     path, again = folder / MANIFEST, "make the attack again"
+    restore(folder)
     if not path.exists():
         raise DataError(f"{folder}: holds no {MANIFEST}; clipq-export attack makes one")
     try:
