@@ -14,8 +14,8 @@ from clipq.errors import CheckpointError, RecipeError
 from clipq.exporters.calibration_set import DEMO_SET, CalibrationSet, open_calibration_set
 from clipq.exporters.quantized_bundle import quantize_bundle
 from clipq.exporters.recipes import Recipe, parse_recipe
-from clipq.files import check_target, directory_in_making
 from clipq.given import PathLike, as_folder, as_list, as_path, as_text
+from clipq.making import check_target, directory_in_making
 from clipq.progress import Progress, progress_bars
 
 # The built-in checkpoint and bundle, whatever folders there are: a folder of that name is "./demo".

@@ -18,8 +18,8 @@ from clipq.data.views import View
 from clipq.errors import DataError
 from clipq.exporters.checkpoints import LoadedCheckpoint
 from clipq.exporters.onnx_bundle import prompt_sets
-from clipq.files import directory_in_making
 from clipq.given import hint, without_folders
+from clipq.making import directory_in_making
 from clipq.progress import Progress
 
 BATCH = 32

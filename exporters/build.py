@@ -36,7 +36,8 @@ from clipq.errors import BuildError, RuntimeUnavailable
 from clipq.exporters.calibration_set import BATCH, CalibrationSet
 from clipq.exporters.int8_calibrator import Calibrator, check_cache, make_calibrator
 from clipq.exporters.opset import readable
-from clipq.files import directory_in_making, write_atomic
+from clipq.files import write_atomic
+from clipq.making import directory_in_making
 from clipq.onnx_graph import read_graph
 from clipq.progress import Progress
 from clipq.scheme import Scheme

@@ -315,7 +315,7 @@ def attack(
     from clipq.exporters.attacks import AttackSettings
     from clipq.exporters.attacks import attack as make_attack
     from clipq.exporters.checkpoints import load_checkpoint, parse_checkpoint
-    from clipq.files import check_target
+    from clipq.making import check_target
 
     check_target(output)
     view = choose_samples(open_view(data, cache=Path(cache).expanduser() if cache else None), samples, seed)

@@ -29,7 +29,7 @@ from clipq.bundle import (
 )
 from clipq.errors import CheckpointError
 from clipq.exporters.checkpoints import DEMO, LoadedCheckpoint, load_checkpoint, parse_checkpoint
-from clipq.files import check_target, directory_in_making
+from clipq.making import check_target, directory_in_making
 from clipq.scheme import FP32
 
 logger = logging.getLogger(__name__)

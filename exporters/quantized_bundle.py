@@ -21,7 +21,7 @@ from clipq.exporters.calibration_set import CalibrationSet
 from clipq.exporters.onnx_file import save
 from clipq.exporters.quantize import TowerSource, quantize_tower
 from clipq.exporters.weights import check_tower
-from clipq.files import directory_in_making
+from clipq.making import directory_in_making
 from clipq.progress import Progress
 from clipq.tokenizer import TextTokenizer
 

@@ -20,8 +20,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from typing_extensions import Self
 
 from clipq.errors import BundleError
-from clipq.files import Stamp, restore, sha256_bytes, sha256_file, stamp, write_atomic
+from clipq.files import Stamp, sha256_bytes, sha256_file, stamp, write_atomic
 from clipq.given import as_path, without_folders
+from clipq.making import restore
 from clipq.onnx_graph import data_files
 from clipq.scheme import Scheme, with_scheme
 from clipq.text_files import read_json

@@ -13,7 +13,9 @@ from support import CALIBRATION, DEMO_BUNDLE, assert_refused, export
 
 from clipq.bundle import open_bundle
 from clipq.errors import ClipqError
-from clipq.files import Damaged, directory_in_making, packed, restore, unpacked, write_atomic
+from clipq.files import write_atomic
+from clipq.making import directory_in_making, restore
+from clipq.packed import Damaged, packed, unpacked
 
 
 def make(target):
@@ -32,7 +34,7 @@ def test_a_folder_of_an_earlier_run_is_replaced(tmp_path):
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from clipq.files import directory_in_making
+from clipq.making import directory_in_making
 
 left = int(sys.argv[2])
 

@@ -20,7 +20,9 @@ from typing_extensions import Self
 from clipq.bundle import Digest, Name, Preprocess
 from clipq.data.views import Classes, Sample, View
 from clipq.errors import DataError
-from clipq.files import Damaged, packed, restore, sha256_bytes, unpacked, write_atomic
+from clipq.files import sha256_bytes, write_atomic
+from clipq.making import restore
+from clipq.packed import Damaged, packed, unpacked
 from clipq.text_files import read_bytes
 
 SCHEMA_VERSION: Literal[1] = 1
