@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import platform
 import re
@@ -27,6 +26,9 @@ _BEFORE = ".clipq-before-"
 
 # A folder in making on another machine, whose lock may not be seen here, is left alone for so many seconds.
 _FOREIGN = 7 * 24 * 3600
+
+# Windows locks no folders: there, too, only what is old is deleted.
+_HAS_LOCKS = os.name == "posix"
 
 
 def check_target(target: Path) -> None:
@@ -61,7 +63,8 @@ def directory_in_making(target: Path) -> Iterator[Path]:
         restore(target)
         raise
     finally:
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
 
 
 def restore(target: Path) -> None:
@@ -112,11 +115,13 @@ def _host() -> str:
     return re.sub(r"[^A-Za-z0-9.]", "", platform.node())[:64] or "unknown"
 
 
-def _locked_folder(parent: Path) -> tuple[Path, int]:
+def _locked_folder(parent: Path) -> tuple[Path, int | None]:
     """A new empty folder and the lock on it, which its process's end releases, however it ends."""
     while True:
         making = _new_name(parent)
         making.mkdir()
+        if not _HAS_LOCKS:
+            return making, None
         # Another process may have deleted it before it was locked.
         with suppress(FileNotFoundError):
             lock = os.open(making, os.O_RDONLY)
@@ -127,6 +132,8 @@ def _locked_folder(parent: Path) -> tuple[Path, int]:
 
 def _lock(descriptor: int) -> bool | None:
     """Whether the lock was taken: False where another process has it, None where this file system has no locks."""
+    import fcntl
+
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -141,7 +148,10 @@ def _delete_remainders(parent: Path) -> None:
     for making in parent.glob(f"{_MAKING}*"):
         with suppress(OSError):
             recent = time.time() - making.stat().st_mtime < _FOREIGN
-            if recent and not making.name.startswith(f"{_MAKING}{_host()}-"):
+            if recent and not (_HAS_LOCKS and making.name.startswith(f"{_MAKING}{_host()}-")):
+                continue
+            if not _HAS_LOCKS:
+                shutil.rmtree(making, ignore_errors=True)
                 continue
             lock = os.open(making, os.O_RDONLY | os.O_DIRECTORY)
             try:
