@@ -23,7 +23,7 @@ fetch_option = click.option(
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class OutputFolder(click.ParamType):
+class OutputFolder(click.ParamType[Path]):
     """A folder that a command writes to: refused before the command begins where that cannot be."""
 
     name = "path"
@@ -33,7 +33,7 @@ class OutputFolder(click.ParamType):
         return as_folder(value, param.opts[0] if param else "-o")
 
 
-class OutputFile(click.ParamType):
+class OutputFile(click.ParamType[Path]):
     """A file that a command writes: refused before the command begins where that cannot be."""
 
     name = "path"
