@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -163,7 +164,7 @@ def _evaluate(bundles: Sequence[Path], suite: Suite, results: Path, settings: Se
     records = [entry.record for entry in found.engines]
     # The numbers first: the page may want a package that is not there.
     if as_json:
-        click.echo(strict_json.dumps([row.model_dump() for record in records for row in record.measurements]))
+        click.echo(strict_json.dumps([asdict(row) for record in records for row in record.measurements]))
     else:
         print_summary(records)
     page = found.report(results / "report.html", images=settings.thumbnails)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -174,7 +174,7 @@ def _conflicts(runs: Sequence[Sequence[Record]]) -> set[str]:
 
 def _renamed(record: Record, names: Mapping[str, str]) -> Record:
     def rows(measurements: Sequence[Measurement]) -> tuple[Measurement, ...]:
-        return tuple(row.model_copy(update={"view": names.get(row.view, row.view)}) for row in measurements)
+        return tuple(replace(row, view=names.get(row.view, row.view)) for row in measurements)
 
     return record.model_copy(
         update={

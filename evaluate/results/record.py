@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.errors import ResultsError
 from clipq.evaluate.results.key import Key
@@ -24,31 +26,41 @@ CSV_COLUMNS = (
 )  # fmt: skip
 
 
+# A metric that has no value is written as NaN: as null the record could not be read again.
+_CONFIG = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+# One object for all rows that say the same: a million rows have few names.
+_Name = Annotated[str, AfterValidator(sys.intern)]
+
+
 class _Model(BaseModel):
-    # A metric that has no value is written as NaN: as null the record could not be read again.
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+    model_config = _CONFIG
 
 
-class Measurement(_Model):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
     """One number: a row of ``results.csv``.
 
     ``low`` and ``high`` bound the 95 % interval. ``delta`` is the value minus the reference's on the same samples.
     Fractions are 0 to 1, latencies milliseconds, sizes bytes. What ``view`` and ``group`` say: ``results/key.py``.
     """
 
-    bundle: str
-    recipe: str
-    runtime: str
+    # No pydantic model: that takes five times the memory, and a study has a million of them.
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+
+    bundle: _Name
+    recipe: _Name
+    runtime: _Name
     simulated: bool
-    view: str
-    group: str = ""
-    metric: str
-    unit: str
+    view: _Name
+    group: _Name = ""
+    metric: _Name
+    unit: _Name
     value: float
     low: float | None = None
     high: float | None = None
     n: int
-    reference: str = ""
+    reference: _Name = ""
     delta: float | None = None
     delta_low: float | None = None
     delta_high: float | None = None
@@ -303,7 +315,7 @@ def _renamed(record: Record) -> Record:
     if record.schema_version >= 5:
         return record
     rows = (
-        row.model_copy(update={"metric": RENAMED.get(row.metric, row.metric)}) if row.unit == "ratio" else row
+        replace(row, metric=RENAMED.get(row.metric, row.metric)) if row.unit == "ratio" else row
         for row in record.measurements
     )
     return record.model_copy(update={"schema_version": SCHEMA_VERSION, "measurements": tuple(rows)})
@@ -324,11 +336,12 @@ def write_csv(folder: Path, records: Iterable[Record]) -> Path:
 
 def csv_cells(measurement: Measurement) -> list[Any]:
     """A measurement as a row of ``results.csv``."""
-    row = measurement.model_dump()
-    return ["" if row[column] is None else _cell(row[column]) for column in CSV_COLUMNS]
+    return [_cell(getattr(measurement, column)) for column in CSV_COLUMNS]
 
 
 def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value) if isinstance(value, float) else value
