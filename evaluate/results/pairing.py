@@ -21,7 +21,7 @@ from clipq.evaluate.metrics.statistics import Draws
 from clipq.evaluate.results.estimates import Estimate
 from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.record import RENAMED, Record, record_stem
-from clipq.files import packed, write_atomic
+from clipq.files import packed, sha256_bytes, sha256_file, write_atomic
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Pairing:
 
 def write_pairing(
     folder: Path, record: Record, estimates: Sequence[Estimate], answers: Mapping[str, SampleAnswers]
-) -> Path:
-    """Store them beside the record, as ``RESULTS/pairing/*.safetensors``."""
+) -> Record:
+    """Store them as ``RESULTS/pairing/*.safetensors``; returns the record that knows their digest."""
     arrays: dict[str, Any] = {}
     if estimates:
         arrays["draws"] = np.stack([one.draws.resampled for one in estimates]).astype(np.float32)
@@ -95,39 +95,69 @@ def write_pairing(
         arrays[f"{index}/ids"] = np.frombuffer(json.dumps(one.ids).encode(), dtype=np.uint8)
         arrays |= {f"{index}/{name}": getattr(one, name) for name in _ARRAYS}
     rows = [[one.view, one.group, one.metric, one.draws.n] for one in estimates]
-    metadata = {"rows": json.dumps(rows), "views": json.dumps(list(answers)), "created": record.created}
-    path = _path(folder, record)
-    write_atomic(path, packed(arrays, metadata))
-    return path
+    metadata = {
+        "rows": json.dumps(rows), "views": json.dumps(list(answers)), "created": record.created,
+        "record": record_stem(record),
+    }  # fmt: skip
+    data = packed(arrays, metadata)
+    write_atomic(_path(folder, record), data)
+    return record.model_copy(update={"pairing": sha256_bytes(data)})
 
 
 def read_pairing(folder: Path, record: Record) -> Pairing:
-    """What was stored of a record; raises ResultsError where it is missing, damaged or of another run."""
+    """What was stored of a record; raises ResultsError where it is missing, damaged or of another record."""
     path = _path(folder, record)
     again = "run clipq-eval run again into this folder (embeddings are kept)"
     if not path.is_file():
         raise ResultsError(f"{path} is missing, without which nothing is paired; {again}")
+    # Records before schema 6 do not say it.
+    if record.pairing and sha256_file(path) != record.pairing:
+        raise ResultsError(f"{path} is not what belongs to the record of {record.name}; {again}")
     try:
         with safe_open(path, "np") as stored:
             metadata = stored.metadata()
-            if metadata["created"] != record.created:
+            known = metadata["created"], metadata.get("record", record_stem(record))
+            if known != (record.created, record_stem(record)):
                 raise ResultsError(f"{path} belongs to another run than the record of {record.name}; {again}")
-            rows = json.loads(metadata["rows"])
-            draws: dict[Key, Draws] = {}
-            if rows:
-                resampled, values = stored.get_tensor("draws"), stored.get_tensor("values")
-                known = {row.key for row in record.measurements}
-                for (view, group, metric, n), value, row in zip(rows, values, resampled, strict=True):
-                    key = Key(view, group, metric)
-                    now = key._replace(metric=RENAMED.get(metric, metric))
-                    draws[now if key not in known and now in known else key] = Draws(float(value), row, n)
-            answers = {}
-            for index, view in enumerate(json.loads(metadata["views"])):
-                ids = tuple(json.loads(stored.get_tensor(f"{index}/ids").tobytes()))
-                answers[view] = SampleAnswers(ids, *(stored.get_tensor(f"{index}/{name}") for name in _ARRAYS))
-    except (SafetensorError, KeyError, ValueError) as error:
+            pairing = Pairing(_draws(stored, record), _answers(stored))
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ResultsError(f"{path} is damaged; {again}") from error
-    return Pairing(draws, answers)
+    if "record" not in metadata and not _are_of(record, pairing.draws):
+        raise ResultsError(f"{path} belongs to another engine than the record of {record.name}; {again}")
+    return pairing
+
+
+def _draws(stored: Any, record: Record) -> dict[Key, Draws]:
+    rows = json.loads(stored.metadata()["rows"])
+    if not rows:
+        return {}
+    resampled, values = stored.get_tensor("draws"), stored.get_tensor("values").tolist()
+    if resampled.ndim != 2 or resampled.dtype != np.float32:
+        raise ValueError("draws are no matrix of numbers")
+    known = {row.key for row in record.measurements}
+    found: dict[Key, Draws] = {}
+    for (view, group, metric, n), value, row in zip(rows, values, resampled, strict=True):
+        key = Key(str(view), str(group), str(metric))
+        now = key._replace(metric=RENAMED.get(metric, metric))
+        found[now if key not in known and now in known else key] = Draws(float(value), row, int(n))
+    return found
+
+
+def _answers(stored: Any) -> dict[str, SampleAnswers]:
+    found = {}
+    for index, view in enumerate(json.loads(stored.metadata()["views"])):
+        ids = tuple(json.loads(stored.get_tensor(f"{index}/ids").tobytes()))
+        arrays = [stored.get_tensor(f"{index}/{name}") for name in _ARRAYS]
+        if any(array.shape != (len(ids),) for array in arrays):
+            raise ValueError(f"answers on {view} are not one per sample")
+        found[view] = SampleAnswers(ids, *arrays)
+    return found
+
+
+def _are_of(record: Record, draws: Mapping[Key, Draws]) -> bool:
+    """Whether draws, which do not say whose they are, have the values of a record's measurements."""
+    values = {row.key: row.value for row in record.measurements}
+    return all(np.array_equal(one.value, values[key], equal_nan=True) for key, one in draws.items() if key in values)
 
 
 def _path(folder: Path, record: Record) -> Path:

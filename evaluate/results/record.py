@@ -7,18 +7,19 @@ import io
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from clipq.errors import ResultsError
 from clipq.evaluate.results.key import Key
 from clipq.files import write_atomic
 from clipq.scheme import Scheme, with_scheme
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 CSV_COLUMNS = (
     "bundle", "recipe", "runtime", "simulated", "view", "group", "metric", "unit", "value", "low", "high", "n",
@@ -27,26 +28,24 @@ CSV_COLUMNS = (
 
 
 # A metric that has no value is written as NaN: as null the record could not be read again.
-_CONFIG = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+_CONFIG = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
 # One object for all rows that say the same: a million rows have few names.
 _Name = Annotated[str, AfterValidator(sys.intern)]
 
 
 class _Model(BaseModel):
-    model_config = _CONFIG
+    model_config = ConfigDict(**_CONFIG, frozen=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# No pydantic model: that takes five times the memory, and a study has a million rows.
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
 class Measurement:
     """One number: a row of ``results.csv``.
 
     ``low`` and ``high`` bound the 95 % interval. ``delta`` is the value minus the reference's on the same samples.
     Fractions are 0 to 1, latencies milliseconds, sizes bytes. What ``view`` and ``group`` say: ``results/key.py``.
     """
-
-    # No pydantic model: that takes five times the memory, and a study has a million of them.
-    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
 
     bundle: _Name
     recipe: _Name
@@ -119,13 +118,16 @@ class AttackRecord(_Model):
     n: int
     options: dict[str, Any]
     digest: str
+    digests: dict[str, str] = Field(default_factory=dict)
 
 
 class ViewRecord(_Model):
     """A view as it was used: where from, in which role, how many samples, what was left out, which classes.
 
     ``baseline`` is the in-distribution view of a shifted or out-of-distribution one; ``classes``, ``templates`` and
-    ``reliability`` are empty where nothing was classified. ``flips`` holds the most confident ones, not all.
+    ``reliability`` are empty where nothing was classified. ``flips`` holds the most confident ones, not all. ``digest``
+    is of ids and images, ``digests`` of what else was asked: labels, classes, templates, captions, columns of groups;
+    before schema 6 these are not known.
     """
 
     name: str
@@ -133,6 +135,7 @@ class ViewRecord(_Model):
     role: str
     baseline: str
     digest: str
+    digests: dict[str, str] = Field(default_factory=dict)
     n: int
     classes: int = 0
     captions: int = 0
@@ -213,6 +216,8 @@ class Record(_Model):
     """Everything measured on one bundle in one runtime, deployed or simulated.
 
     ``twin`` marks the simulated twin of a Q/DQ bundle; ``failed`` says why an engine was given up, and is mostly empty.
+    ``reference`` is a bundle's name and ``reference_digest`` its digest; ``pairing`` is the digest of the file of draws
+    and answers that belongs to the record. Both are empty before schema 6.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -223,6 +228,8 @@ class Record(_Model):
     twin: bool
     failed: str = ""
     reference: str
+    reference_digest: str = ""
+    pairing: str = ""
     arguments_given: dict[str, Any]
     arguments_resolved: dict[str, Any]
     environment: dict[str, Any]
@@ -261,9 +268,14 @@ def labels(records: Sequence[Record]) -> list[str]:
 
 def write_record(folder: Path, record: Record) -> Path:
     """Store a record under its bundle, runtime and kind; returns the path."""
-    path = folder / "records" / f"{record_stem(record)}.json"
+    path = record_path(folder, record)
     write_atomic(path, record.model_dump_json(indent=1) + "\n")
     return path
+
+
+def record_path(folder: Path, record: Record) -> Path:
+    """Where a folder has a record."""
+    return folder / "records" / f"{record_stem(record)}.json"
 
 
 def record_stem(record: Record) -> str:

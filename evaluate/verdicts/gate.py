@@ -169,7 +169,7 @@ def _quantity(entry: Entry, key: Key, kind: Quantity) -> Draws | None:
     if reference is None or key not in reference.rows:
         return None
     mine, theirs = entry.draws(key), reference.draws(key)
-    if entry.rests_on(key) is None or entry.rests_on(key) != reference.rests_on(key):
+    if not entry.is_paired(reference, key):
         theirs = unpaired(theirs)
     return kind.against(mine, theirs)
 
