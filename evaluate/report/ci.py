@@ -25,8 +25,10 @@ def as_junit(findings: Sequence[Finding]) -> str:
     Most CI systems know no third state: an undecided rule must not turn green there.
     """
     root = ElementTree.Element("testsuites", _counts(findings), name="clipq gate")
-    for engine in dict.fromkeys(one.engine for one in findings):
-        mine = [one for one in findings if one.engine == engine]
+    engines: dict[str, list[Finding]] = {}
+    for one in findings:
+        engines.setdefault(one.engine, []).append(one)
+    for engine, mine in engines.items():
         suite = ElementTree.SubElement(root, "testsuite", _counts(mine), name=_clean(engine or "policy"))
         for one in mine:
             place = f" on {one.view}" if one.view else ""

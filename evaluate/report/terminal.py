@@ -24,6 +24,9 @@ from clipq.evaluate.verdicts.gate import Finding, outcome
 from clipq.evaluate.verdicts.headline import headline, title
 from clipq.evaluate.verdicts.judgement import breaks_promise
 
+# Nobody reads more lines, and a table of a million takes minutes.
+MOST_FINDINGS = 500
+
 
 def print_summary(records: Sequence[Record]) -> None:
     """Per in-distribution view the main figures with paired differences; then every axis at a glance; then engines."""
@@ -205,12 +208,14 @@ def print_findings(findings: Sequence[Finding]) -> None:
     for column in ("engine", "rule", "view", "group", "value [interval]", "result", "why"):
         table.add_column(column)
     styles = {"fail": "bold red", "investigate": "yellow"}
-    for one in sorted(findings, key=lambda finding: ("fail", "investigate", "pass").index(finding.state)):
-        if one.state != "pass":
-            cells = (one.engine, one.rule, one.view, one.group, figures(one).rstrip(", "), one.state, one.reason)
-            table.add_row(*map(escape, cells), style=styles[one.state])
+    shown = [one for state in styles for one in findings if one.state == state]
+    for one in shown[:MOST_FINDINGS]:
+        cells = (one.engine, one.rule, one.view, one.group, figures(one).rstrip(", "), one.state, one.reason)
+        table.add_row(*map(escape, cells), style=styles[one.state])
     if table.row_count:
         console.print(table)
+    if len(shown) > MOST_FINDINGS:
+        console.print(f"and {len(shown) - MOST_FINDINGS:,} more that do not pass: --json and --junit have all")
     states = [one.state for one in findings]
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("pass", "investigate", "fail"))
     console.print(f"[bold]{outcome(findings)}[/]: {counts}, of {len(findings)} checks")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -260,9 +261,9 @@ def engine_name(bundle: str, *, simulated: bool, twin: bool) -> str:
 def labels(records: Sequence[Record]) -> list[str]:
     """A name for each record that no other has: the runtime is added where one bundle ran in several."""
     names = [record.name for record in records]
+    count = Counter(names)
     return [
-        name if names.count(name) == 1 else f"{name} ({record.runtime})"
-        for name, record in zip(names, records, strict=True)
+        name if count[name] == 1 else f"{name} ({record.runtime})" for name, record in zip(names, records, strict=True)
     ]
 
 
