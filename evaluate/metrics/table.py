@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 from clipq.evaluate.metrics import accuracy, calibration
@@ -143,6 +143,7 @@ METRICS: dict[str, Metric] = {
 }  # fmt: skip
 
 
+@lru_cache(maxsize=4096)
 def metric_of(name: str) -> Metric:
     """The row of a metric as ``results.csv`` names it; one that the table lacks is its own title and nothing more."""
     stem = name.partition(".")[0].partition("@")[0]

@@ -7,6 +7,7 @@ whatever the metric is. Where only a part of the samples is common, the answers 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,13 +135,12 @@ def _draws(stored: Any, record: Record) -> dict[Key, Draws]:
     resampled, values = stored.get_tensor("draws"), stored.get_tensor("values").tolist()
     if resampled.ndim != 2 or resampled.dtype != np.float32:
         raise ValueError("draws are no matrix of numbers")
-    known = {row.key for row in record.measurements}
     found: dict[Key, Draws] = {}
     for (view, group, metric, n), value, row in zip(rows, values, resampled, strict=True):
-        key = Key(str(view), str(group), str(metric))
-        now = key._replace(metric=RENAMED.get(metric, metric))
-        found[now if key not in known and now in known else key] = Draws(float(value), row, int(n))
-    return found
+        found[Key(str(view), str(group), str(metric))] = Draws(float(value), row, int(n))
+    renamed = {key: key._replace(metric=RENAMED[key.metric]) for key in found if key.metric in RENAMED}
+    known = {row.key for row in record.measurements} if renamed else set()
+    return found | {now: found.pop(key) for key, now in renamed.items() if key not in known and now in known}
 
 
 def _answers(stored: Any) -> dict[str, SampleAnswers]:
@@ -156,8 +156,8 @@ def _answers(stored: Any) -> dict[str, SampleAnswers]:
 
 def _are_of(record: Record, draws: Mapping[Key, Draws]) -> bool:
     """Whether draws, which do not say whose they are, have the values of a record's measurements."""
-    values = {row.key: row.value for row in record.measurements}
-    return all(np.array_equal(one.value, values[key], equal_nan=True) for key, one in draws.items() if key in values)
+    known = ((draws[row.key].value, row.value) for row in record.measurements if row.key in draws)
+    return all(mine == theirs or (math.isnan(mine) and math.isnan(theirs)) for mine, theirs in known)
 
 
 def _path(folder: Path, record: Record) -> Path:
