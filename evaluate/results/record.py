@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,9 +15,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.dataclasses import dataclass
 
 from clipq.errors import ResultsError
+from clipq.evaluate.results.complaints import complaint
 from clipq.evaluate.results.key import Key
 from clipq.files import write_atomic
 from clipq.scheme import Scheme, with_scheme
+from clipq.text_files import read_json
 
 SCHEMA_VERSION = 6
 
@@ -33,6 +34,10 @@ _CONFIG = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
 # One object for all rows that say the same: a million rows have few names.
 _Name = Annotated[str, AfterValidator(sys.intern)]
+
+
+# Of a study's record with a million rows.
+_MOST_BYTES = 512 * 2**20
 
 
 class _Model(BaseModel):
@@ -296,7 +301,13 @@ def read_records(folder: Path) -> list[Record]:
         raise ResultsError(f"{folder} is a bundle; give the folder that clipq-eval run wrote with -o")
     if not paths:
         raise ResultsError(f"{folder} holds no records; clipq-eval run -o {folder} makes them")
-    return in_order(read_record(path) for path in paths)
+    records = [read_record(path) for path in paths]
+    for path, record in zip(paths, records, strict=True):
+        if path != record_path(folder, record):
+            raise ResultsError(
+                f"{path} holds what belongs into {record_path(folder, record)}; delete it, or give it that name"
+            )
+    return in_order(records)
 
 
 def in_order(records: Iterable[Record]) -> list[Record]:
@@ -306,8 +317,8 @@ def in_order(records: Iterable[Record]) -> list[Record]:
 
 def read_record(path: Path) -> Record:
     """One record; raises ResultsError where it is damaged or newer than this clipq."""
+    raw = read_json(path, ResultsError, "it is damaged: delete it and run again", _MOST_BYTES)
     try:
-        raw = json.loads(path.read_bytes())
         found = raw.get("schema_version")
         if isinstance(found, int) and found > SCHEMA_VERSION:
             raise ResultsError(
@@ -315,9 +326,16 @@ def read_record(path: Path) -> Record:
             )
         if isinstance(found, int) and found < SCHEMA_VERSION:
             raw |= {"bundle": with_scheme(raw.get("bundle"), "recipe")}
-        return _renamed(Record.model_validate(raw))
-    except (ValueError, AttributeError, ValidationError) as error:
-        raise ResultsError(f"{path} is damaged; delete it and run again") from error
+        record = _renamed(Record.model_validate(raw))
+        wrong = complaint(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        wrong = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (ValueError, AttributeError, TypeError) as error:
+        wrong = str(error)
+    if wrong:
+        raise ResultsError(f"{path} is damaged ({wrong}); delete it and run again")
+    return record
 
 
 # Until schema 5 the name of the maximum calibration error meant another metric too, told apart by its unit.
