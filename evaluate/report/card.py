@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipq.errors import ResultsError
+from clipq.errors import ResultsError, one_line
 from clipq.evaluate.report.markdown import plain
 from clipq.evaluate.results import numbers
 from clipq.evaluate.results.entry import Entry
@@ -172,4 +172,4 @@ def _verdict(row: Measurement) -> str:
 
 def _code(text: str) -> str:
     """Untrusted text as code: nothing in it ends the code or the line."""
-    return f"`{' '.join(text.replace('`', chr(39)).split())}`"
+    return f"`{' '.join(one_line(text).replace('`', chr(39)).split())}`"

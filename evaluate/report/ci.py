@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 from xml.etree import ElementTree
 
+from clipq.errors import one_line
 from clipq.evaluate.verdicts.gate import Finding, outcome
 
 # XML 1.0 has no way to write these characters, not even escaped.
@@ -88,7 +89,7 @@ def _clean(text: str) -> str:
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return one_line(text).replace("%", "%25")
 
 
 def _property(text: str) -> str:

@@ -17,7 +17,7 @@ from clipq.evaluate.report.markdown import plain
 from clipq.evaluate.report.page import render, write_report
 from clipq.evaluate.results import strict_json
 from clipq.evaluate.results.folders import Results
-from clipq.evaluate.results.record import CSV_COLUMNS, csv_cells
+from clipq.evaluate.results.record import CSV_COLUMNS, csv_cells, csv_text
 from clipq.evaluate.verdicts.by_axis import MARKS, axis_verdicts, sentence
 from clipq.evaluate.verdicts.headline import AXES
 from clipq.evaluate.verdicts.regularities import find_regularities
@@ -93,7 +93,7 @@ def as_csv(results: Results) -> str:
     writer.writerow(("engine", *CSV_COLUMNS))
     for entry in results.entries:
         for row in entry.record.measurements:
-            writer.writerow((entry.name, *csv_cells(row)))
+            writer.writerow((csv_text(entry.name), *csv_cells(row)))
     return stream.getvalue()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -370,9 +371,31 @@ def csv_cells(measurement: Measurement) -> list[Any]:
     return [_cell(getattr(measurement, column)) for column in CSV_COLUMNS]
 
 
+# What spreadsheets take for a formula, whatever stands in front that they leave out; in East Asian width too.
+_FORMULA = re.compile(r"'*\s*[=+\-@＝＋－＠]|'*[\t\r\n]")
+
+
+def csv_text(name: str) -> str:
+    """A name as a cell of ``results.csv``: an apostrophe in front where a spreadsheet would run it as a formula.
+
+    The names of records stay as they are; ``csv_name`` reads a cell back.
+
+    >>> csv_text("=1+1"), csv_text("light=day"), csv_name(csv_text("=1+1"))
+    ("'=1+1", 'light=day', '=1+1')
+    """
+    return f"'{name}" if _FORMULA.match(name) else name
+
+
+def csv_name(cell: str) -> str:
+    """The name that ``csv_text`` made a cell of."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
 def _cell(value: Any) -> Any:
     if value is None:
         return ""
+    if isinstance(value, str):
+        return csv_text(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value) if isinstance(value, float) else value

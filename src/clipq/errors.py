@@ -21,6 +21,18 @@ from __future__ import annotations
 
 import re
 
+# Ends of lines, letters that steer a terminal, and letters that turn the order of what follows.
+_STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+
+
+def one_line(text: str) -> str:
+    """Text as it can be printed, in one line: names come from files, folders and data sets.
+
+    >>> one_line("a\\x1b[2Jb")
+    'a [2Jb'
+    """
+    return _STEERING.sub(" ", text)
+
 
 class ClipqError(Exception):
     """What is wrong, which value, and the way out, in one line."""
@@ -29,7 +41,7 @@ class ClipqError(Exception):
 
     def __init__(self, message: str):
         # Libraries' reasons, and names of files, may have several lines and letters that steer a terminal.
-        super().__init__(re.sub(r"[\x00-\x1f\x7f\x80-\x9f\u2028\u2029]+", " ", message).strip())
+        super().__init__(one_line(message).strip())
 
 
 class BundleError(ClipqError):
