@@ -123,6 +123,7 @@ def _body(entry: Entry) -> str:
     missing = [axis.title for axis in AXES.values() if axis.name not in axes]
     lines += [f"- Not measured: {', '.join(missing)}."] if missing else []
     lines += [] if record.latency else ["- Not measured: latency and memory."]
+    lines += [f"- {plain(note)}." for note in Results((entry,)).notes]
     skipped = sum(len(view.skipped) for view in record.views)
     lines += [f"- {skipped} images could not be decoded and were left out."] if skipped else []
     lines += [

@@ -42,6 +42,7 @@ def as_markdown(results: Results) -> str:
     found = [(entry, axis_verdicts(entry)) for entry in results.candidates]
     lines = [f"# {plain(', '.join(dict.fromkeys(e.record.bundle.checkpoint for e in results.entries)))}", ""]
     lines += [f"- {plain(sentence(entry))}" for entry, _ in found]
+    lines += [f"- {plain(note)}" for note in results.notes]
     lines += [f"- **{plain(entry.name)} failed:** {plain(entry.record.failed)}" for entry in results.failed]
     if found:
         lines += [
@@ -79,6 +80,7 @@ def as_json(results: Results) -> str:
     whole = {
         "clipq": __version__,
         "engines": engines,
+        "notes": results.notes,
         "failed": {entry.name: entry.record.failed for entry in results.failed},
         "regularities": [asdict(one) | {"text": one.text} for one in regularities],
         "regularities_looked_at": looked_at,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 from clipq.evaluate.metrics.table import METRICS, metric_of
 
-if TYPE_CHECKING:
-    from clipq.evaluate.results.record import Measurement, Record
+# Of record.py, which asks for complaints as it reads.
+Record: TypeAlias = Any
+Measurement: TypeAlias = Any
 
 # Cosines of 32-bit embeddings end beside 1.
 _TOLERANCE = 1e-5
@@ -20,6 +21,8 @@ def complaint(record: Record) -> str:
     for name in ("measurements", "deployed_minus_simulated"):
         for said in _of_rows(record, getattr(record, name)):
             return f"{name}: {said}"
+    if said := _of_machine(record) or _of_bundle(record):
+        return said
     views = [view.name for view in record.views]
     for view in record.views:
         if view.n < 1 and not record.failed:
@@ -40,6 +43,39 @@ def _of_rows(record: Record, rows: Sequence[Measurement]) -> Iterator[str]:
         said = _of_name(row.metric) or key.complaint() or _of_numbers(row)
         if said:
             yield f"{where} {said}"
+
+
+def _of_machine(record: Record) -> str:
+    environment, given = record.environment, record.arguments_resolved.get("corruptions") or []
+    for name in ("cpu", "cores", "system", "python", "packages"):
+        if name not in environment:
+            return f"environment: there is no {name!r}"
+    if not isinstance(environment["packages"], dict):
+        return "environment: packages are no table"
+    if "gpu" in environment and not (isinstance(environment["gpu"], dict) and "name" in environment["gpu"]):
+        return "environment: the gpu has no name"
+    if not isinstance(given, list) or any(not isinstance(one, dict) or "of" not in one for one in given):
+        return "arguments_resolved: corruptions are no tables with 'of'"
+    for one in record.latency:
+        times = one.milliseconds + one.device_milliseconds
+        if not one.milliseconds or one.batch < 1 or not all(0 < time < math.inf for time in times):
+            return f"latency: of the {one.tower} tower at batch {one.batch} there are no times above 0"
+    return ""
+
+
+def _of_bundle(record: Record) -> str:
+    bundle = record.bundle
+    if bundle.file_bytes < 1 and not record.failed:
+        return f"bundle: has file_bytes = {bundle.file_bytes}"
+    if bundle.calibration is not None and not {"images", "texts", "digest"} <= set(bundle.calibration):
+        return "bundle: calibration does not say images, texts and digest"
+    for attack in record.attacks:
+        if not attack.epsilons:
+            return f"attack {attack.view!r} has no strength"
+    for view in record.views:
+        if any(len(one.edges) < 2 for one in view.histograms):
+            return f"view {view.name!r} has a histogram without bins"
+    return ""
 
 
 def _of_name(metric: str) -> str:

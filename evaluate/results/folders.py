@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clipq.errors import NotInResults, ResultsError
 from clipq.evaluate.metrics.statistics import holm
-from clipq.evaluate.results.basis import unlike
+from clipq.evaluate.results.basis import unlike, unsaid
 from clipq.evaluate.results.entry import Entry, meant
 from clipq.evaluate.results.key import Key, corrupted_view
 from clipq.evaluate.results.record import (
@@ -47,6 +47,17 @@ class Results:
     def candidates(self) -> list[Entry]:
         """The engines with a verdict."""
         return [entry for entry in self.entries if entry.is_candidate]
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What is not known of these results, a sentence each; to be said beside every verdict on them."""
+        old = [entry.name for entry in self.engines if unsaid(entry.record)]
+        if not old:
+            return []
+        return [
+            f"{', '.join(old)}: recorded by an earlier clipq, without digests of labels, classes, templates and the "
+            "reference; that these are the same is taken as given"
+        ]
 
     def working(self) -> Results:
         """These results; raises ResultsError where no engine worked."""

@@ -6,6 +6,7 @@ can be taken from answers; the rest is compared unpaired, with wider intervals, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -136,11 +137,15 @@ def _partners(a: Sequence[Entry], b: Sequence[Entry]) -> list[tuple[Entry, Entry
     if len(a) == len(b) == 1:
         return [(a[0], b[0])]
     found = []
+    named: dict[str, list[Entry]] = {}
+    for two in b:
+        named.setdefault(two.record.name, []).append(two)
+    count = Counter(one.record.name for one in a)
     for one in a:
-        same_name = [two for two in b if two.record.name == one.record.name]
+        same_name = named.get(one.record.name, [])
         same_runtime = [two for two in same_name if two.record.runtime == one.record.runtime]
         # Another runtime is a partner too, where it is the only one: two runtimes are what people compare.
-        alone = len(same_name) == 1 and sum(other.record.name == one.record.name for other in a) == 1
+        alone = len(same_name) == 1 and count[one.record.name] == 1
         if same_runtime or alone:
             found.append((one, (same_runtime or same_name)[0]))
     return found

@@ -102,8 +102,27 @@ def test_every_command_refuses(folder, tmp_path):
 
 @pytest.mark.parametrize("what", ["labels", "classes", "templates"])
 def test_what_a_record_does_not_say_is_not_held_against_it(folder, what):
+    assert not read_results([folder]).notes
     edit(folder, lambda found: found["views"][0]["digests"].pop(what), ("int8",))
     assert len(read_results([folder])) == 2
+
+
+def test_an_earlier_clipqs_records_are_read_and_said_to_be_unsure(folder, tmp_path):
+    def forget(found):
+        found |= {"schema_version": 5}
+        found.pop("reference_digest")
+        found["views"][0].pop("digests")
+
+    edit(folder, forget, ("int8",))
+    for command in (("gate", folder, "--policy", "mlperf-99"), ("compare", folder, folder)):
+        done = evaluate(*map(str, command))
+        assert done.returncode in (0, 1, 3) and "note: int8: recorded by an earlier clipq" in done.stderr, done.stderr
+    for form, words in (("html", "recorded by an earlier clipq"), ("md", "recorded by an earlier clipq"), ("json", '"notes"')):  # fmt: skip
+        target = tmp_path / f"report.{form}"
+        assert evaluate("report", str(folder), "--format", form, "-o", str(target)).returncode == 0
+        assert words in target.read_text()
+    edit(folder, of_view(digest="other"), ("int8",))
+    assert_refused(evaluate("gate", str(folder), "--policy", "mlperf-99"), "images of 'test'")
 
 
 def test_two_folders_are_compared_where_they_were_asked_the_same(folder, tmp_path):
