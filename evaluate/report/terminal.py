@@ -296,7 +296,7 @@ def print_latency(rows: Sequence[Mapping[str, Any]]) -> None:
 class _Plain(Console):
     """A console on which no name steers the terminal, or becomes an emoji."""
 
-    def render_str(self, text: str, **how: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **how: Any) -> Text:
         """A string as rich shows it."""
         return super().render_str("\n".join(map(one_line, text.split("\n"))), **how | {"emoji": False})
 

@@ -187,10 +187,10 @@ def _conflicts(runs: Sequence[Sequence[Record]]) -> set[str]:
     for records in runs:
         said: dict[str, dict[str, str]] = {}
         for record in records:
-            attacks = (attack for attack in record.attacks if attack.kind == "transfer")
-            here = [*((one.name, one) for one in record.views), *((one.view, one) for one in attacks)]
-            for name, one in here:
-                said.setdefault(name, {}).update({"images": one.digest, **one.digests})
+            views = {one.name: (one.digest, one.digests) for one in record.views}
+            views |= {one.view: (one.digest, one.digests) for one in record.attacks if one.kind == "transfer"}
+            for name, (images, others) in views.items():
+                said.setdefault(name, {}).update({"images": images, **others})
         for name, digests in said.items():
             found.setdefault(name, []).append(digests)
     return {name for name, (first, *others) in found.items() if any(unlike(first, other) for other in others)}
