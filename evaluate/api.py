@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,7 @@ class Evaluation(Results):
 
     def rows(self) -> list[dict[str, Any]]:
         """Every measurement, by the columns of ``results.csv``; ``engine`` in front is its name here."""
-        return [{"engine": entry.name, **row.model_dump()} for entry in self.entries for row in entry.rows.values()]
+        return [{"engine": entry.name, **asdict(row)} for entry in self.entries for row in entry.rows.values()]
 
     def to_pandas(self) -> pd.DataFrame:
         """The rows as a data frame; raises ClipqError where pandas is not installed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ class PredictionsCompared:
 
     def rows(self) -> list[dict[str, Any]]:
         """Every measurement of the candidate, by the columns of ``results.csv``."""
-        return [row.model_dump() for row in self.measurements]
+        return [asdict(row) for row in self.measurements]
 
     def to_pandas(self) -> pd.DataFrame:
         """The rows as a data frame; raises ClipqError where pandas is not installed."""

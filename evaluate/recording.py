@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from clipq.bundle import TOWERS
+from clipq.bundle import TOWERS, Bundle
 from clipq.data.source import split_source
 from clipq.engines.cuda import current_gpu
 from clipq.environment import environment
@@ -16,10 +17,12 @@ from clipq.evaluate.bench.bench import SubjectBench
 from clipq.evaluate.bench.rows import bench_measurements
 from clipq.evaluate.cells.subjects import Cohort, Subject
 from clipq.evaluate.results.estimates import measurements
-from clipq.evaluate.results.record import AttackRecord, BundleRecord, Measurement, Record
+from clipq.evaluate.results.key import condition_group, corrupted_view
+from clipq.evaluate.results.record import AttackRecord, BundleRecord, Measurement, Record, ViewRecord
 from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.plan import Plan
 from clipq.evaluate.suites.schema import Suite
+from clipq.evaluate.suites.templates import asked_on
 from clipq.given import without_folders
 
 
@@ -70,6 +73,7 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
         twin=subject.simulated,
         failed=evaluated.cohort.failed.get(subject.label, ""),
         reference=reference.bundle.name if reference else "",
+        reference_digest=reference.bundle.digest if reference else "",
         arguments_given=evaluated.given,
         arguments_resolved={
             **_asked(plan.suite), "runtime": settings.runtime,
@@ -77,7 +81,7 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
         },
         environment={**environment(), **({"gpu": asdict(current_gpu())} if subject.device == "cuda" else {})},
         views=tuple(evaluated.findings_of(subject).views),
-        attacks=_attacks(plan),
+        attacks=attacks_of(plan, subject.bundle),
         latency=bench.latency if bench else (),
         census=bench.census if bench else (),
         gpu=bench.gpu if bench else None,
@@ -96,6 +100,39 @@ def _asked(suite: Suite) -> dict[str, Any]:
     for entry in asked["transfer"]:
         entry["source"] = without_folders(entry["source"])
     return asked
+
+
+def planned_record(plan: Plan, subject: Subject) -> Record:
+    """What the record of a subject is going to say of what it was asked: known before an image is decoded."""
+    suite, bundle = plan.suite, subject.bundle
+    views = tuple(
+        ViewRecord(
+            name=planned.view.name,
+            source=planned.view.source,
+            role=planned.entry.role,
+            baseline="" if planned.baseline is None else planned.baseline.name,
+            digest=planned.view.digest,
+            digests=asked_on(planned.view, bundle, suite.templates),
+            n=0,
+            skipped={},
+            smallest_group=planned.entry.smallest_group if planned.entry.groups else None,
+        )
+        for planned in plan.views
+    )
+    conditions = tuple(
+        subject.columns.row(
+            view=corrupted_view(one.clean.name), group=condition_group(*drawn), metric="corruption_acc1",
+            unit="fraction", value=math.nan, n=0,
+        )
+        for one in plan.corruptions
+        for drawn in one.corrupted
+    )  # fmt: skip
+    return Record.model_construct(
+        views=views,
+        attacks=attacks_of(plan, bundle),
+        arguments_resolved=_asked(suite),
+        measurements=conditions,
+    )
 
 
 def _rows(subject: Subject, evaluated: Evaluated) -> list[Measurement]:
@@ -119,7 +156,9 @@ def _rows_against_twin(subject: Subject, evaluated: Evaluated) -> list[Measureme
     return measurements(columns, unpaired + mine.against_twin, twin, evaluated.findings[twin.label].estimates)
 
 
-def _attacks(plan: Plan) -> tuple[AttackRecord, ...]:
+def attacks_of(plan: Plan, bundle: Bundle) -> tuple[AttackRecord, ...]:
+    """The attacks that a bundle is asked to stand."""
+    templates = plan.suite.templates
     transfers = [
         AttackRecord(
             view=planned.name,
@@ -129,6 +168,7 @@ def _attacks(plan: Plan) -> tuple[AttackRecord, ...]:
             n=len(planned.clean.samples),
             options=planned.attack.manifest.options,
             digest=planned.attack.manifest.pixels_sha256,
+            digests=asked_on(planned.clean, bundle, templates),
         )
         for planned in plan.transfers
     ]
@@ -141,6 +181,7 @@ def _attacks(plan: Plan) -> tuple[AttackRecord, ...]:
             n=len(planned.view.samples),
             options={"queries": planned.entry.queries},
             digest=planned.view.digest,
+            digests=asked_on(planned.view, bundle, templates),
         )
         for planned in plan.squares
     ]

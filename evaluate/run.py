@@ -18,9 +18,17 @@ from clipq.evaluate.bench.bench import BenchSettings, SubjectBench, bench
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.fill import fill
 from clipq.evaluate.cells.subjects import Cohort, gather_cohort
-from clipq.evaluate.recording import Evaluated, record_of
+from clipq.evaluate.recording import Evaluated, planned_record, record_of
+from clipq.evaluate.results.basis import Foundations, differs
 from clipq.evaluate.results.pairing import write_pairing
-from clipq.evaluate.results.record import Record, read_record, stem_of, write_csv, write_record
+from clipq.evaluate.results.record import (
+    Record,
+    read_record,
+    read_records,
+    stem_of,
+    write_csv,
+    write_record,
+)
 from clipq.evaluate.settings import METRIC_THREADS, Settings
 from clipq.evaluate.suites.plan import Plan, open_plan
 from clipq.evaluate.suites.schema import Suite
@@ -38,7 +46,6 @@ def evaluate(
     cohort = gather_cohort(paths, settings, simulated=suite.simulated, reference=suite.reference, also=sources)
     progress.start("opening and checking the data", 0)
     plan = open_plan(suite, settings.fetch)
-    _refuse_other_data(plan, cohort, results)
     return evaluate_plan(plan, cohort, results, settings, given=given, progress=progress)
 
 
@@ -46,6 +53,7 @@ def evaluate_plan(
     plan: Plan, cohort: Cohort, results: Path, settings: Settings, *, given: dict[str, Any], progress: Progress
 ) -> list[Record]:
     """``evaluate`` where subjects are gathered and the data is open already."""
+    _refuse_other_data(plan, cohort, results)
     settings = settings.within(results)
     if settings.batch == "measure":
         settings = replace(settings, batch=measured_batch(cohort.subjects, progress))
@@ -64,11 +72,12 @@ def evaluate_plan(
         findings = measure(plan, cohort, embeddings, results if settings.thumbnails else None, progress)
     evaluated = Evaluated(plan, cohort, replace(settings, batch=embeddings.batch.size), given, findings, benches)
     records = [record_of(subject, evaluated) for subject in cohort.subjects]
-    for subject, record in zip(cohort.subjects, records, strict=True):
-        write_record(results, record)
+    for index, subject in enumerate(cohort.subjects):
         mine = evaluated.findings_of(subject)
-        write_pairing(results, record, mine.estimates, mine.answers)
-    write_csv(results, records)
+        records[index] = write_pairing(results, records[index], mine.estimates, mine.answers)
+        write_record(results, records[index])
+    # Of engines of earlier runs too: every other command sees them.
+    write_csv(results, read_records(results))
     return records
 
 
@@ -79,15 +88,25 @@ def _refuse_other_data(plan: Plan, cohort: Cohort, results: Path) -> None:
     is evaluated anew, would be that of other samples.
     """
     anew = {stem_of(one.bundle.name, one.runtime, twin=one.simulated) for one in cohort.subjects}
+    bundles = {one.bundle.name: one.bundle.digest for one in cohort.subjects}
     digests = {planned.view.name: planned.view.digest for planned in plan.views}
+    asked = Foundations(planned_record(plan, cohort.subjects[0]), {}).whole
     for path in sorted((results / "records").glob("*.json")):
         if path.stem in anew:
             continue
         record = read_record(path)
         found = {view.name: view.digest for view in record.views}
-        if found != digests and not record.failed:
+        if record.failed:
+            continue
+        how = ""
+        if found != digests:
             other = next((name for name in found if digests.get(name) != found[name]), None)
             how = f"on another {other!r}" if other else "on fewer views"
+        elif record.reference_digest not in ("", bundles.get(record.reference, record.reference_digest)):
+            how = f"with another {record.reference!r}"
+        elif what := differs(Foundations(record, {}).whole, asked):
+            how = f"with a difference in the {what}"
+        if how:
             raise ResultsError(
                 f"{results} holds {record.name}, evaluated {how}: give another folder (-o, output=), evaluate it too, "
                 f"or delete {path}"

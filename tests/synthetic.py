@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from clipq.evaluate.axes.classification import reliability
@@ -146,7 +148,7 @@ def many(engines, views):
             "simulated": False,
             "n": 1000,
         }
-        rows = [row.model_copy(update=columns) for row in base.measurements if row.view in ("", "tower:image")]
+        rows = [replace(row, **columns) for row in base.measurements if row.view in ("", "tower:image")]
         for view in range(views):
             for metric in metrics:
                 if metric in compared and number == 0:

@@ -27,6 +27,7 @@ from clipq.evaluate.results.pairing import SampleAnswers
 from clipq.evaluate.results.record import MOST_LEFT_OUT, ViewRecord
 from clipq.evaluate.suites.plan import Plan, PlannedView
 from clipq.evaluate.suites.schema import LABELLED
+from clipq.evaluate.suites.templates import asked_on
 from clipq.progress import Progress
 
 # The suite's words for what is asked, and the axis that measures it, in the order of an engine's rows.
@@ -83,12 +84,14 @@ def measure(
 
 def _view_record(reading: Reading[PlannedView], found: Sequence[Found]) -> ViewRecord:
     planned, (rows, skipped) = reading.asked, reading.once(decoded)
+    bundle, templates = reading.subject.bundle, reading.suite.templates
     return ViewRecord(
         name=planned.view.name,
         source=planned.view.source,
         role=planned.entry.role,
         baseline="" if planned.baseline is None else planned.baseline.name,
         digest=planned.view.digest,
+        digests=asked_on(planned.view, bundle, templates),
         n=len(rows),
         skipped=skipped,
         left_out=dict(islice(planned.view.left_out.items(), MOST_LEFT_OUT)),

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from clipq.console import Group, OutputFile
-from clipq.errors import DataError
+from clipq.errors import DataError, one_line
 from clipq.evaluate.cli.options import (
     json_option,
 )
@@ -52,7 +52,10 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
     from clipq.evaluate.verdicts.gate import EXIT_CODES
     from clipq.files import write_atomic
 
-    judged = api.gate(results, policy)
+    read = api.read_results(results)
+    judged = api.gate(read, policy)
+    for note in read.notes:
+        click.echo(f"note: {one_line(note)}", err=True)
     findings = judged.findings
     if junit is not None:
         write_atomic(junit, ci.as_junit(findings))

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from clipq.console import OutputFile
-from clipq.errors import DataError
+from clipq.errors import DataError, one_line
 from clipq.evaluate.cli.options import (
     json_option,
 )
@@ -58,7 +58,10 @@ def compare(a: Path, b: Path, margin: float, markdown: Path | None, as_json: boo
     from clipq.evaluate.verdicts.compare import EXIT_CODES
     from clipq.files import write_atomic
 
-    found = api.compare(a, b, margin=margin)
+    sides = [api.read_results(side) for side in (a, b)]
+    found = api.compare(*sides, margin=margin)
+    for note in dict.fromkeys(note for side in sides for note in side.notes):
+        click.echo(f"note: {one_line(note)}", err=True)
     if markdown is not None:
         write_atomic(markdown, as_markdown(found))
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -152,7 +153,7 @@ def demo(output: Path, samples: int | None, pixel_cache: Path, pixel_cache_gb: f
 
 
 def _evaluate(bundles: Sequence[Path], suite: Suite, results: Path, settings: Settings, as_json: bool) -> None:
-    from clipq.evaluate.api import run_suite
+    from clipq.evaluate.api import read_results, run_suite
     from clipq.evaluate.report.terminal import print_summary
 
     context = click.get_current_context()
@@ -162,8 +163,9 @@ def _evaluate(bundles: Sequence[Path], suite: Suite, results: Path, settings: Se
     records = [entry.record for entry in found.engines]
     # The numbers first: the page may want a package that is not there.
     if as_json:
-        click.echo(strict_json.dumps([row.model_dump() for record in records for row in record.measurements]))
+        click.echo(strict_json.dumps([asdict(row) for record in records for row in record.measurements]))
     else:
         print_summary(records)
-    page = found.report(results / "report.html", images=settings.thumbnails)
+    # Of engines of earlier runs too, as `report` writes it.
+    page = read_results(results).report(results / "report.html", images=settings.thumbnails)
     click.echo(f"report: {page}", err=True)

@@ -19,6 +19,9 @@ RESAMPLES = 1000
 # Weights are made and used in blocks of this many entries, so that memory does not grow with the resamples.
 _BLOCK_ENTRIES = 4_000_000
 
+# Of draws whose intervals are taken together.
+_BLOCK_DRAWS = 512
+
 Statistic = Callable[..., Floats]
 
 
@@ -62,6 +65,28 @@ class Draws:
         if error == 0:
             return 1.0 if self.value == 0 else 0.0
         return float(2 * ndtr(-abs(self.value) / error))
+
+
+def intervals(draws: Sequence[Draws], confidence: float = CONFIDENCE) -> list[tuple[float, float]]:
+    """``Draws.interval`` of many, a block at a time: one by one, a study of a million numbers takes minutes."""
+    if any(len(one.resampled) != len(draws[0].resampled) for one in draws):
+        return [one.interval(confidence) for one in draws]
+    found: list[tuple[float, float]] = []
+    for start in range(0, len(draws), _BLOCK_DRAWS):
+        block = draws[start : start + _BLOCK_DRAWS]
+        matrix = np.stack([one.resampled for one in block])
+        if not np.isfinite(matrix).all():
+            found += [one.interval(confidence) for one in block]
+            continue
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(matrix, [tail, 1 - tail], axis=1)
+        value = np.array([one.value for one in block])
+        bias, noise = matrix.mean(axis=1) - value, matrix.std(axis=1) / math.sqrt(matrix.shape[1])
+        moved = np.abs(bias) > 4 * noise
+        low = np.where(moved, np.minimum(low - bias, value), low)
+        high = np.where(moved, np.maximum(high - bias, value), high)
+        found += zip(low.tolist(), high.tolist(), strict=True)
+    return found
 
 
 def mean_of(draws: Sequence[Draws]) -> Draws:

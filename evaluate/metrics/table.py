@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 from clipq.evaluate.metrics import accuracy, calibration
@@ -31,7 +31,8 @@ class Metric:
 
     ``low`` and ``high`` bound its values and so its intervals (None: no bound). ``forms`` are the endings its name
     takes. A classification metric has a ``function`` of predictions and sample weights (resamples × samples) that gives
-    one value per row; a ``binned`` one also takes the number of bins. ``short`` is what a sentence calls it.
+    one value per row. A ``binned`` one depends on the number of bins, which its function takes too. ``short`` is
+    what a sentence calls it.
     """
 
     name: str
@@ -96,8 +97,8 @@ METRICS: dict[str, Metric] = {
         _share("flips_lost", "flips lost", False, "agreement", note=_SAME),
         _share("flips_gained", "flips gained", True, "agreement", note=_SAME),
         _share("cosine", "embedding cosine", True, "agreement", low=-1.0, note=_SAME),
-        _share("ece_untuned", "ECE as shipped", False, "tuning", note="on the half that is not held out"),
-        _share("ece_tuned", "ECE after tuning", False, "tuning",
+        _share("ece_untuned", "ECE as shipped", False, "tuning", binned=True, note="on the half that is not held out"),
+        _share("ece_tuned", "ECE after tuning", False, "tuning", binned=True,
                note="logit scale fitted on a held-out half; on the rest"),
         Metric("logit_scale_tuned", "tuned logit scale", "scale", None, "tuning", note="the fitted scale"),
         _share("relative_drop", "relative drop", False, "shift", low=None, forms=_TOP1,
@@ -112,7 +113,8 @@ METRICS: dict[str, Metric] = {
         _share("clean_acc1", "clean top-1", True, "attacks",
                note="of attacked samples before the attack; view `NAME-c`: of the uncorrupted ones"),
         _share("corruption_acc1", "top-1 under corruption", True, "corruptions", short="top-1", note=_CONDITION),
-        _share("corruption_ece", "ECE under corruption", False, "corruptions", short="ECE", note=_CONDITION),
+        _share("corruption_ece", "ECE under corruption", False, "corruptions", short="ECE", binned=True,
+               note=_CONDITION),
         Metric("mean_corruption_error", "mCE", "ratio", False, "corruptions", note=_DIVIDED),
         Metric("relative_mean_corruption_error", "relative mCE", "ratio", False, "corruptions", low=None,
                note="the same of what is lost beside the clean error"),
@@ -146,6 +148,7 @@ def spoken() -> dict[str, tuple[str, str]]:
     return {metric.name: (metric.title, metric.short) for metric in METRICS.values()}
 
 
+@lru_cache(maxsize=4096)
 def metric_of(name: str) -> Metric:
     """The row of a metric as ``results.csv`` names it; one that the table lacks is its own title and nothing more."""
     stem = name.partition(".")[0].partition("@")[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipq.errors import ResultsError
+from clipq.errors import ResultsError, one_line
 from clipq.evaluate.report.markdown import plain
 from clipq.evaluate.results import numbers
 from clipq.evaluate.results.entry import Entry
@@ -124,6 +124,7 @@ def _body(entry: Entry) -> str:
     missing = [axis.title for axis in AXES.values() if axis.name not in axes]
     lines += [f"- Not measured: {', '.join(missing)}."] if missing else []
     lines += [] if record.latency else ["- Not measured: latency and memory."]
+    lines += [f"- {plain(note)}." for note in Results((entry,)).notes]
     skipped = sum(len(view.skipped) for view in record.views)
     lines += [f"- {skipped} images could not be decoded and were left out."] if skipped else []
     left_out = sum(view.left_out_count for view in record.views)
@@ -177,4 +178,4 @@ def _verdict(row: Measurement) -> str:
 
 def _code(text: str) -> str:
     """Untrusted text as code: nothing in it ends the code or the line."""
-    return f"`{' '.join(text.replace('`', chr(39)).split())}`"
+    return f"`{' '.join(one_line(text).replace('`', chr(39)).split())}`"

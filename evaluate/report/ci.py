@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 from xml.etree import ElementTree
 
+from clipq.errors import one_line
 from clipq.evaluate.verdicts.gate import Finding, outcome
 
 # XML 1.0 has no way to write these characters, not even escaped.
@@ -25,8 +26,10 @@ def as_junit(findings: Sequence[Finding]) -> str:
     Most CI systems know no third state: an undecided rule must not turn green there.
     """
     root = ElementTree.Element("testsuites", _counts(findings), name="clipq gate")
-    for engine in dict.fromkeys(one.engine for one in findings):
-        mine = [one for one in findings if one.engine == engine]
+    engines: dict[str, list[Finding]] = {}
+    for one in findings:
+        engines.setdefault(one.engine, []).append(one)
+    for engine, mine in engines.items():
         suite = ElementTree.SubElement(root, "testsuite", _counts(mine), name=_clean(engine or "policy"))
         for one in mine:
             place = f" on {one.view}" if one.view else ""
@@ -86,7 +89,7 @@ def _clean(text: str) -> str:
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return one_line(text).replace("%", "%25")
 
 
 def _property(text: str) -> str:

@@ -17,7 +17,7 @@ from clipq.evaluate.report.markdown import plain
 from clipq.evaluate.report.page import render, write_report
 from clipq.evaluate.results import strict_json
 from clipq.evaluate.results.folders import Results
-from clipq.evaluate.results.record import CSV_COLUMNS, csv_cells
+from clipq.evaluate.results.record import CSV_COLUMNS, csv_cells, csv_text
 from clipq.evaluate.verdicts.by_axis import MARKS, axis_verdicts, sentence
 from clipq.evaluate.verdicts.headline import AXES
 from clipq.evaluate.verdicts.regularities import find_regularities
@@ -42,6 +42,7 @@ def as_markdown(results: Results) -> str:
     found = [(entry, axis_verdicts(entry)) for entry in results.candidates]
     lines = [f"# {plain(', '.join(dict.fromkeys(e.record.bundle.checkpoint for e in results.entries)))}", ""]
     lines += [f"- {plain(sentence(entry))}" for entry, _ in found]
+    lines += [f"- {plain(note)}" for note in results.notes]
     lines += [f"- **{plain(entry.name)} failed:** {plain(entry.record.failed)}" for entry in results.failed]
     if found:
         lines += [
@@ -79,6 +80,7 @@ def as_json(results: Results) -> str:
     whole = {
         "clipq": __version__,
         "engines": engines,
+        "notes": results.notes,
         "failed": {entry.name: entry.record.failed for entry in results.failed},
         "regularities": [asdict(one) | {"text": one.text} for one in regularities],
         "regularities_looked_at": looked_at,
@@ -93,7 +95,7 @@ def as_csv(results: Results) -> str:
     writer.writerow(("engine", *CSV_COLUMNS))
     for entry in results.entries:
         for row in entry.record.measurements:
-            writer.writerow((entry.name, *csv_cells(row)))
+            writer.writerow((csv_text(entry.name), *csv_cells(row)))
     return stream.getvalue()
 
 

@@ -93,6 +93,7 @@ class _Page:
             "version": __version__,
             "entries": entries,
             "failed": results.failed,
+            "notes": results.notes,
             "references": [entry for entry in entries if entry.is_reference],
             "checkpoints": list(dict.fromkeys(entry.record.bundle.checkpoint for entry in entries)),
             "runtimes": list(dict.fromkeys(entry.record.runtime for entry in entries)),

@@ -10,8 +10,10 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from clipq.bundle import Recipe
+from clipq.errors import one_line
 from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.metrics.table import metric_of
 from clipq.evaluate.report.ci import figures
@@ -24,24 +26,30 @@ from clipq.evaluate.verdicts.gate import Finding, outcome
 from clipq.evaluate.verdicts.headline import headline, title
 from clipq.evaluate.verdicts.judgement import breaks_promise
 
+# Nobody reads more lines, and a table of a million takes minutes.
+MOST_FINDINGS = 500
+
 
 def print_summary(records: Sequence[Record]) -> None:
     """Per in-distribution view the main figures with paired differences; then every axis at a glance; then engines."""
     console = _console()
     measured = [record for record in records if not record.failed]
+    if measured:
+        _print_measured(console, measured)
+    for record in records:
+        if record.failed:
+            console.print(f"[bold red]{escape(record.name)} failed and was not measured:[/] {escape(record.failed)}")
+
+
+def _print_measured(console: Console, measured: Sequence[Record]) -> None:
     reference = measured[0].reference
     for view in measured[0].views:
         if view.role == "in-distribution":
             console.print(_view_table(measured, view))
-    console.print(
-        f"percent and points; Δ against {reference or 'nothing (no FP32 bundle)'}, paired, 95 % bootstrap intervals",
-        style="dim",
-    )
-    _print_axes(console, [record for record in measured if not record.twin])
+    against = escape(reference) or "nothing (no FP32 bundle)"
+    console.print(f"percent and points; Δ against {against}, paired, 95 % bootstrap intervals", style="dim")
+    _print_axes(console, [record for record in measured if not record.twin] or measured)
     _print_engines(console, measured)
-    for record in records:
-        if record.failed:
-            console.print(f"[bold red]{escape(record.name)} failed and was not measured:[/] {escape(record.failed)}")
 
 
 def _view_table(records: Sequence[Record], view: ViewRecord) -> Table:
@@ -126,15 +134,15 @@ def print_suite(name: str, suite: Suite) -> None:
     for entry_c in suite.corruptions:
         severities = ", ".join(map(str, entry_c.severities))
         console.print(
-            f"corruptions of {entry_c.of}: {len(entry_c.corruptions())} kinds at severities {severities}, "
+            f"corruptions of {escape(entry_c.of)}: {len(entry_c.corruptions())} kinds at severities {severities}, "
             f"{entry_c.samples or 'all'} images, mCE against {entry_c.baseline}"
         )
     for entry_t in suite.transfer:
-        console.print(f"transferred attack: {entry_t.source}")
+        console.print(f"transferred attack: {escape(str(entry_t.source))}")
     for entry_s in suite.square:
         epsilons = ", ".join(map(str, entry_s.epsilons))
         console.print(
-            f"Square attack on {entry_s.of}: ε = {epsilons} of 255, {entry_s.queries} queries, "
+            f"Square attack on {escape(entry_s.of)}: ε = {epsilons} of 255, {entry_s.queries} queries, "
             f"{entry_s.samples or 'all'} images"
         )
     if suite.latency is not None:
@@ -150,13 +158,13 @@ def _print_engines(console: Console, records: Sequence[Record]) -> None:
     }
     largest = max(row.batch for row in records[0].latency)
     table = Table(
-        title=f"engines: batch {largest}, measured side by side on {records[0].environment['cpu']}",
+        title=f"engines: batch {largest}, measured side by side on {escape(str(records[0].environment['cpu']))}",
         title_justify="left",
     )
     for column in ("engine", "MB", "image ms p50", "× ref", "text ms p50", "× ref", "image integer", "text integer"):
         table.add_column(column, justify="left" if column == "engine" else "right", no_wrap=column == "engine")
     for record in records:
-        cells = [record.name, f"{record.bundle.file_bytes / 1e6:.1f}"]
+        cells = [escape(record.name), f"{record.bundle.file_bytes / 1e6:.1f}"]
         for tower in ("image", "text"):
             latency = next(row for row in record.latency if row.tower == tower and row.batch == largest)
             other = base.get((tower, largest))
@@ -167,7 +175,7 @@ def _print_engines(console: Console, records: Sequence[Record]) -> None:
         for census in record.census:
             share = f"{100 * census.integer_share:.0f} %"
             broken = breaks_promise(census, record.bundle, simulated=record.simulated)
-            cells.append(f"[bold red]{share}, says {census.recipe}[/]" if broken else share)
+            cells.append(f"[bold red]{share}, says {escape(census.recipe)}[/]" if broken else share)
         table.add_row(*cells)
     console.print(table)
 
@@ -209,12 +217,14 @@ def print_findings(findings: Sequence[Finding]) -> None:
     for column in ("engine", "rule", "view", "group", "value [interval]", "result", "why"):
         table.add_column(column)
     styles = {"fail": "bold red", "investigate": "yellow"}
-    for one in sorted(findings, key=lambda finding: ("fail", "investigate", "pass").index(finding.state)):
-        if one.state != "pass":
-            cells = (one.engine, one.rule, one.view, one.group, figures(one).rstrip(", "), one.state, one.reason)
-            table.add_row(*map(escape, cells), style=styles[one.state])
+    shown = [one for state in styles for one in findings if one.state == state]
+    for one in shown[:MOST_FINDINGS]:
+        cells = (one.engine, one.rule, one.view, one.group, figures(one).rstrip(", "), one.state, one.reason)
+        table.add_row(*map(escape, cells), style=styles[one.state])
     if table.row_count:
         console.print(table)
+    if len(shown) > MOST_FINDINGS:
+        console.print(f"and {len(shown) - MOST_FINDINGS:,} more that do not pass: --json and --junit have all")
     states = [one.state for one in findings]
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("pass", "investigate", "fail"))
     console.print(f"[bold]{outcome(findings)}[/]: {counts}, of {len(findings)} checks")
@@ -225,7 +235,7 @@ def print_census(name: str, recipe: Recipe, rows: Sequence[CensusRecord], *, sim
     console = _console()
     for census in rows:
         table = Table(
-            title=f"{name}, {census.tower} tower{' (simulated)' if simulated else ''}: {census.verdict}",
+            title=f"{escape(name)}, {census.tower} tower{' (simulated)' if simulated else ''}: {census.verdict}",
             title_justify="left",
         )
         for column in ("kernel", "arithmetic", "nodes", "MMAC per batch", "ms per batch"):
@@ -233,7 +243,7 @@ def print_census(name: str, recipe: Recipe, rows: Sequence[CensusRecord], *, sim
         for kernel in census.kernels:
             style = "green" if kernel.arithmetic == "integer" else None
             table.add_row(
-                kernel.op,
+                escape(kernel.op),
                 f"{kernel.arithmetic} {kernel.precision}".strip(),
                 str(kernel.count),
                 f"{kernel.macs / 1e6:.1f}" if kernel.macs else "",
@@ -252,8 +262,8 @@ def print_census(name: str, recipe: Recipe, rows: Sequence[CensusRecord], *, sim
         for name in dict.fromkeys(name for kernel in census.kernels for name in kernel.kernels):
             console.print(f"  {name}", style="dim", markup=False)
         if breaks_promise(census, recipe, simulated=simulated):
-            console.print(f"[bold red]this tower says {census.recipe} and computes in floating point here[/]")
-        console.print(f"evidence: {census.evidence}", style="dim")
+            console.print(f"[bold red]this tower says {escape(census.recipe)} and computes in floating point here[/]")
+        console.print(f"evidence: {census.evidence}", style="dim", markup=False)
 
 
 def latency_rows(timed: Mapping[str, Sequence[LatencyRecord]], reference: str | None) -> list[dict[str, Any]]:
@@ -281,12 +291,20 @@ def print_latency(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         times = with_interval(row["ratio"], row["ratio_low"], row["ratio_high"]) if "ratio" in row else ""
         table.add_row(
-            row["bundle"], row["tower"], str(row["batch"]), *(f"{row[f'p{q}']:.2f}" for q in (50, 90, 99)),
+            escape(row["bundle"]), row["tower"], str(row["batch"]), *(f"{row[f'p{q}']:.2f}" for q in (50, 90, 99)),
             f"{row['throughput']:.0f}", times,
         )  # fmt: skip
     _console().print(table)
 
 
+class _Plain(Console):
+    """A console on which no name steers the terminal, or becomes an emoji."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """A string as rich shows it."""
+        return super().render_str("\n".join(map(one_line, text.split("\n"))), **how | {"emoji": False})
+
+
 def _console() -> Console:
     # Where neither a window nor COLUMNS gives a width, tables get room.
-    return Console(width=None if Console().is_terminal or "COLUMNS" in os.environ else 150)
+    return _Plain(width=None if Console().is_terminal or "COLUMNS" in os.environ else 150)

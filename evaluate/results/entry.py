@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from clipq.errors import NotInResults
+from clipq.errors import NotInResults, ResultsError
 from clipq.evaluate.metrics.statistics import Draws, percentile_draws
 from clipq.evaluate.metrics.table import title_of
-from clipq.evaluate.results.key import Key, clean_view
+from clipq.evaluate.results.basis import Basis, Foundations, differs
+from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.pairing import Pairing, read_pairing
-from clipq.evaluate.results.record import Measurement, Record
+from clipq.evaluate.results.record import Measurement, Record, record_path
 from clipq.given import closest
 
 
@@ -34,6 +33,10 @@ class Entry:
     reference: Entry | None = field(repr=False)
     folder: Path
     renamed: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        # It is read from later, wherever the process then is.
+        self._home = self.folder.absolute()
 
     @property
     def is_reference(self) -> bool:
@@ -77,15 +80,10 @@ class Entry:
         """What a notebook offers behind ``[``."""
         return [(key.view, key.group, key.metric) if key.group else (key.view, key.metric) for key in self.rows]
 
-    @cached_property
+    @property
     def pairing(self) -> Pairing:
-        """Its draws and its answers to every sample; read when first asked for."""
-        found = read_pairing(self.folder, self.record)
-        here = self.renamed
-        return Pairing(
-            {key._replace(view=here.get(key.view, key.view)): one for key, one in found.draws.items()},
-            {here.get(view, view): one for view, one in found.answers.items()},
-        )
+        """Its draws and its answers to every sample; read when asked for, and kept until some others were read."""
+        return _pairing(self)
 
     def draws(self, key: Key) -> Draws:
         """The draws of a number; sizes, shares and memory are exact: every draw is the value."""
@@ -102,30 +100,45 @@ class Entry:
         value = self.rows[key].value
         return Draws(value, np.full(1, value), 1)
 
-    def rests_on(self, key: Key) -> Any:
-        """What the samples and resamples behind a number are: two numbers that rest on the same are paired."""
-        record, asked, view = self.record, self.record.arguments_resolved, key.view
-        views = {one.name: one for one in record.views}
+    @cached_property
+    def foundations(self) -> Foundations:
+        """What its numbers rest on."""
+        return Foundations(self.record, self.renamed)
 
-        def samples(name: str) -> Any:
-            one = views.get(name)
-            return None if one is None else (one.digest, sorted(one.skipped), one.smallest_group)
+    def rests_on(self, key: Key) -> Basis | None:
+        """What a number rests on; what is measured of a tower itself rests on no sample."""
+        return None if key.tower else self.foundations.of(key)
 
-        if key.tower:
-            return None
-        parts: list[Any] = [asked.get("seed"), samples(view)]
-        if view in views:
-            parts += [samples(views[view].baseline), asked.get("tune_fraction"), asked.get("ece_bins")]
-        elif of := clean_view(view):
-            here = self.renamed
-            drawn = [one for one in asked.get("corruptions", ()) if here.get(one.get("of"), one.get("of")) == of]
-            parts += [samples(of), json.dumps(drawn, sort_keys=True)]
-        if key.attack is not None:
-            attacks = [one for one in record.attacks if one.view == view]
-            parts += [[(one.method, one.digest, sorted(one.options.items())) for one in attacks]]
-        if key.distance:
-            parts += [sorted((name, samples(name)) for name, one in views.items() if "-ood" in one.role)]
-        return parts
+    def is_paired(self, other: Entry, key: Key) -> bool:
+        """Whether a number and another engine's rest on the same samples and resamples."""
+        mine, theirs = self.rests_on(key), other.rests_on(key)
+        return mine is not None and theirs is not None and not differs(mine, theirs)
+
+    def require_reference(self) -> None:
+        """Raise ResultsError where the reference here is another than it was compared with, or was on other data."""
+        base = self.reference
+        if base is None or base is self or self.record.failed:
+            return
+        asked, found = self.record.reference_digest, base.record.bundle.digest
+        what = "" if not asked or asked == found else f"bundle {base.record.bundle.name!r} that is the reference"
+        what = what or differs(self.foundations.whole, base.foundations.whole)
+        if what:
+            raise ResultsError(
+                f"{self.folder}: {self.name} and {base.name} were not evaluated on the same: they differ in the "
+                f"{what}; evaluate both again by one command, or delete {record_path(self.folder, self.record)}"
+            )
+
+
+# An engine's, its reference's, and those of what it is compared with: of many engines all would fill the memory.
+@lru_cache(maxsize=4)
+def _pairing(entry: Entry) -> Pairing:
+    found, here = read_pairing(entry._home, entry.record), entry.renamed
+    if not here:
+        return found
+    return Pairing(
+        {key._replace(view=here.get(key.view, key.view)): one for key, one in found.draws.items()},
+        {here.get(view, view): one for view, one in found.answers.items()},
+    )
 
 
 def meant(asked: object, known: Iterable[str] | Mapping[str, Iterable[str]]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from clipq.errors import NotInResults, ResultsError
 from clipq.evaluate.metrics.statistics import holm
+from clipq.evaluate.results.basis import unlike, unsaid
 from clipq.evaluate.results.entry import Entry, meant
 from clipq.evaluate.results.key import Key, corrupted_view
 from clipq.evaluate.results.record import (
@@ -46,6 +47,17 @@ class Results:
     def candidates(self) -> list[Entry]:
         """The engines with a verdict."""
         return [entry for entry in self.entries if entry.is_candidate]
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What is not known of these results, a sentence each; to be said beside every verdict on them."""
+        old = [entry.name for entry in self.engines if unsaid(entry.record)]
+        if not old:
+            return []
+        return [
+            f"{', '.join(old)}: recorded by an earlier clipq, without digests of labels, classes, templates and the "
+            "reference; that these are the same is taken as given"
+        ]
 
     def working(self) -> Results:
         """These results; raises ResultsError where no engine worked."""
@@ -115,14 +127,20 @@ def _one_engine(path: Path) -> Results:
     record, folder = read_record(path), path.parent.parent
     if record.failed:
         raise ResultsError(f"{record.name} failed and has nothing to compare: {record.failed}")
-    others = [one for one in read_records(folder) if record_stem(one) != record_stem(record)]
+    # Only what it can have been compared with: others' records must not stand in the way.
+    others = [
+        one
+        for one in read_records(folder)
+        if one.bundle.name == record.reference and record_stem(one) != record_stem(record)
+    ]
     return Results(tuple(one for one in gather([(folder, [record, *others])]).engines if one.record is record))
 
 
 def gather(runs: Sequence[tuple[Path, Sequence[Record]]]) -> Results:
     """Records with the folder they stand in; of several folders, engines are called ``FOLDER/NAME``.
 
-    So are views that have one name in several folders and other data in each.
+    So are views that have one name in several folders and other data in each. Raises ResultsError where an engine of a
+    folder and the reference there were not evaluated on the same.
     """
     prefixes = _prefixes([folder for folder, _ in runs])
     conflicts = _conflicts([records for _, records in runs])
@@ -132,17 +150,24 @@ def gather(runs: Sequence[tuple[Path, Sequence[Record]]]) -> Results:
         ordered = [_renamed(record, names) for record in in_order(records)] if names else in_order(records)
         called = zip(labels(ordered), ordered, strict=True)
         run = [Entry(f"{prefix}{label}", record, None, folder, names) for label, record in called]
+        references = _references(run)
         for entry in run:
-            entry.reference = _reference(entry.record, run)
+            entry.reference = references.get((entry.record.reference, entry.record.runtime)) or references.get(
+                (entry.record.reference, "")
+            )
+            entry.require_reference()
         engines += run
     return Results(tuple(engines))
 
 
-def _reference(record: Record, run: Sequence[Entry]) -> Entry | None:
-    """What a record was compared with: of a reference in several runtimes, the one in the record's own."""
-    working = [one for one in run if not (one.record.twin or one.record.failed)]
-    named = [one for one in working if one.record.bundle.name == record.reference]
-    return next((one for one in named if one.record.runtime == record.runtime), named[0] if named else None)
+def _references(run: Sequence[Entry]) -> dict[tuple[str, str], Entry]:
+    """What records can have been compared with, by bundle and runtime; by the bundle alone, the first."""
+    found: dict[tuple[str, str], Entry] = {}
+    for one in run:
+        if not (one.record.twin or one.record.failed):
+            for runtime in (one.record.runtime, ""):
+                found.setdefault((one.record.bundle.name, runtime), one)
+    return found
 
 
 def _prefixes(folders: Sequence[Path]) -> list[str]:
@@ -158,23 +183,22 @@ def _prefixes(folders: Sequence[Path]) -> list[str]:
 
 def _conflicts(runs: Sequence[Sequence[Record]]) -> set[str]:
     """Views (and attacks) that are called the same in several runs and are not the same."""
-    found: dict[str, list[frozenset[str]]] = {}
+    found: dict[str, list[Mapping[str, str]]] = {}
     for records in runs:
-        digests: dict[str, set[str]] = {}
+        said: dict[str, dict[str, str]] = {}
         for record in records:
-            for view in record.views:
-                digests.setdefault(view.name, set()).add(view.digest)
-            for attack in record.attacks:
-                if attack.kind == "transfer":
-                    digests.setdefault(attack.view, set()).add(attack.digest)
-        for name, those in digests.items():
-            found.setdefault(name, []).append(frozenset(those))
-    return {name for name, per_run in found.items() if len(set(per_run)) > 1}
+            views = {one.name: (one.digest, one.digests) for one in record.views}
+            views |= {one.view: (one.digest, one.digests) for one in record.attacks if one.kind == "transfer"}
+            for name, (images, others) in views.items():
+                said.setdefault(name, {}).update({"images": images, **others})
+        for name, digests in said.items():
+            found.setdefault(name, []).append(digests)
+    return {name for name, (first, *others) in found.items() if any(unlike(first, other) for other in others)}
 
 
 def _renamed(record: Record, names: Mapping[str, str]) -> Record:
     def rows(measurements: Sequence[Measurement]) -> tuple[Measurement, ...]:
-        return tuple(row.model_copy(update={"view": names.get(row.view, row.view)}) for row in measurements)
+        return tuple(replace(row, view=names.get(row.view, row.view)) for row in measurements)
 
     return record.model_copy(
         update={

@@ -64,6 +64,22 @@ class Key(NamedTuple):
         """Method and strength in 255ths of an attack."""
         return _split(self.group) if self._section == "attacks" and self.group else None
 
+    def complaint(self) -> str:
+        """What is wrong with view or group, by the table above; empty where nothing is."""
+        section = self._section
+        if section in ("engine", "costs"):
+            fits = self.view in ("", tower_view("image"), tower_view("text"))
+            batch = self.group.removeprefix(_BATCH)
+            return "" if fits and (not self.group or (self.group != batch and _is_number(batch))) else "is of no tower"
+        if section in ("corruptions", "attacks") and self.group:
+            name, _, strength = self.group.rpartition("/")
+            return "" if name and _is_number(strength) else f"needs a group such as {condition_group('name', 3)!r}"
+        if section == "ood":
+            return "" if self.group in ("near", "far") else "needs the group 'near' or 'far'"
+        if section == "fairness":
+            return "" if self.group else "needs a group: a column"
+        return "" if "=" in self.group or not self.group else f"needs a group such as {part_group('column', 'value')!r}"
+
     @property
     def _section(self) -> str:
         return metric_of(self.metric).section.partition(",")[0]
@@ -107,6 +123,10 @@ def part_group(column: str, value: str) -> str:
 def is_reserved(view: str) -> bool:
     """Whether no data set may have this name: it would read as something else."""
     return not view or view.startswith(_TOWER)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def _split(group: str) -> tuple[str, int]:

@@ -7,6 +7,7 @@ whatever the metric is. Where only a part of the samples is common, the answers 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from clipq.evaluate.metrics.statistics import Draws
 from clipq.evaluate.results.estimates import Estimate
 from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.record import RENAMED, Record, record_stem
-from clipq.files import write_atomic
+from clipq.files import sha256_bytes, write_atomic
 from clipq.packed import packed, unpacked
 
 
@@ -85,8 +86,8 @@ class Pairing:
 
 def write_pairing(
     folder: Path, record: Record, estimates: Sequence[Estimate], answers: Mapping[str, SampleAnswers]
-) -> Path:
-    """Store them beside the record, as ``RESULTS/pairing/*.safetensors``."""
+) -> Record:
+    """Store them as ``RESULTS/pairing/*.safetensors``; returns the record that knows their digest."""
     arrays: dict[str, Any] = {}
     if estimates:
         arrays["draws"] = np.stack([one.draws.resampled for one in estimates]).astype(np.float32)
@@ -95,40 +96,67 @@ def write_pairing(
         arrays[f"{index}/ids"] = np.frombuffer(json.dumps(one.ids).encode(), dtype=np.uint8)
         arrays |= {f"{index}/{name}": getattr(one, name) for name in _ARRAYS}
     rows = [[one.view, one.group, one.metric, one.draws.n] for one in estimates]
-    said = {"rows": json.dumps(rows), "views": json.dumps(list(answers)), "created": record.created}
-    path = _path(folder, record)
-    write_atomic(path, packed(arrays, said | {"record": path.stem}))
-    return path
+    metadata = {
+        "rows": json.dumps(rows), "views": json.dumps(list(answers)), "created": record.created,
+        "record": record_stem(record),
+    }  # fmt: skip
+    data = packed(arrays, metadata)
+    write_atomic(_path(folder, record), data)
+    return record.model_copy(update={"pairing": sha256_bytes(data)})
 
 
 def read_pairing(folder: Path, record: Record) -> Pairing:
-    """What was stored of a record; raises ResultsError where it is missing, damaged or of another run."""
+    """What was stored of a record; raises ResultsError where it is missing, damaged or of another record."""
     path = _path(folder, record)
     again = "run clipq-eval run again into this folder (embeddings are kept)"
     if not path.is_file():
         raise ResultsError(f"{path} is missing, without which nothing is paired; {again}")
     try:
-        arrays, said = unpacked(path.read_bytes(), unsealed={"rows", "views", "created"})
-        if said["created"] != record.created or said.get("record", path.stem) != path.stem:
+        data = path.read_bytes()
+        # Records before schema 6 do not say it.
+        if record.pairing and sha256_bytes(data) != record.pairing:
+            raise ResultsError(f"{path} is not what belongs to the record of {record.name}; {again}")
+        arrays, said = unpacked(data, unsealed={"rows", "views", "created"})
+        if (said["created"], said.get("record", record_stem(record))) != (record.created, record_stem(record)):
             raise ResultsError(f"{path} belongs to another run than the record of {record.name}; {again}")
-        draws: dict[Key, Draws] = {}
-        rows = json.loads(said["rows"])
-        if rows:
-            known = {row.key for row in record.measurements}
-            for (view, group, metric, n), value, row in zip(rows, arrays["values"], arrays["draws"], strict=True):
-                key = Key(view, group, metric)
-                now = key._replace(metric=RENAMED.get(metric, metric))
-                draws[now if key not in known and now in known else key] = Draws(float(value), row, n)
-        answers = {}
-        for index, view in enumerate(json.loads(said["views"])):
-            ids = tuple(json.loads(arrays[f"{index}/ids"].tobytes()))
-            columns = [arrays[f"{index}/{name}"] for name in _ARRAYS]
-            if any(column.shape != (len(ids),) for column in columns):
-                raise ValueError(f"the answers on {view} are not of its samples")
-            answers[view] = SampleAnswers(ids, *columns)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+        pairing = Pairing(_draws(arrays, said["rows"], record), _answers(arrays, said["views"]))
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ResultsError(f"{path} is damaged; {again}") from error
-    return Pairing(draws, answers)
+    if "record" not in said and not _are_of(record, pairing.draws):
+        raise ResultsError(f"{path} belongs to another engine than the record of {record.name}; {again}")
+    return pairing
+
+
+def _draws(arrays: Mapping[str, Any], said: str, record: Record) -> dict[Key, Draws]:
+    rows = json.loads(said)
+    if not rows:
+        return {}
+    resampled, values = arrays["draws"], arrays["values"].tolist()
+    if resampled.ndim != 2 or resampled.dtype != np.float32:
+        raise ValueError("draws are no matrix of numbers")
+    found: dict[Key, Draws] = {}
+    for (view, group, metric, n), value, row in zip(rows, values, resampled, strict=True):
+        found[Key(str(view), str(group), str(metric))] = Draws(float(value), row, int(n))
+    renamed = {key: key._replace(metric=RENAMED[key.metric]) for key in found if key.metric in RENAMED}
+    known = {row.key for row in record.measurements} if renamed else set()
+    return found | {now: found.pop(key) for key, now in renamed.items() if key not in known and now in known}
+
+
+def _answers(arrays: Mapping[str, Any], said: str) -> dict[str, SampleAnswers]:
+    found = {}
+    for index, view in enumerate(json.loads(said)):
+        ids = tuple(json.loads(arrays[f"{index}/ids"].tobytes()))
+        columns = [arrays[f"{index}/{name}"] for name in _ARRAYS]
+        if any(column.shape != (len(ids),) for column in columns):
+            raise ValueError(f"answers on {view} are not one per sample")
+        found[view] = SampleAnswers(ids, *columns)
+    return found
+
+
+def _are_of(record: Record, draws: Mapping[Key, Draws]) -> bool:
+    """Whether draws, which do not say whose they are, have the values of a record's measurements."""
+    known = ((draws[row.key].value, row.value) for row in record.measurements if row.key in draws)
+    return all(mine == theirs or (math.isnan(mine) and math.isnan(theirs)) for mine, theirs in known)
 
 
 def _path(folder: Path, record: Record) -> Path:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import re
+import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from clipq.errors import ResultsError
+from clipq.evaluate.results.complaints import complaint
 from clipq.evaluate.results.key import Key
 from clipq.files import file_stem, write_atomic
 from clipq.given import without_folders
 from clipq.scheme import Scheme, with_scheme
+from clipq.text_files import read_json
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 # A folder can hold a million files that are no images.
 MOST_LEFT_OUT = 100
@@ -28,35 +34,47 @@ CSV_COLUMNS = (
 )  # fmt: skip
 
 
+# A metric that has no value is written as NaN: as null the record could not be read again.
+_CONFIG = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+
+# One object for all rows that say the same: a million rows have few names.
+_Name = Annotated[str, AfterValidator(sys.intern)]
+
+
+# Of a study's record with a million rows.
+_MOST_BYTES = 512 * 2**20
+
+
 class _Model(BaseModel):
-    # A metric that has no value is written as NaN: as null the record could not be read again.
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(**_CONFIG, frozen=True)
 
 
 # Whose machine it was is nobody's business who reads a page or a card; older records hold whole paths.
 _Place = Annotated[str, AfterValidator(without_folders)]
 
 
-class Measurement(_Model):
+# No pydantic model: that takes five times the memory, and a study has a million rows.
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class Measurement:
     """One number: a row of ``results.csv``.
 
     ``low`` and ``high`` bound the 95 % interval. ``delta`` is the value minus the reference's on the same samples.
     Fractions are 0 to 1, latencies milliseconds, sizes bytes. What ``view`` and ``group`` say: ``results/key.py``.
     """
 
-    bundle: str
-    recipe: str
-    runtime: str
+    bundle: _Name
+    recipe: _Name
+    runtime: _Name
     simulated: bool
-    view: str
-    group: str = ""
-    metric: str
-    unit: str
+    view: _Name
+    group: _Name = ""
+    metric: _Name
+    unit: _Name
     value: float
     low: float | None = None
     high: float | None = None
     n: int
-    reference: str = ""
+    reference: _Name = ""
     delta: float | None = None
     delta_low: float | None = None
     delta_high: float | None = None
@@ -115,6 +133,7 @@ class AttackRecord(_Model):
     n: int
     options: dict[str, Any]
     digest: str
+    digests: dict[str, str] = Field(default_factory=dict)
 
 
 class ViewRecord(_Model):
@@ -123,7 +142,8 @@ class ViewRecord(_Model):
     ``baseline`` is the in-distribution view of a shifted or out-of-distribution one; ``classes``, ``templates`` and
     ``reliability`` are empty where nothing was classified. ``flips`` holds the most confident ones, not all, and
     ``left_out`` the first MOST_LEFT_OUT of the ``left_out_count`` files that are no samples, and why; ``unverified``
-    names what was read though nobody can tell whether it is whole.
+    names what was read though nobody can tell whether it is whole. ``digest`` is of ids and images, ``digests`` of what
+    else was asked: labels, classes, templates, captions, columns of groups; before schema 6 these are not known.
     """
 
     name: str
@@ -131,6 +151,7 @@ class ViewRecord(_Model):
     role: str
     baseline: str
     digest: str
+    digests: dict[str, str] = Field(default_factory=dict)
     n: int
     classes: int = 0
     captions: int = 0
@@ -214,6 +235,8 @@ class Record(_Model):
     """Everything measured on one bundle in one runtime, deployed or simulated.
 
     ``twin`` marks the simulated twin of a Q/DQ bundle; ``failed`` says why an engine was given up, and is mostly empty.
+    ``reference`` is a bundle's name and ``reference_digest`` its digest; ``pairing`` is the digest of the file of draws
+    and answers that belongs to the record. Both are empty before schema 6.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -224,6 +247,8 @@ class Record(_Model):
     twin: bool
     failed: str = ""
     reference: str
+    reference_digest: str = ""
+    pairing: str = ""
     arguments_given: dict[str, Any]
     arguments_resolved: dict[str, Any]
     environment: dict[str, Any]
@@ -254,17 +279,22 @@ def engine_name(bundle: str, *, simulated: bool, twin: bool) -> str:
 def labels(records: Sequence[Record]) -> list[str]:
     """A name for each record that no other has: the runtime is added where one bundle ran in several."""
     names = [record.name for record in records]
+    count = Counter(names)
     return [
-        name if names.count(name) == 1 else f"{name} ({record.runtime})"
-        for name, record in zip(names, records, strict=True)
+        name if count[name] == 1 else f"{name} ({record.runtime})" for name, record in zip(names, records, strict=True)
     ]
 
 
 def write_record(folder: Path, record: Record) -> Path:
     """Store a record under its bundle, runtime and kind; returns the path."""
-    path = folder / "records" / f"{record_stem(record)}.json"
+    path = record_path(folder, record)
     write_atomic(path, record.model_dump_json(indent=1) + "\n")
     return path
+
+
+def record_path(folder: Path, record: Record) -> Path:
+    """Where a folder has a record."""
+    return folder / "records" / f"{record_stem(record)}.json"
 
 
 def record_stem(record: Record) -> str:
@@ -284,7 +314,13 @@ def read_records(folder: Path) -> list[Record]:
         raise ResultsError(f"{folder} is a bundle; give the folder that clipq-eval run wrote with -o")
     if not paths:
         raise ResultsError(f"{folder} holds no records; clipq-eval run -o {folder} makes them")
-    return in_order(read_record(path) for path in paths)
+    records = [read_record(path) for path in paths]
+    for path, record in zip(paths, records, strict=True):
+        if path != record_path(folder, record):
+            raise ResultsError(
+                f"{path} holds what belongs into {record_path(folder, record)}; delete it, or give it that name"
+            )
+    return in_order(records)
 
 
 def in_order(records: Iterable[Record]) -> list[Record]:
@@ -294,8 +330,8 @@ def in_order(records: Iterable[Record]) -> list[Record]:
 
 def read_record(path: Path) -> Record:
     """One record; raises ResultsError where it is damaged or newer than this clipq."""
+    raw = read_json(path, ResultsError, "it is damaged: delete it and run again", _MOST_BYTES)
     try:
-        raw = json.loads(path.read_bytes())
         found = raw.get("schema_version")
         if isinstance(found, int) and found > SCHEMA_VERSION:
             raise ResultsError(
@@ -303,9 +339,16 @@ def read_record(path: Path) -> Record:
             )
         if isinstance(found, int) and found < SCHEMA_VERSION:
             raw |= {"bundle": with_scheme(raw.get("bundle"), "recipe")}
-        return _renamed(Record.model_validate(raw))
-    except (ValueError, AttributeError, ValidationError) as error:
-        raise ResultsError(f"{path} is damaged; delete it and run again") from error
+        record = _renamed(Record.model_validate(raw))
+        wrong = complaint(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        wrong = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (ValueError, AttributeError, TypeError) as error:
+        wrong = str(error)
+    if wrong:
+        raise ResultsError(f"{path} is damaged ({wrong}); delete it and run again")
+    return record
 
 
 # Until schema 5 the name of the maximum calibration error meant another metric too, told apart by its unit.
@@ -316,7 +359,7 @@ def _renamed(record: Record) -> Record:
     if record.schema_version >= 5:
         return record
     rows = (
-        row.model_copy(update={"metric": RENAMED.get(row.metric, row.metric)}) if row.unit == "ratio" else row
+        replace(row, metric=RENAMED.get(row.metric, row.metric)) if row.unit == "ratio" else row
         for row in record.measurements
     )
     return record.model_copy(update={"schema_version": SCHEMA_VERSION, "measurements": tuple(rows)})
@@ -337,11 +380,34 @@ def write_csv(folder: Path, records: Iterable[Record]) -> Path:
 
 def csv_cells(measurement: Measurement) -> list[Any]:
     """A measurement as a row of ``results.csv``."""
-    row = measurement.model_dump()
-    return ["" if row[column] is None else _cell(row[column]) for column in CSV_COLUMNS]
+    return [_cell(getattr(measurement, column)) for column in CSV_COLUMNS]
+
+
+# What spreadsheets take for a formula, whatever stands in front that they leave out; in East Asian width too.
+_FORMULA = re.compile(r"'*\s*[=+\-@＝＋－＠]|'*[\t\r\n]")
+
+
+def csv_text(name: str) -> str:
+    """A name as a cell of ``results.csv``: an apostrophe in front where a spreadsheet would run it as a formula.
+
+    The names of records stay as they are; ``csv_name`` reads a cell back.
+
+    >>> csv_text("=1+1"), csv_text("light=day"), csv_name(csv_text("=1+1"))
+    ("'=1+1", 'light=day', '=1+1')
+    """
+    return f"'{name}" if _FORMULA.match(name) else name
+
+
+def csv_name(cell: str) -> str:
+    """The name that ``csv_text`` made a cell of."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return csv_text(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value) if isinstance(value, float) else value

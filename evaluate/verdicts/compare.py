@@ -6,6 +6,7 @@ can be taken from answers; the rest is compared unpaired, with wider intervals, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,6 +20,8 @@ from clipq.evaluate.metrics.agreement import mcnemar_p
 from clipq.evaluate.metrics.calibration import BINS, ece
 from clipq.evaluate.metrics.predictions import Outcome
 from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap, holm
+from clipq.evaluate.metrics.table import metric_of
+from clipq.evaluate.results.basis import unlike
 from clipq.evaluate.results.entry import Entry
 from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.key import Key
@@ -134,11 +137,15 @@ def _partners(a: Sequence[Entry], b: Sequence[Entry]) -> list[tuple[Entry, Entry
     if len(a) == len(b) == 1:
         return [(a[0], b[0])]
     found = []
+    named: dict[str, list[Entry]] = {}
+    for two in b:
+        named.setdefault(two.record.name, []).append(two)
+    count = Counter(one.record.name for one in a)
     for one in a:
-        same_name = [two for two in b if two.record.name == one.record.name]
+        same_name = named.get(one.record.name, [])
         same_runtime = [two for two in same_name if two.record.runtime == one.record.runtime]
         # Another runtime is a partner too, where it is the only one: two runtimes are what people compare.
-        alone = len(same_name) == 1 and sum(other.record.name == one.record.name for other in a) == 1
+        alone = len(same_name) == 1 and count[one.record.name] == 1
         if same_runtime or alone:
             found.append((one, (same_runtime or same_name)[0]))
     return found
@@ -164,15 +171,17 @@ def _missing(a: Entry, b: Entry) -> tuple[str, ...]:
 
 def _difference(a: Entry, b: Entry, row: Measurement, axis: str) -> Difference:
     key = row.key
+    _require_one_question(a, b, key)
     mine, theirs = b.draws(key), a.draws(key)
     how: How = "paired"
     p_value = None
-    if a.rests_on(key) == b.rests_on(key) and len(mine.resampled) == len(theirs.resampled):
+    if a.is_paired(b, key) and len(mine.resampled) == len(theirs.resampled):
         if key.metric == "acc1" and not key.group and row.view in a.pairing.answers and row.view in b.pairing.answers:
             p_value = mcnemar_p(b.pairing.answers[row.view].correct, a.pairing.answers[row.view].correct)
     elif (common := _on_common_samples(a, b, key)) is not None:
         (theirs, mine), p_value, how = common[0], common[1], "paired by id"
     else:
+        _require_one_question(a, b, key, bins=metric_of(key.metric).binned)
         mine, how = unpaired(mine), "unpaired"
     draws = mine - theirs
     low, high = draws.interval()
@@ -182,6 +191,25 @@ def _difference(a: Entry, b: Entry, row: Measurement, axis: str) -> Difference:
         p_value=draws.p_value() if p_value is None else p_value,
         n=min(mine.n, theirs.n), how=how, verdict="unknown", n_to_decide=0,
     )  # fmt: skip
+
+
+def _require_one_question(a: Entry, b: Entry, key: Key, *, bins: bool = False) -> None:
+    """Raise ResultsError where a number of two engines is of other classes, templates, corruptions or attacks.
+
+    Other samples can be compared unpaired; answers to other questions are other quantities. So are ``bins``, where they
+    count.
+    """
+    mine, theirs = a.rests_on(key), b.rests_on(key)
+    if mine is None or theirs is None:
+        return
+    what = unlike(mine.questions, theirs.questions)
+    if bins and mine.samples.get("ece_bins", BINS) != theirs.samples.get("ece_bins", BINS):
+        what = what or "ece_bins"
+    if what:
+        raise ResultsError(
+            f"{a.record.name} in A and {b.record.name} in B were not asked the same: they differ in the {what}; "
+            "evaluate both by one suite"
+        )
 
 
 def _on_common_samples(a: Entry, b: Entry, key: Key) -> tuple[tuple[Draws, Draws], float | None] | None:

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from clipq.errors import PolicyError
-from clipq.evaluate.metrics.statistics import CONFIDENCE, Draws
+from clipq.evaluate.metrics.statistics import CONFIDENCE, Draws, intervals
 from clipq.evaluate.metrics.table import metric_of
 from clipq.evaluate.results.entry import Entry
 from clipq.evaluate.results.folders import Results
@@ -29,8 +29,11 @@ from clipq.given import hint
 EXIT_CODES = {"pass": 0, "fail": 1, "investigate": 3}
 State = Literal["pass", "fail", "investigate"]
 
+# So many numbers are judged together; their draws are in memory once more.
+_BLOCK = 512
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One rule on one number of one engine; ``low`` to ``high`` is the interval that was judged."""
 
@@ -61,8 +64,7 @@ def judge_policy(results: Results, policy: Policy) -> list[Finding]:
             state: State = "pass" if view in seen else "fail"
             reason = "measured" if view in seen else "the view is required and was not measured"
             findings.append(Finding(one.name, "required", state, reason, view=view))
-    for rule in policy.rule:
-        findings += _apply(rule, candidates, rule.confidence if rule.confidence is not None else policy.confidence)
+    findings += _apply(policy, candidates)
     if not findings:
         raise PolicyError("no rule of this policy applies to these results: a gate that judges nothing passes nothing")
     return findings
@@ -74,40 +76,46 @@ def outcome(findings: Sequence[Finding]) -> State:
     return next(state for state in ("fail", "investigate", "pass") if state in states)
 
 
-def _apply(rule: Rule, candidates: Sequence[Entry], confidence: float) -> list[Finding]:
-    meant = [
-        one
-        for one in candidates
-        if _matches(one.record.bundle.name, rule.bundle) and _matches(one.record.bundle.recipe, rule.recipe)
-    ]
-    # A pattern that matches nobody is a typing error more often than a choice, and would pass in silence.
-    if not meant and not rule.optional:
-        names = [one.record.bundle.name for one in candidates]
+def _apply(policy: Policy, candidates: Sequence[Entry]) -> list[Finding]:
+    """Findings rule by rule, made engine by engine: the draws of one engine at a time fill the memory."""
+    by_rule: list[list[Finding]] = []
+    meant: list[set[Entry]] = []
+    names = [one.record.bundle.name for one in candidates]
+    for rule in policy.rule:
+        chosen = {
+            one
+            for one in candidates
+            if _matches(one.record.bundle.name, rule.bundle) and _matches(one.record.bundle.recipe, rule.recipe)
+        }
+        meant.append(chosen)
+        # A pattern that matches nobody is a typing error more often than a choice, and would pass in silence.
         asked = f"no engine is called {' or '.join(rule.bundle)}{hint(rule.bundle[0], names)}"
         asked += "" if rule.recipe == ("*",) else f" and made by {' or '.join(rule.recipe)}"
-        return [Finding("", _text(rule), "fail", asked)]
-    findings = []
-    for one in meant:
-        if one.record.failed:
-            continue
-        if one.record.simulated and rule.deployed:
-            findings.append(
-                Finding(one.name, _text(rule), "fail", "simulated, and the rule asks for a deployed engine")
-            )
-            continue
-        keys = _matching(rule, one)
-        if not keys and rule.optional is not True:
-            findings.append(Finding(one.name, _text(rule), "fail", "was not measured"))
-        for key in keys:
-            findings += [_judge(one, key, asked, confidence) for asked in rule.limits()]
-    return findings
+        by_rule.append([] if chosen or rule.optional else [Finding("", _text(rule), "fail", asked)])
+    for one in candidates:
+        for rule, chosen, findings in zip(policy.rule, meant, by_rule, strict=True):
+            if one in chosen and not one.record.failed:
+                findings += _on_engine(rule, one, policy.confidence)
+    return [finding for findings in by_rule for finding in findings]
+
+
+def _on_engine(rule: Rule, one: Entry, confidence: float) -> list[Finding]:
+    if one.record.simulated and rule.deployed:
+        return [Finding(one.name, _text(rule), "fail", "simulated, and the rule asks for a deployed engine")]
+    keys = _matching(rule, one)
+    if not keys and rule.optional is not True:
+        return [Finding(one.name, _text(rule), "fail", "was not measured")]
+    confidence = confidence if rule.confidence is None else rule.confidence
+    by_limit = [_judge(one, keys, asked, confidence) for asked in rule.limits()]
+    return [finding for of_key in zip(*by_limit, strict=True) for finding in of_key]
 
 
 def _matching(rule: Rule, entry: Entry) -> list[Key]:
+    metrics = {metric for metric in {key.metric for key in entry.rows} if fnmatchcase(metric, rule.metric)}
     return [
         key
         for key in entry.rows
-        if fnmatchcase(key.metric, rule.metric)
+        if key.metric in metrics
         and (rule.view is None or fnmatchcase(key.view, rule.view))
         and (not key.part if rule.group is None else fnmatchcase(key.group, rule.group))
     ]
@@ -124,43 +132,62 @@ def _text(rule: Rule) -> str:
     return f"{rule.metric}{where}: {', '.join(parts)}"
 
 
-def _judge(entry: Entry, key: Key, asked: tuple[str, float], confidence: float) -> Finding:
-    view, group, metric = key
+def _judge(entry: Entry, keys: Sequence[Key], asked: tuple[str, float], confidence: float) -> list[Finding]:
+    """A limit on some numbers of an engine, in their order."""
     limit, bound = LIMITS[asked[0]], asked[1]
     kind = limit.quantity
-    rule = f"{metric}{'.' + kind.name if kind.name else ''} {'>=' if limit.is_least else '<='} {bound:g}"
-    rule += f" at {100 * confidence:g}%" if confidence else ""
-    draws = _quantity(entry, key, kind)
-    if draws is None:
-        return Finding(entry.name, rule, "fail", "there is no reference to compare with", view, group)
-    low, high = _interval(draws, key, confidence, _unit(entry, key, kind))
-    found = (view, group, draws.value, low, high, draws.n)
+    sign = f"{'.' + kind.name if kind.name else ''} {'>=' if limit.is_least else '<='} {bound:g}"
+    sign += f" at {100 * confidence:g}%" if confidence else ""
+    rules = {metric: f"{metric}{sign}" for metric in {key.metric for key in keys}}
+    found = []
+    for start in range(0, len(keys), _BLOCK):
+        block = keys[start : start + _BLOCK]
+        quantities = [_quantity(entry, key, kind) for key in block]
+        known = [(key, draws) for key, draws in zip(block, quantities, strict=True) if draws is not None]
+        bounds = iter(_intervals(known, confidence, [_unit(entry, key, kind) for key, _ in known]))
+        for key, draws in zip(block, quantities, strict=True):
+            rule = rules[key.metric]
+            if draws is None:
+                missing = "there is no reference to compare with"
+                found.append(Finding(entry.name, rule, "fail", missing, key.view, key.group))
+            else:
+                found.append(_finding((entry.name, rule), key, draws, next(bounds), (bound, limit.is_least)))
+    return found
+
+
+def _finding(
+    asked: tuple[str, str], key: Key, draws: Draws, interval: tuple[float, float], limit: tuple[float, bool]
+) -> Finding:
+    (low, high), (bound, is_least), (view, group, _) = interval, limit, key
     if not all(map(math.isfinite, (draws.value, low, high))):
-        return Finding(entry.name, rule, "fail", "is not a number", *found[:2])
-    passes = (low >= bound, high >= bound) if limit.is_least else (high <= bound, low <= bound)
+        return Finding(*asked, "fail", "is not a number", view, group)
+    passes = (low >= bound, high >= bound) if is_least else (high <= bound, low <= bound)
     state: State = "pass" if passes[0] else "investigate" if passes[1] else "fail"
-    reason = {
-        "pass": "the whole interval passes",
-        "fail": "the whole interval fails",
-        "investigate": "the interval holds the limit: more samples would decide",
-    }[state]
-    if low == high:
-        reason = "passes" if state == "pass" else "fails"
-    return Finding(entry.name, rule, state, reason, *found)
+    reason = _REASONS[state] if low != high else "passes" if state == "pass" else "fails"
+    return Finding(*asked, state, reason, view, group, draws.value, low, high, draws.n)
 
 
-def _interval(draws: Draws, key: Key, confidence: float, unit: float = 1.0) -> tuple[float, float]:
-    """The interval to judge. Where no sample differs it has no width, and what so many cannot exclude is added.
+_REASONS = {
+    "pass": "the whole interval passes",
+    "fail": "the whole interval fails",
+    "investigate": "the interval holds the limit: more samples would decide",
+}
 
-    ``unit`` is what a change of 1 in the number counts for: more in a ratio to a small reference.
+
+def _intervals(
+    found: Sequence[tuple[Key, Draws]], confidence: float, units: Sequence[float]
+) -> list[tuple[float, float]]:
+    """The intervals to judge. Where no sample differs one has no width, and what so many cannot exclude is added.
+
+    ``units`` are what a change of 1 in each number counts for: more in a ratio to a small reference.
     """
-    if not confidence or len(draws.resampled) < 2:
-        return draws.value, draws.value
-    low, high = draws.interval(confidence)
-    if low == high and not key.tower:
-        more = unit * unseen(draws.n, confidence)
-        return low - more, high + more
-    return low, high
+    bounds = [(draws.value, draws.value) for _, draws in found]
+    spread = [index for index, (_, draws) in enumerate(found) if confidence and len(draws.resampled) > 1]
+    for index, (low, high) in zip(spread, intervals([found[one][1] for one in spread], confidence), strict=True):
+        key, draws = found[index]
+        more = units[index] * unseen(draws.n, confidence) if low == high and not key.tower else 0.0
+        bounds[index] = (low - more, high + more)
+    return bounds
 
 
 def _quantity(entry: Entry, key: Key, kind: Quantity) -> Draws | None:
@@ -171,7 +198,7 @@ def _quantity(entry: Entry, key: Key, kind: Quantity) -> Draws | None:
     if reference is None or key not in reference.rows:
         return None
     mine, theirs = entry.draws(key), reference.draws(key)
-    if entry.rests_on(key) is None or entry.rests_on(key) != reference.rests_on(key):
+    if not entry.is_paired(reference, key):
         theirs = unpaired(theirs)
     return kind.against(mine, theirs)
 
@@ -197,7 +224,7 @@ def policy_from(entries: Sequence[Entry], margin: float) -> str:
                 key = row.key
                 draws = _quantity(one, key, LIMITS["max_delta"].quantity)
                 if draws is not None:
-                    ends.setdefault(key, []).append(_interval(draws, key, CONFIDENCE))
+                    ends.setdefault(key, []).extend(_intervals([(key, draws)], CONFIDENCE, [1.0]))
     names = ", ".join(one.record.name for one in candidates)
     views = dict.fromkeys(view.name for one in candidates for view in one.record.views)
     # By name: simulated engines of the same folder are not what ships.
@@ -208,9 +235,9 @@ def policy_from(entries: Sequence[Entry], margin: float) -> str:
         "confidence = 0.95",
         f"required = [{', '.join(map(_quoted, views))}]",
     ]
-    for (view, group, metric), intervals in ends.items():
+    for (view, group, metric), bounds in ends.items():
         up = metric_of(metric).higher_is_better
-        limit = min(low for low, _ in intervals) - margin if up else max(high for _, high in intervals) + margin
+        limit = min(low for low, _ in bounds) - margin if up else max(high for _, high in bounds) + margin
         if not math.isfinite(limit):
             continue
         rounded = math.floor(limit * 1000) / 1000 if up else math.ceil(limit * 1000) / 1000

@@ -23,8 +23,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# Characters that would break a line, or steer a terminal.
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+# Ends of lines, letters that steer a terminal, and letters that turn the order of what follows.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+
+
+def one_line(text: str) -> str:
+    """Text as it can be printed, in one line: names come from files, folders and data sets.
+
+    >>> one_line("a\\x1b[2Jb")
+    'a [2Jb'
+    """
+    return CONTROL.sub(" ", text.encode("utf-8", "backslashreplace").decode())
 
 
 class ClipqError(Exception):
@@ -35,8 +44,7 @@ class ClipqError(Exception):
     def __init__(self, message: str):
         # Libraries' reasons, and names of files, may have several lines, letters that steer a terminal, and bytes that
         # are no letters.
-        printable = message.encode("utf-8", "backslashreplace").decode()
-        super().__init__(CONTROL.sub(" ", printable).strip())
+        super().__init__(one_line(message).strip())
 
 
 class BundleError(ClipqError):

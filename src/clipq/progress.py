@@ -13,6 +13,8 @@ from html import escape
 from importlib import import_module
 from typing import Any
 
+from clipq.errors import one_line
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -48,13 +50,13 @@ def _terminal_bars() -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks = [bars.add_task("starting", total=None)]
 
         def start(what: str, total: int) -> None:
             bars.update(tasks[-1], visible=False)
-            tasks.append(bars.add_task(what, total=total or None))
+            tasks.append(bars.add_task(one_line(what), total=total or None))
 
         yield Progress(start, lambda done: bars.advance(tasks[-1], done))
 

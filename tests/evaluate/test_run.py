@@ -131,7 +131,7 @@ def test_simulated_is_another_engine(rows, results):
 
 def test_record_is_complete(results):
     record = json.loads((results / "records" / "int8-static-minmax__ort-cpu.json").read_text())
-    assert record["schema_version"] == 5 and record["arguments_given"]["command"] == "run"
+    assert record["schema_version"] == 6 and record["arguments_given"]["command"] == "run"
     assert record["arguments_resolved"]["ece_bins"] == 15 and record["environment"]["cpu"]
     assert len(record["bundle"]["digest"]) == 64 and record["bundle"]["calibration"]["images"] == 128
     assert [len(entry["milliseconds"]) for entry in record["latency"]] == [5] * 4

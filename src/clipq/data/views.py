@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,6 +102,20 @@ class View(ABC):
         for sample, digest in zip(self.samples, self.image_digests, strict=True):
             state.update(f"{sample.id}\0{digest}\n".encode())
         return state.hexdigest()
+
+    @cached_property
+    def annotations(self) -> dict[str, str]:
+        """SHA-256 of what is said of the images, by what it is: labels, classes, captions, each column of groups."""
+        said: dict[str, object] = {}
+        if self.classes is not None:
+            keys = (*self.classes.keys, None)
+            said["labels"] = [keys[one.label] for one in self.samples]
+            said["classes"] = [self.classes.names, self.classes.keys, self.classes.label_of_class]
+        if any(one.captions for one in self.samples):
+            said["captions"] = [one.captions for one in self.samples]
+        for column in self.samples[0].groups if self.samples else ():
+            said[f"column {column!r}"] = [one.groups.get(column) for one in self.samples]
+        return {name: sha256_bytes(json.dumps(one).encode()) for name, one in said.items()}
 
     def cropped(self, index: int, config: Preprocess) -> NDArray[np.uint8]:
         """Sample ``index`` as the tower sees it, before normalization: uint8, H × W × 3."""

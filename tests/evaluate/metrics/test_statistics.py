@@ -9,7 +9,15 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from clipq.evaluate.axes.agreement import compared
 from clipq.evaluate.axes.classification import classification
 from clipq.evaluate.metrics.accuracy import weighted_mean
-from clipq.evaluate.metrics.statistics import bootstrap, holm, percentile_draws, resample_weights, wilson
+from clipq.evaluate.metrics.statistics import (
+    Draws,
+    bootstrap,
+    holm,
+    intervals,
+    percentile_draws,
+    resample_weights,
+    wilson,
+)
 from clipq.evaluate.metrics.zeroshot import Answers, Classifier
 from clipq.evaluate.results.estimates import Engine, measurements
 
@@ -142,3 +150,21 @@ def test_percentile_draws_bracket_their_value():
     outlier = percentile_draws([1.0, 1.1, 1.2, 1.3, 40.0], 99)
     low, high = outlier.percentile_interval()
     assert 1 <= low <= outlier.value <= high <= 40, "a latency's interval stays among the latencies seen"
+
+
+@pytest.mark.parametrize("kind", ["means", "biased", "holes", "ragged", "one value"])
+def test_intervals_of_many_are_those_of_each(kind):
+    rng = np.random.default_rng(0)
+    resampled = [rng.normal(0.8, 0.01, 1000).astype(np.float32) for _ in range(1100)]
+    values = [0.7 if kind == "biased" else 0.8] * len(resampled)
+    if kind == "holes":
+        resampled[600][:7] = np.nan
+        resampled[601][:] = np.nan
+    elif kind == "ragged":
+        resampled[3] = resampled[3][:1]
+    elif kind == "one value":
+        resampled[5][:] = 0.8
+    draws = [Draws(value, row, 100) for value, row in zip(values, resampled, strict=True)]
+    for confidence in (0.95, 0.9999):
+        expected = [one.interval(confidence) for one in draws]
+        np.testing.assert_allclose(intervals(draws, confidence), expected, rtol=1e-6, equal_nan=True)

@@ -21,7 +21,11 @@ def schema_4(tmp_path):
     both = [exact("test", "", "mce", 0.1), exact("test-c", "", "mce", 1.05, "ratio")]
     folder = write_results(tmp_path / "old", {"test": BASE}, {"good": {"views": {"test": worse(BASE, 0.001)}, "extra": both}})  # fmt: skip
     for path in (folder / "records").glob("*.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 4}))
+        found = json.loads(path.read_text()) | {"schema_version": 4}
+        for row in found["measurements"]:
+            # Today's table would cut the interval of the one that is a ratio where a fraction ends.
+            row |= {"low": row["value"], "high": row["value"]} if row["unit"] == "ratio" else {}
+        path.write_text(json.dumps(found))
     return folder
 
 

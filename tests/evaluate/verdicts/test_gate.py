@@ -10,10 +10,11 @@ from support import ROOT, assert_refused, evaluate
 from synthetic import exact, predictions, record, worse, write_results
 
 from clipq.evaluate.metrics.statistics import Draws
+from clipq.evaluate.report.terminal import MOST_FINDINGS, print_findings
 from clipq.evaluate.results.folders import read_results
-from clipq.evaluate.results.pairing import write_pairing
+from clipq.evaluate.results.pairing import read_pairing, write_pairing
 from clipq.evaluate.results.record import write_record
-from clipq.evaluate.verdicts.gate import judge_policy
+from clipq.evaluate.verdicts.gate import Finding, judge_policy
 from clipq.evaluate.verdicts.limits import LIMITS, Limit, Quantity
 from clipq.evaluate.verdicts.policy import Policy, Rule
 
@@ -263,3 +264,24 @@ def test_a_new_quantity_is_a_row(results, monkeypatch):
     monkeypatch.setitem(LIMITS, "min_delta", Limit("min_delta", True, half))
     (found,) = [one for one in judge_policy(read_results([results]), rule) if one.engine == "bad"]
     assert found.value == pytest.approx(whole.value / 2) and found.low == pytest.approx(whole.low / 2)
+
+
+def test_many_engines_are_judged_in_turn_and_few_lines_are_shown(tmp_path, monkeypatch):
+    """Rule by rule in what is said, engine by engine in what is read: each file of draws once, whatever the rules."""
+    from clipq.evaluate.results import entry
+
+    names = [f"e{number}" for number in range(12)]
+    folder = write_results(tmp_path / "r", {"test": BASE}, {name: {"views": {"test": BAD}} for name in names})
+    read = []
+    monkeypatch.setattr(entry, "read_pairing", lambda *asked: read.append(asked[1].name) or read_pairing(*asked))
+    rules = [{"metric": metric, "min_delta": -0.01} for metric in ("acc1", "ece", "confidence_gap")]
+    findings = judge_policy(read_results([folder]), Policy.model_validate({"rule": rules}))
+    assert sorted(read) == sorted(["fp32", *names])
+    assert [(one.rule.split(".")[0], one.engine) for one in findings] == [(rule["metric"], name) for rule in rules for name in sorted(names)]  # fmt: skip
+
+
+def test_of_many_lines_the_first_are_shown(capsys):
+    findings = [Finding(f"e{number}", "acc1 >= 1", "fail", "fails") for number in range(MOST_FINDINGS + 7)]
+    print_findings(findings)
+    said = capsys.readouterr().out
+    assert "and 7 more that do not pass" in said and f"{MOST_FINDINGS + 7} fail" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def row_of(name, recipe, metric, z, *, error=0.01, reference="fp32"):
 def study(effects, *, gap=0.0):
     """One engine per recipe with these effects, in standard errors: {metric: [z, ...]}; ``gap`` is the reference's."""
     low, high = gap - 0.01, gap + 0.01
-    overconfidence = BASE.measurements[0].model_copy(update={"metric": "confidence_gap", "value": gap, "low": low, "high": high})  # fmt: skip
+    overconfidence = replace(BASE.measurements[0], metric="confidence_gap", value=gap, low=low, high=high)  # fmt: skip
     reference = BASE.model_copy(update={"measurements": (overconfidence,)})
     records = [reference]
     for number, (recipe, options) in enumerate(RECIPES):
