@@ -72,7 +72,7 @@ class Work:
 
 def prepare(bundle: Bundle, photos: list[Path], folder: Path) -> Work:
     """Preprocess the photos once, and write the tower as quantizers take it."""
-    model = prepared(bundle.tower_path("image"))
+    model = prepared(bundle.tower_path("image"), folder)
     onnx.save(model, folder / "prepared.onnx")
     tensors = QdqInserter(model, place(model), Int8Static()).tensors
     name = bundle.manifest.tower("image").input_name

@@ -12,6 +12,7 @@ from clipq.engines.runtime import Load, Runtime
 from clipq.engines.trt_rows import tensorrt_row
 from clipq.environment import gpu_libraries
 from clipq.errors import BundleError, RuntimeUnavailable
+from clipq.given import hint
 
 if TYPE_CHECKING:
     from clipq.bundle import Bundle, TowerName
@@ -36,7 +37,7 @@ RUNTIMES: dict[str, Runtime] = {
 def known_runtime(name: str) -> Runtime:
     """The runtime by name; raises RuntimeUnavailable where there is none of that name."""
     if name not in RUNTIMES:
-        raise RuntimeUnavailable(f"unknown runtime {name!r}; known: {', '.join(RUNTIMES)}")
+        raise RuntimeUnavailable(f"unknown runtime {name!r}; known: {', '.join(RUNTIMES)}{hint(name, RUNTIMES)}")
     return RUNTIMES[name]
 
 

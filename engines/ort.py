@@ -19,6 +19,7 @@ from clipq.engines.cuda import Stream
 from clipq.engines.device_batch import DeviceBatch, refuse_dynamic
 from clipq.engines.ort_providers import PROVIDERS, OrtRuntime, find_provider, make_session
 from clipq.errors import ClipqError, EngineError, OutOfMemory
+from clipq.onnx_graph import read_graph
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,8 @@ class OrtEngine(Engine):
         self.runtime = runtime
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        # Its errors are raised, and would be printed as well.
+        options.log_severity_level = 4
         for key, value in (config or {}).items():
             options.add_session_config_entry(key, value)
         if simulated:
@@ -68,6 +70,10 @@ class OrtEngine(Engine):
             options.enable_profiling = True
             options.profile_file_prefix = str(trace / "profile")
             options.optimized_model_filepath = str(trace / "optimized.onnx")
+            # The graph is what is asked for, and it may be of more than one file can hold.
+            options.add_session_config_entry(
+                "session.optimized_model_external_initializers_file_name", "optimized.onnx.data"
+            )
         find_provider(runtime)
         self._session: Any = None
         self._batches: dict[tuple[int, int], DeviceBatch] = {}
@@ -190,16 +196,14 @@ def trace_kernels(
     """Profile a tower: the kernel events of ``runs`` runs after one warm-up, and the optimized graph that ran.
 
     An event has ``name`` (the node's), ``op``, ``provider``, ``microseconds``, ``inputs`` and ``outputs`` (type and
-    shape of each). The graph is an ``onnx.ModelProto`` without the names' guarantees of a stored model.
+    shape of each). The graph is an ``onnx.ModelProto`` without the weights and the names' guarantees of a stored model.
     """
-    import onnx
-
     with TemporaryDirectory() as folder:
         with OrtEngine(path, runtime, threads=threads, simulated=simulated, trace=Path(folder)) as engine:
             for _ in range(runs + 1):
                 engine.run(feed)
             raw = json.loads(engine.end_trace().read_text())
-        graph = onnx.load(str(Path(folder) / "optimized.onnx"))
+        graph = read_graph(Path(folder) / "optimized.onnx")
     suffix = "_kernel_time"
     kernels = [event for event in raw if event.get("cat") == "Node" and event["name"].endswith(suffix)]
     warm_up = len(kernels) // (runs + 1)
@@ -219,10 +223,7 @@ def trace_kernels(
 
 def has_quantize_dequantize(path: Path) -> bool:
     """Whether an ONNX file quantizes activations by Q/DQ nodes, so that it can be simulated."""
-    import onnx
-
-    model = onnx.load(str(path), load_external_data=False)
-    return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    return any(node.op_type == "QuantizeLinear" for node in read_graph(path).graph.node)
 
 
 def _spec(runtime: str, value: Any) -> TensorSpec:

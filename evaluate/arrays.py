@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from clipq.bounds import ECE_BINS, SAMPLES, SEED
 from clipq.errors import DataError, NotInResults
 from clipq.evaluate.axes.agreement import answers_compared
 from clipq.evaluate.axes.classification import with_correct
@@ -108,8 +109,8 @@ def compare_predictions(
     column, none missing; groups under ``smallest_group`` are left out of gaps. Raises DataError for what is no
     probabilities or does not belong together.
     """
-    bins, seed = as_number(bins, "bins", 1), as_number(seed, "seed", 0)
-    smallest_group = as_number(smallest_group, "smallest_group", 1)
+    bins, seed = as_number(bins, "bins", 1, ECE_BINS.most), as_number(seed, "seed", *SEED)
+    smallest_group = as_number(smallest_group, "smallest_group", *SAMPLES)
     base, mine = (_pair(one, what) for one, what in ((reference, "reference"), (candidate, "candidate")))
     if len(base) != len(mine):
         raise DataError(f"the reference has {len(base)} samples and the candidate {len(mine)}: give both the same ones")
@@ -146,7 +147,7 @@ def metric_function(name: str) -> Callable[..., Value]:
     """A metric as a function of probabilities and labels."""
 
     def measured(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = BINS, seed: int = 0) -> Value:
-        bins, seed = as_number(bins, "bins", 1), as_number(seed, "seed", 0)
+        bins, seed = as_number(bins, "bins", 1, ECE_BINS.most), as_number(seed, "seed", *SEED)
         predictions = as_predictions(probabilities, labels, what=name)
         draws = bootstrap({name: functions_of(predictions, bins)[name]}, len(predictions), seed=seed)[name]
         return Value(draws.value, *METRICS[name].within(*draws.interval()), len(predictions))

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from clipq.bundle import TOWERS
+from clipq.data.source import split_source
 from clipq.engines.cuda import current_gpu
 from clipq.environment import environment
 from clipq.evaluate.axes.measure import Findings
@@ -18,6 +19,8 @@ from clipq.evaluate.results.estimates import measurements
 from clipq.evaluate.results.record import AttackRecord, BundleRecord, Measurement, Record
 from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.plan import Plan
+from clipq.evaluate.suites.schema import Suite
+from clipq.given import without_folders
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
             options=manifest.recipe.options,
             towers=manifest.recipe.towers,
             calibration=ranges.model_dump() if (ranges := manifest.recipe.calibration) is not None else None,
-            file_bytes=sum(manifest.tower(tower).bytes for tower in TOWERS),
+            file_bytes=sum(manifest.tower(tower).size for tower in TOWERS),
             plans={
                 name: built.model_dump(mode="json")
                 for name in TOWERS
@@ -69,7 +72,7 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
         reference=reference.bundle.name if reference else "",
         arguments_given=evaluated.given,
         arguments_resolved={
-            **plan.suite.model_dump(mode="json", by_alias=True), "runtime": settings.runtime,
+            **_asked(plan.suite), "runtime": settings.runtime,
             "threads": settings.threads, "batch": settings.batch, "cuda_graphs": subject.graphs,
         },
         environment={**environment(), **({"gpu": asdict(current_gpu())} if subject.device == "cuda" else {})},
@@ -81,6 +84,18 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
         measurements=tuple(_rows(subject, evaluated)),
         deployed_minus_simulated=tuple(_rows_against_twin(subject, evaluated)),
     )  # fmt: skip
+
+
+def _asked(suite: Suite) -> dict[str, Any]:
+    """A suite as it was resolved; its paths without the folders of this machine."""
+    asked = suite.model_dump(mode="json", by_alias=True)
+    for entry in asked["view"]:
+        before, path, after = split_source(entry["source"])
+        entry["source"] = f"{before}{without_folders(path)}{after}"
+        entry["label_map"] = entry["label_map"] and without_folders(entry["label_map"])
+    for entry in asked["transfer"]:
+        entry["source"] = without_folders(entry["source"])
+    return asked
 
 
 def _rows(subject: Subject, evaluated: Evaluated) -> list[Measurement]:

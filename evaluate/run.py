@@ -10,7 +10,8 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from clipq.bundle import TOWERS
-from clipq.errors import EngineError, ResultsError
+from clipq.data.open import complaint
+from clipq.errors import DataError, EngineError, ResultsError
 from clipq.evaluate.axes.measure import measure
 from clipq.evaluate.bench.batch_size import measured_batch
 from clipq.evaluate.bench.bench import BenchSettings, SubjectBench, bench
@@ -33,7 +34,8 @@ def evaluate(
 
     An engine that fails is named in its record and left out; raises EngineError where the reference fails.
     """
-    cohort = gather_cohort(paths, settings, simulated=suite.simulated, reference=suite.reference)
+    sources = [DataError(f"--data {wrong}") for entry in suite.views if (wrong := complaint(entry.source)) is not None]
+    cohort = gather_cohort(paths, settings, simulated=suite.simulated, reference=suite.reference, also=sources)
     progress.start("opening and checking the data", 0)
     plan = open_plan(suite, settings.fetch)
     _refuse_other_data(plan, cohort, results)

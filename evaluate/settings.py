@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from clipq.bounds import BATCH, THREADS
+from clipq.bounds import PIXEL_CACHE_GB as MOST_GB
 from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import ClipqError
 from clipq.given import as_number, as_path, as_store, as_text, shown
 
 if TYPE_CHECKING:
     from clipq.data.pixels import PixelCache
-
-LARGEST_BATCH = 256
 
 # Of linear algebra, whatever the machine has: on another number of threads sums end in other digits.
 METRIC_THREADS = 2
@@ -56,12 +55,12 @@ class Settings:
     def __post_init__(self) -> None:
         known_runtime(self.runtime)
         taken: dict[str, object] = {
-            "threads": as_number(self.threads, "threads", 0),
+            "threads": as_number(self.threads, "threads", *THREADS),
             "cells": as_text(self.cells, "cells"),
             "fetch": None if self.fetch is None else as_path(self.fetch, "fetch"),
         }
         if not (isinstance(self.batch, str) and self.batch == "measure"):
-            taken["batch"] = as_number(self.batch, "batch", 1, LARGEST_BATCH, also=", or 'measure'")
+            taken["batch"] = as_number(self.batch, "batch", *BATCH, also=", or 'measure'")
         for name in ("graphs", "auto_batch", "thumbnails"):
             if not isinstance(getattr(self, name), bool):
                 raise ClipqError(f"{name} {shown(getattr(self, name))}: give True or False")
@@ -91,8 +90,9 @@ def kept_pixels(folder: Path, gigabytes: float, what: str = "--pixel-cache-gb ")
 
     Raises ClipqError, with ``what`` said so, for what is no size.
     """
+    if not MOST_GB.least <= gigabytes <= MOST_GB.most:
+        span = f"from {MOST_GB.least} to {MOST_GB.most}"
+        raise ClipqError(f"{what}{gigabytes:g}: give how many GB, {span}, or 0 to keep none")
     from clipq.data.pixels import PixelCache
 
-    if not (math.isfinite(gigabytes * 1e9) and gigabytes >= 0):
-        raise ClipqError(f"{what}{gigabytes:g}: give how many GB, or 0 to keep none")
     return PixelCache(folder.expanduser(), int(gigabytes * 1e9)) if gigabytes else None

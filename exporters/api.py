@@ -14,9 +14,12 @@ from clipq.errors import CheckpointError, RecipeError
 from clipq.exporters.calibration_set import DEMO_SET, CalibrationSet, open_calibration_set
 from clipq.exporters.quantized_bundle import quantize_bundle
 from clipq.exporters.recipes import Recipe, parse_recipe
-from clipq.files import directory_in_making
 from clipq.given import PathLike, as_folder, as_list, as_path, as_text
+from clipq.making import check_target, directory_in_making
 from clipq.progress import Progress, progress_bars
+
+# The built-in checkpoint and bundle, whatever folders there are: a folder of that name is "./demo".
+DEMO = "demo"
 
 
 def export(checkpoint: str, output: PathLike, *, pretrained: str | None = None, opset: Literal[17, 21] = 21) -> Path:
@@ -48,9 +51,10 @@ def quantize(
 
     ``recipes`` are written as on the command line: ``int4-weight-only:algorithm=hqq``. ``calibration`` is a folder of
     images with ``captions.csv`` or in class folders. ``towers`` is "both", "image" or "text"; ``runtime`` is what
-    options not given are fitted to. ``demo`` is the built-in bundle, put into ``output/fp32``. Returns the folders, the
-    FP32 bundle first, as ``clipq.evaluate`` takes them. Raises RecipeError for a recipe that is unknown or cannot be
-    applied, DataError for a calibration set that cannot be used; a bundle is whole or not there.
+    options not given are fitted to. ``"demo"`` is the built-in bundle, put into ``output/fp32`` (a folder of that name
+    is ``"./demo"``). Returns the folders, the FP32 bundle first, as ``clipq.evaluate`` takes them. Raises RecipeError
+    for a recipe that is unknown or cannot be applied, DataError for a calibration set that cannot be used; a bundle is
+    whole or not there.
     """
     if isinstance(recipes, str):
         raise RecipeError(f"recipes {recipes!r}: give a list of recipes")
@@ -59,9 +63,9 @@ def quantize(
     chosen = parse_recipes(texts, known_runtime(runtime).name)
     folder = None if calibration is None else as_path(calibration, "calibration")
     source, parent = as_path(bundle, "bundle"), None if output is None else as_folder(output, "output")
-    is_demo = source == Path("demo") and not source.exists()
-    folder = check_calibration_set(DEMO_SET if is_demo and folder is None else folder, chosen)
-    if is_demo:
+    folder = check_calibration_set(DEMO_SET if bundle == DEMO and folder is None else folder, chosen)
+    check_targets(chosen, towers, parent or source.parent)
+    if bundle == DEMO:
         source = demo_bundle(parent)
     opened = open_bundle(source)
     measured = None if folder is None else open_calibration_set(folder, opened)
@@ -100,6 +104,12 @@ def parse_recipes(texts: Sequence[str], runtime: str) -> list[Recipe]:
 def bundle_name(recipe: Recipe, towers: str) -> str:
     """What the folder of a recipe's bundle is called."""
     return recipe.slug() if towers == "both" else f"{recipe.slug()}-{towers}-only"
+
+
+def check_targets(recipes: Sequence[Recipe], towers: str, parent: Path) -> None:
+    """Refuse folders that the recipes' bundles cannot replace, before any of them is made."""
+    for recipe in recipes:
+        check_target(parent / bundle_name(recipe, towers))
 
 
 def check_calibration_set(folder: Path | None, recipes: Sequence[Recipe]) -> Path | None:

@@ -18,7 +18,8 @@ from clipq.data.views import View
 from clipq.errors import DataError
 from clipq.exporters.checkpoints import LoadedCheckpoint
 from clipq.exporters.onnx_bundle import prompt_sets
-from clipq.files import directory_in_making
+from clipq.given import hint, without_folders
+from clipq.making import directory_in_making
 from clipq.progress import Progress
 
 BATCH = 32
@@ -86,7 +87,7 @@ def attack(loaded: LoadedCheckpoint, view: View, settings: AttackSettings, targe
                 "epsilons": settings.epsilons,
                 "checkpoint": loaded.name,
                 "preprocess": loaded.preprocess,
-                "source": view.source,
+                "source": without_folders(view.source),
                 "ids": tuple(sample.id for sample in view.samples),
                 "labels": tuple(labels.tolist()),
                 "class_names": view.classes.names,
@@ -160,7 +161,7 @@ def _templates(view: View, asked: str | None, known: dict[str, list[str]]) -> tu
     """As in evaluation: the set asked for, else the data set's own, else open_clip's 80 for ImageNet."""
     assert view.classes is not None
     if asked is not None and asked not in known:
-        raise DataError(f"--templates {asked!r}: there are {', '.join(known)}")
+        raise DataError(f"--templates {asked!r}: there are {', '.join(known)}{hint(asked, known)}")
     if asked is None and view.classes.templates is not None:
         return "data set's own", view.classes.templates
     name = asked or "imagenet-80"

@@ -17,6 +17,7 @@ from typing import Any
 
 import onnx
 
+from clipq.bounds import TIMED_BATCH
 from clipq.bundle import (
     TOWERS,
     Bundle,
@@ -35,7 +36,9 @@ from clipq.errors import BuildError, RuntimeUnavailable
 from clipq.exporters.calibration_set import BATCH, CalibrationSet
 from clipq.exporters.int8_calibrator import Calibrator, check_cache, make_calibrator
 from clipq.exporters.opset import readable
-from clipq.files import directory_in_making, write_atomic
+from clipq.files import write_atomic
+from clipq.making import directory_in_making
+from clipq.onnx_graph import read_graph
 from clipq.progress import Progress
 from clipq.scheme import Scheme
 
@@ -85,8 +88,9 @@ def open_toolchain(settings: BuildSettings) -> Toolchain:
     Raises RuntimeUnavailable where the library or the GPU is missing, BuildError where the settings do not go together.
     """
     low, best, high = settings.batch
-    if not 1 <= low <= best <= high:
-        raise BuildError(f"--batch {low},{best},{high}: must rise, from 1 on (smallest, best, largest batch)")
+    if not TIMED_BATCH.least <= low <= best <= high <= TIMED_BATCH.most:
+        span = f"from {TIMED_BATCH.least} to {TIMED_BATCH.most}"
+        raise BuildError(f"--batch {low},{best},{high}: must rise, {span} (smallest, best, largest batch)")
     library = open_library(settings.runtime)
     if settings.calibrator and not library.features.calibrators:
         raise BuildError(
@@ -138,8 +142,7 @@ def build_bundle(
     if settings.calibrator and calibration is None and settings.calibration_cache is None:
         raise BuildError("--calibrator measures activation ranges: give --calibration-set DIR or --calibration-cache")
     with directory_in_making(target) as making, source.unchanged():
-        for entry in (source.manifest.tokenizer, source.manifest.prompts):
-            shutil.copyfile(source.path / entry.file, making / entry.file)
+        source.copy((source.manifest.tokenizer, source.manifest.prompts), making)
         towers: dict[str, Tower] = {
             name: _built_tower(source, name, toolchain, calibration, making, progress) for name in TOWERS
         }
@@ -192,6 +195,7 @@ def _built_tower(
     return entry.model_copy(
         update={
             **stored_file(making, file),
+            "data": (),
             "recipe": "tensorrt-int8" if settings.calibrator else entry.recipe,
             "parity": (),
             "plan": Plan(
@@ -204,7 +208,7 @@ def _built_tower(
                 flags=built.flags,
                 strongly_typed=built.strongly_typed,
                 layers=built.layers,
-                source_sha256=entry.sha256,
+                source_sha256=entry.digest,
                 calibrator=settings.calibrator,
                 calibration_cache=cache,
             ),
@@ -300,7 +304,7 @@ def _set_flags(trt: Any, config: Any, path: Path, settings: BuildSettings, stron
         config.set_flag(trt.BuilderFlag.TF32)
         flags.append("TF32")
     if not strongly_typed:
-        model = onnx.load(str(path), load_external_data=False)
+        model = read_graph(path)
         quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
         halves = any(value.data_type == onnx.TensorProto.FLOAT16 for value in model.graph.initializer)
         if quantized or settings.calibrator:

@@ -57,7 +57,9 @@ def parse_checkpoint(checkpoint: str, pretrained: str | None) -> Source:
                 f"--pretrained {pretrained!r} does not go with {checkpoint!r}, which names its weights"
             )
         if checkpoint.startswith("local-dir:"):
-            _check_local_folder(Path(checkpoint.removeprefix("local-dir:")))
+            folder = Path(checkpoint.removeprefix("local-dir:"))
+            _check_local_folder(folder)
+            return Source(checkpoint, None, f"local-dir:{folder.resolve().name}")
         return Source(checkpoint, None, checkpoint)
     model, tag = checkpoint, pretrained
     if "/" in checkpoint and not pretrained:

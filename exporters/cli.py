@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from clipq import __version__
-from clipq.console import Group, fetch_option
+from clipq.bounds import ATTACK_RESTARTS, ATTACK_STEPS, EPSILON, SAMPLES, SEED
+from clipq.console import Group, OutputFolder, fetch_option
 from clipq.data.open import describe_sources
 from clipq.engines.catalog import DEFAULT_RUNTIME, RUNTIMES, known_runtime, require_runtime
 from clipq.errors import RecipeError
@@ -95,7 +96,7 @@ def list_command(checkpoints: bool, as_json: bool) -> None:
 @click.argument("checkpoint")
 @pretrained_option
 @opset_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the FP32 bundle.")
+@click.option("-o", "--output", type=OutputFolder(), required=True, help="Folder of the FP32 bundle.")
 def onnx(checkpoint: str, pretrained: str | None, opset: str, output: Path) -> None:
     """Export CHECKPOINT to an FP32 bundle and compare both towers with torch.
 
@@ -110,7 +111,7 @@ def onnx(checkpoint: str, pretrained: str | None, opset: str, output: Path) -> N
 
 
 @main.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle")
 @recipe_option
 @calibration_option
 @towers_option
@@ -118,11 +119,9 @@ def onnx(checkpoint: str, pretrained: str | None, opset: str, output: Path) -> N
     "--runtime", default=DEFAULT_RUNTIME, show_default=True,
     help="Runtime the bundles are for: options not given take the values it needs.",
 )  # fmt: skip
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Parent folder of the new bundles [default: BUNDLE's]."
-)
+@click.option("-o", "--output", type=OutputFolder(), help="Parent folder of the new bundles [default: BUNDLE's].")
 def quantize(
-    bundle: Path,
+    bundle: str,
     recipes: Sequence[str],
     calibration_set: Path | None,
     towers: str,
@@ -131,21 +130,22 @@ def quantize(
 ) -> None:
     """Quantize the FP32 BUNDLE: one new bundle per recipe.
 
-    BUNDLE is a folder, or demo: the built-in one, put into OUTPUT/fp32.
+    BUNDLE is a folder, or demo: the built-in one, put into OUTPUT/fp32 (a folder of that name is ./demo).
     """
     from clipq.bundle import open_bundle
-    from clipq.exporters.api import check_calibration_set, demo_bundle, parse_recipes
+    from clipq.exporters.api import DEMO, check_calibration_set, check_targets, demo_bundle, parse_recipes
     from clipq.exporters.calibration_set import DEMO_SET
 
     parsed = parse_recipes(recipes, known_runtime(runtime).name)
     if not parsed:
         raise RecipeError("nothing to do: give --recipe NAME (clipq-export list shows them)")
-    is_demo = bundle == Path("demo") and not bundle.exists()
-    calibration_set = check_calibration_set(calibration_set or (DEMO_SET if is_demo else None), parsed)
-    if is_demo:
-        bundle = demo_bundle(output)
-        click.echo(str(bundle))
-    _quantize_all(open_bundle(bundle), parsed, calibration_set, towers, output or bundle.parent)
+    calibration_set = check_calibration_set(calibration_set or (DEMO_SET if bundle == DEMO else None), parsed)
+    source = Path(bundle)
+    check_targets(parsed, towers, output or source.parent)
+    if bundle == DEMO:
+        source = demo_bundle(output)
+        click.echo(str(source))
+    _quantize_all(open_bundle(source), parsed, calibration_set, towers, output or source.parent)
 
 
 @main.command()
@@ -158,9 +158,7 @@ def quantize(
 @target_option
 @batch_option
 @opset_option
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder that receives one folder per bundle."
-)
+@click.option("-o", "--output", type=OutputFolder(), required=True, help="Folder that receives one folder per bundle.")
 def run(
     checkpoint: str,
     pretrained: str | None,
@@ -217,9 +215,7 @@ def run(
     "--calibration-cache", type=click.Path(path_type=Path), metavar="DIR",
     help="Built bundle whose calibration caches are used again instead of measuring.",
 )  # fmt: skip
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Parent folder of the built bundle [default: BUNDLE's]."
-)
+@click.option("-o", "--output", type=OutputFolder(), help="Parent folder of the built bundle [default: BUNDLE's].")
 def build(
     bundle: Path,
     runtime: str,
@@ -273,7 +269,7 @@ def _batch(text: str) -> tuple[int, int, int]:
     from clipq.errors import BuildError
 
     parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
         raise BuildError(f"--batch {text!r}: give three whole numbers, MIN,OPT,MAX")
     low, best, high = (int(part) for part in parts)
     return low, best, high
@@ -286,16 +282,18 @@ def _batch(text: str) -> tuple[int, int, int]:
     "--data", required=True, metavar="SOURCE", help=f"Labelled images: {describe_sources()}.",
 )  # fmt: skip
 @fetch_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the attack.")
+@click.option("-o", "--output", type=OutputFolder(), required=True, help="Folder of the attack.")
 @click.option("--method", type=click.Choice(["fgsm", "pgd"]), default="pgd", show_default=True)
 @click.option(
-    "--epsilon", "epsilons", multiple=True, default=(1, 2, 4, 8), show_default=True, type=click.IntRange(1, 255),
+    "--epsilon", "epsilons", multiple=True, default=(1, 2, 4, 8), show_default=True, type=click.IntRange(*EPSILON),
     help="L∞ strength in 255ths; repeatable.",
 )  # fmt: skip
-@click.option("--steps", default=10, show_default=True, type=click.IntRange(min=1), help="Steps of PGD.")
-@click.option("--restarts", default=1, show_default=True, type=click.IntRange(min=1), help="Random starts of PGD.")
-@click.option("--samples", type=click.IntRange(min=1), help="Attack a random part of so many images [default: all].")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--steps", default=10, show_default=True, type=click.IntRange(*ATTACK_STEPS), help="Steps of PGD.")
+@click.option(
+    "--restarts", default=1, show_default=True, type=click.IntRange(*ATTACK_RESTARTS), help="Random starts of PGD."
+)
+@click.option("--samples", type=click.IntRange(*SAMPLES), help="Attack a random part of so many images [default: all].")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(*SEED))
 @click.option("--templates", metavar="NAME", help="Template set [default: the data set's own, else imagenet-80].")
 def attack(
     checkpoint: str,
@@ -317,7 +315,7 @@ def attack(
     from clipq.exporters.attacks import AttackSettings
     from clipq.exporters.attacks import attack as make_attack
     from clipq.exporters.checkpoints import load_checkpoint, parse_checkpoint
-    from clipq.files import check_target
+    from clipq.making import check_target
 
     check_target(output)
     view = choose_samples(open_view(data, cache=Path(cache).expanduser() if cache else None), samples, seed)

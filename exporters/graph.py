@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from clipq.bundle import Parity
 from clipq.engines.ort import OrtEngine
 from clipq.errors import CheckpointError, ParityError
+from clipq.exporters.onnx_file import load, save
 
 Opset = Literal[17, 21]
 OPSET: Opset = 21
@@ -33,11 +35,18 @@ def export_onnx(
     *,
     opset: Opset = OPSET,
 ) -> None:
-    """Write a module of one input and one output (``names``) as ONNX: dynamic batch, weights inside the file.
+    """Write a module of one input and one output (``names``) as ONNX, with a dynamic batch, as ``onnx_file.save`` does.
 
     Opset 21 is written by torch's current exporter, opset 17 by TorchScript's: that is what TensorRT 8.6 reads, which
     has no Gelu and no 4-bit types. Raises CheckpointError where torch cannot export it.
     """
+    # torch has a rule of its own for large towers, and in opset 17 a file for each weight.
+    with TemporaryDirectory(dir=target.parent) as folder:
+        _export(module, example, names, Path(folder) / target.name, opset)
+        save(load(Path(folder) / target.name), target)
+
+
+def _export(module: torch.nn.Module, example: torch.Tensor, names: tuple[str, str], target: Path, opset: Opset) -> None:
     input_name, output_name = names
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
@@ -68,6 +77,9 @@ def export_onnx(
                 verbose=False,
             )
             assert program is not None
+            for node in program.model.graph.all_nodes():
+                # The paths of this machine.
+                node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
             program.save(str(target), external_data=False)
     except Exception as error:
         # torch wraps the reason in a page of advice; the innermost exception says what it was.

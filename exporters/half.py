@@ -8,26 +8,51 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from clipq.errors import RecipeError
+from clipq.exporters.onnx_file import inline, values_of, without_weights
+from clipq.exporters.weights import is_mask
+from clipq.onnx_graph import tensors
 from clipq.progress import quiet_logging
 
 # Smallest normal number of half precision: below it, scales would lose digits.
 SMALLEST = float(np.finfo(np.float16).smallest_normal)
+LARGEST = float(np.finfo(np.float16).max)
 
 
 def as_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with float32 turned to float16; inputs and outputs stay as they are.
 
     ONNX Runtime's converter does it. Scales of Q/DQ pairs are turned too, so the values around them are half as well,
-    and their integers stay; ``storable_in_half`` made those scales exact beforehand.
+    and their integers stay; ``storable_in_half`` made those scales exact beforehand. Raises RecipeError where a weight
+    is beyond half precision's largest number.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
+    _refuse_too_large(inline(model))
+    typed = onnx.shape_inference.infer_shapes(without_weights(model)).graph
+    for field in ("value_info", "output"):
+        model.graph.ClearField(field)
+        getattr(model.graph, field).MergeFrom(getattr(typed, field))
     with quiet_logging():
-        half = convert_float_to_float16(model, keep_io_types=True)
+        # It would infer shapes with all weights in one message, of which protobuf takes no more than 2 GB.
+        half = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True)
         # It puts the casts of inputs last, and ONNX wants nodes after what they read.
         OnnxModel.graph_topological_sort(half.graph)
     return half
+
+
+def _refuse_too_large(model: onnx.ModelProto) -> None:
+    """Raise RecipeError for a weight that half precision does not reach: the converter would take its own largest."""
+    for tensor in tensors(model):
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            array = values_of(tensor)
+            beyond = array[np.abs(array) > LARGEST]
+            if beyond.size and not is_mask(array):
+                raise RecipeError(
+                    f"{tensor.name or 'a constant'} has the value {beyond[0]:g}, and half precision ends at "
+                    f"{LARGEST:g}: keep floats=fp32, or leave the tower as it is with --towers"
+                )
 
 
 def storable_in_half(scale: NDArray[Any]) -> NDArray[np.float32]:

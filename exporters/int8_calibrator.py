@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnx
 
 from clipq.engines.base import Array
 from clipq.engines.cuda import Buffer, Stream
 from clipq.engines.tensorrt_library import Features
 from clipq.errors import BuildError, ClipqError
 from clipq.files import write_atomic
+from clipq.onnx_graph import read_graph
 
 Calibrator = Literal["entropy2", "minmax", "legacy"]
 CALIBRATORS: dict[Calibrator, str] = {
@@ -136,7 +136,7 @@ def check_cache(cache: Path, model: Path) -> None:
     if not lines or not lines[0].startswith("TRT-"):
         raise BuildError(f"{cache} is no TensorRT calibration cache: its first line must begin with TRT-")
     named = {line.rpartition(":")[0] for line in lines[1:] if ":" in line}
-    graph = onnx.load(str(model), load_external_data=False).graph
+    graph = read_graph(model).graph
     tensors = {value.name for value in graph.input} | {name for node in graph.node for name in node.output}
     # The library also names tensors it made itself, so not all of them can be found.
     if not named or len(named & tensors) < len(named) / 2:

@@ -13,6 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from clipq.exporters.onnx_file import values_of
+
 
 def with_integer_products(model: onnx.ModelProto) -> onnx.ModelProto:
     """Rewrite, in place, every MatMul of a symmetric int8 Q/DQ pair and a symmetric int8 constant; returns the model.
@@ -67,7 +69,7 @@ def _quantized_factors(
 
 
 def _values(constants: dict[str, onnx.TensorProto], name: str) -> NDArray[Any]:
-    return numpy_helper.to_array(constants[name])
+    return values_of(constants[name])
 
 
 def _used(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ import onnx
 
 from clipq.errors import RecipeError
 from clipq.exporters.half import as_half
+from clipq.exporters.onnx_file import load, save
 from clipq.exporters.placement import place
 from clipq.exporters.quantize import TowerSource, prepared, quantize_tower
 from clipq.exporters.recipes import ModelOpt, ModelOptFp8, ModelOptInt4, ModelOptInt8
@@ -52,15 +51,15 @@ def _quantized(recipe: ModelOpt, source: TowerSource, **mode: Any) -> onnx.Model
         ) from error
     if source.feeds is None:
         raise RecipeError(f"{recipe.name} needs a calibration set: give --calibration-set DIR")
-    model = prepared(source.path)
+    model = prepared(source.path, source.scratch)
     placement = place(model)
     batches = list(source.feeds())
     (name,) = batches[0]
     data = np.concatenate([batch[name] for batch in batches])
     left = [node.name for node in model.graph.node if node.op_type in ("MatMul", "Gemm", "Conv")]
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        path, output = Path(folder) / "tower.onnx", Path(folder) / "quantized.onnx"
-        onnx.save(model, str(path))
+    path, output = source.scratch / "tower.onnx", source.scratch / "quantized.onnx"
+    with _quiet():
+        save(model, path)
         try:
             quantize(
                 str(path),
@@ -76,7 +75,7 @@ def _quantized(recipe: ModelOpt, source: TowerSource, **mode: Any) -> onnx.Model
             )
         except Exception as error:  # its own, torch's and ONNX Runtime's
             raise RecipeError(f"{recipe.name}: ModelOpt fails: {type(error).__name__}: {str(error)[:300]}") from error
-        return onnx.load(str(output))
+        return load(output)
 
 
 @contextlib.contextmanager

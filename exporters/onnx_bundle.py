@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -23,11 +24,12 @@ from clipq.bundle import (
     Tower,
     open_bundle,
     stored_file,
+    stored_tower,
     write_manifest,
 )
 from clipq.errors import CheckpointError
 from clipq.exporters.checkpoints import DEMO, LoadedCheckpoint, load_checkpoint, parse_checkpoint
-from clipq.files import directory_in_making
+from clipq.making import check_target, directory_in_making
 from clipq.scheme import FP32
 
 logger = logging.getLogger(__name__)
@@ -45,8 +47,12 @@ def export_bundle(
     from clipq.exporters.tokenizer_file import write_tokenizer
     from clipq.exporters.towers import ImageTower, TextTower, make_exportable
 
+    check_target(target)
     progress(f"loading {checkpoint}")
     loaded = load_checkpoint(parse_checkpoint(checkpoint, pretrained))
+    with tempfile.TemporaryDirectory() as folder:
+        # Minutes before its turn: a tokenizer that has no such form is refused before the towers are exported.
+        write_tokenizer(loaded.tokenizer, Path(folder) / "tokenizer.json")
     # The reference values come from the untouched model: parity covers the rewriting as well as the export.
     recorded = {
         "image": _Recorded(ImageTower(loaded.model), _image_feeds(loaded)),
@@ -112,7 +118,7 @@ def _exported_tower(name: str, recorded: _Recorded, making: Path, opset: int) ->
     export_onnx(recorded.module, example, names, file, opset=cast("Any", opset))
     parity = check_parity(recorded, file, recorded.feeds)  # type: ignore[arg-type]
     return Tower(
-        **stored_file(making, file.name),
+        **stored_tower(making, file.name),
         input_name=name,
         input_dtype="float32" if name == "image" else "int64",
         input_shape=(None, *recorded.feeds[0].shape[1:]),

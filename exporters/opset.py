@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from clipq.engines.tensorrt_library import TensorRtLibrary
 from clipq.errors import BuildError
+from clipq.exporters.onnx_file import exceeds_a_file, load, save
 
 OPSET, IR_VERSION = 17, 8
 _REFUSALS = (
@@ -40,7 +41,10 @@ def readable(path: Path, library: TensorRtLibrary) -> Iterator[Path]:
     with TemporaryDirectory() as folder:
         written = Path(folder) / path.name
         try:
-            onnx.save(as_opset_17(onnx.load(str(path))), str(written))
+            model = load(path)
+            if exceeds_a_file(model):
+                raise BuildError("ONNX's converter takes no weights beside the graph; build with TensorRT 10 or later")
+            save(as_opset_17(model), written)
         except BuildError as error:
             raise BuildError(f"{library.name}, {path.name}: {error}") from error
         yield written

@@ -13,6 +13,7 @@ from clipq.engines.tensorrt_library import TensorRtLibrary, TensorRtRuntime, ope
 from clipq.errors import BuildError, RuntimeUnavailable
 from clipq.exporters.build import count_layers, create_network
 from clipq.exporters.opset import readable
+from clipq.onnx_graph import read_graph
 
 # Whose parser answers where a library's own does not work here.
 STAND_INS: dict[TensorRtRuntime, TensorRtRuntime] = {"tensorrt": "tensorrt-rtx"}
@@ -85,13 +86,13 @@ def _check_tower(bundle: Bundle, name: TowerName, library: TensorRtLibrary) -> T
     layers: dict[str, int] = {}
     try:
         with readable(path, library) as file:
-            graph = onnx.load(str(file), load_external_data=False).graph
+            graph = read_graph(file).graph
             if parser.parse_from_file(str(file)):
                 layers = count_layers(network)
             else:
                 refused = _refused(library, parser, graph)
     except BuildError as error:
-        graph = onnx.load(str(path), load_external_data=False).graph
+        graph = read_graph(path).graph
         refused = (RefusedNodes(op="model", nodes=("",), reason=str(error)),)
     library.log.take_errors()
     return TowerVerdict(tower=name, nodes=len(graph.node), refused=refused, layers=layers)

@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 
 from clipq.errors import RecipeError
 from clipq.exporters.half import storable_in_half
+from clipq.exporters.onnx_file import values_of
 from clipq.exporters.placement import Placement
 from clipq.exporters.recipes import Int8Static, Static
 
@@ -188,14 +189,14 @@ class QdqInserter:
 
     def _constants_of(self, node: onnx.NodeProto, source: Quantizer) -> list[onnx.NodeProto]:
         """Dequantized weight, and for a convolution its bias (int32, scale = input scale · weight scale)."""
-        weight = numpy_helper.to_array(self._constants[node.input[1]]).astype(np.float32)
+        weight = values_of(self._constants[node.input[1]]).astype(np.float32)
         axis = (0 if node.op_type == "Conv" else 1) if self._per_channel else None
         quantizer = self._storable(weight_quantizer(weight, axis, self._weight_bits))
         top = 2 ** (self._weight_bits - 1) - 1
         integers = np.clip(np.rint(weight / quantizer.scale_beside(weight)), -top, top).astype(np.int8)
         nodes = [*self._dequantized(node, 1, "weight", integers, quantizer)]
         if node.op_type == "Conv" and len(node.input) > 2 and node.input[2] and not self._float_bias:
-            bias = numpy_helper.to_array(self._constants[node.input[2]]).astype(np.float64)
+            bias = values_of(self._constants[node.input[2]]).astype(np.float64)
             scale = np.broadcast_to(source.scale * quantizer.scale, bias.shape).astype(np.float32)
             limit = np.iinfo(np.int32)
             levels = np.clip(np.rint(bias / scale), limit.min, limit.max).astype(np.int32)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from clipq.engines.base import Array
 from clipq.errors import RecipeError
@@ -21,6 +21,7 @@ from clipq.exporters.gptq import gptq_blocks
 from clipq.exporters.half import as_half, storable_in_half
 from clipq.exporters.hqq import hqq_blocks
 from clipq.exporters.integer_products import with_integer_products
+from clipq.exporters.onnx_file import exceeds_a_file, inline, load, save, values_of, without_weights
 from clipq.exporters.placement import place
 from clipq.exporters.qdq import FakeQuantInserter, QdqInserter
 from clipq.exporters.ranges import collect_ranges
@@ -30,14 +31,20 @@ from clipq.progress import quiet_logging
 
 logger = logging.getLogger(__name__)
 
+# Of GPTQ's second moments at once: where they are more (ViT-H-14's image tower has 8 GB), the set is run several times.
+MOMENTS_BYTES = 2 * 2**30
 Feeds = Callable[[], Iterator[dict[str, Array]]]
 
 
 @dataclass(frozen=True)
 class TowerSource:
-    """An FP32 tower to quantize: its file, and (for recipes that need them) its calibration feeds."""
+    """An FP32 tower to quantize: its file, a folder for what is made on the way, and (where needed) calibration feeds.
+
+    The folder must last as long as the quantized model is used: weights that exceed a file stay in it.
+    """
 
     path: Path
+    scratch: Path
     feeds: Feeds | None = None
 
 
@@ -49,7 +56,7 @@ def quantize_tower(recipe: Recipe, source: TowerSource) -> onnx.ModelProto:
 
 @quantize_tower.register
 def _(recipe: Fp16, source: TowerSource) -> onnx.ModelProto:
-    return as_half(onnx.load(source.path))
+    return as_half(load(source.path))
 
 
 @quantize_tower.register
@@ -94,7 +101,7 @@ def _with_ranges(recipe: Static, source: TowerSource, kind: type[QdqInserter]) -
     """Measure activation ranges and insert quantizers of a kind at every chosen node."""
     if source.feeds is None:
         raise RecipeError(f"{recipe.name} needs a calibration set: give --calibration-set DIR")
-    model = prepared(source.path)
+    model = prepared(source.path, source.scratch)
     placement = place(model, attention=isinstance(recipe, Int8Static) and recipe.attention)
     if not placement.nodes:
         raise RecipeError(f"{source.path.name}: no linear or convolution to quantize")
@@ -123,7 +130,7 @@ def _as_opset_20(model: onnx.ModelProto) -> onnx.ModelProto:
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx") and opset.version == 21:
             opset.version = 20
-    onnx.checker.check_model(model)
+    onnx.checker.check_model(without_weights(model))
     return model
 
 
@@ -131,27 +138,34 @@ def _as_opset_20(model: onnx.ModelProto) -> onnx.ModelProto:
 def _(recipe: Int8Dynamic, source: TowerSource) -> onnx.ModelProto:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    model = prepared(source.path)
+    model = prepared(source.path, source.scratch)
     _require_linear(model, recipe, source)
-    with tempfile.TemporaryDirectory() as folder, quiet_logging():
+    dynamic, large = source.scratch / "dynamic.onnx", exceeds_a_file(model)
+    given: onnx.ModelProto | Path = model
+    if large:
+        # Of a model in memory it makes two copies, of a file one.
+        given = source.scratch / "linear.onnx"
+        save(model, given)
+    with quiet_logging():
         # Linears alone: ONNX Runtime's ConvInteger has one weight scale for all channels and is slower than float.
         quantize_dynamic(
-            model,
-            Path(folder) / "dynamic.onnx",
+            given,
+            dynamic,
             op_types_to_quantize=["MatMul"],
             per_channel=recipe.weights == "per-channel",
             reduce_range=False,
             weight_type=QuantType.QInt8,
+            use_external_data_format=large,
             extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
         )
-        return onnx.load(Path(folder) / "dynamic.onnx")
+    return load(dynamic)
 
 
 @quantize_tower.register
 def _(recipe: WeightOnly, source: TowerSource) -> onnx.ModelProto:
     if recipe.needs_calibration and source.feeds is None:
         raise RecipeError(f"{recipe.name}: algorithm={recipe.algorithm} needs a calibration set: --calibration-set DIR")
-    model = prepared(source.path)
+    model = prepared(source.path, source.scratch)
     _require_linear(model, recipe, source)
     if recipe.algorithm == "awq" and source.feeds is not None:
         protect_salient(model, place(model), recipe, source.feeds())
@@ -166,15 +180,30 @@ def _(recipe: WeightOnly, source: TowerSource) -> onnx.ModelProto:
     return as_half(model) if recipe.floats == "fp16" else model
 
 
-def prepared(path: Path) -> onnx.ModelProto:
-    """The tower with constants folded, shapes inferred and Gemm split, as quantizers want it."""
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+def prepared(path: Path, scratch: Path) -> onnx.ModelProto:
+    """The tower with constants folded, shapes inferred and Gemm split, as quantizers want it.
 
-    with tempfile.TemporaryDirectory() as folder, quiet_logging():
-        output = Path(folder) / "prepared.onnx"
-        # Symbolic shape inference crashes on towers that torch.export made.
-        quant_pre_process(str(path), str(output), skip_symbolic_shape=True)
-        return _gemm_as_matmul(onnx.load(output))
+    ONNX Runtime's ``quant_pre_process`` does this too, with several copies of the weights, and up to 2 GB.
+    """
+    import onnxruntime
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+    folded, inferred = scratch / "folded.onnx", scratch / "inferred.onnx"
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folded)
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{folded.name}.data")
+    # Nothing is run.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    try:
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        onnx.shape_inference.infer_shapes_path(str(folded), str(inferred))
+    except Exception as error:  # ONNX Runtime's and ONNX's share no base
+        raise RecipeError(f"{path}: its constants cannot be folded or its shapes inferred: {error}") from error
+    model = load(inferred)
+    add_pre_process_metadata(model)
+    return _gemm_as_matmul(model)
 
 
 def _gemm_as_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -187,7 +216,7 @@ def _gemm_as_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type != "Gemm" or node.input[1] not in constants or not plain:
             nodes.append(node)
             continue
-        weight = onnx.numpy_helper.to_array(constants[node.input[1]])
+        weight = values_of(constants[node.input[1]])
         weight_name = f"{node.name}_weight"
         model.graph.initializer.append(
             onnx.numpy_helper.from_array(
@@ -221,7 +250,7 @@ def _round_to_nearest(model: onnx.ModelProto, recipe: WeightOnly, op_types: tupl
     )
     with quiet_logging():
         try:
-            quantizer = MatMulNBitsQuantizer(model, algo_config=config)
+            quantizer = MatMulNBitsQuantizer(inline(model), algo_config=config)
             quantizer.process()
         except AssertionError as error:
             # ONNX Runtime 1.23, the last for Python 3.10, knows 4 and 8 bits alone.
@@ -236,31 +265,52 @@ def _accuracy_level(recipe: WeightOnly) -> int:
 
 def _quantize_linears(model: onnx.ModelProto, recipe: WeightOnly, source: TowerSource) -> None:
     """Turn the weight of every MatMul that has a constant one into blocks of few bits."""
-    weights = {value.name: onnx.numpy_helper.to_array(value) for value in model.graph.initializer}
-    linears = [n for n in model.graph.node if n.op_type == "MatMul" and weights.get(n.input[1], np.empty(0)).ndim == 2]
-    moments: dict[str, Any] = {}
-    if recipe.algorithm == "gptq" and source.feeds is not None:
-        moments = second_moments(model, list(dict.fromkeys(node.input[0] for node in linears)), source.feeds())
-    for node in linears:
-        weight = weights[node.input[1]].T
-        if recipe.form == "qdq" and weight.shape[1] % recipe.block_size:
-            raise RecipeError(
-                f"{recipe.name}: {node.name} has {weight.shape[1]} inputs; form=qdq needs a multiple of "
-                f"block_size={recipe.block_size}"
-            )
-        if recipe.algorithm == "hqq":
-            blocks = hqq_blocks(weight, recipe.bits, recipe.block_size)
-        elif recipe.algorithm == "gptq":
-            moment = moments[node.input[0]]
-            blocks = gptq_blocks(weight, moment, bits=recipe.bits, block_size=recipe.block_size, grid=recipe.grid)
-        else:
-            blocks = pack_blocks(
-                *rtn_blocks(weight, recipe.bits, recipe.block_size, recipe.grid), recipe.bits, recipe.block_size
-            )
+    weights = {value.name: value for value in model.graph.initializer if len(value.dims) == 2}
+    linears = [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    packed: list[PackedBlocks] = []
+    for group in _groups(linears, weights):
+        moments: dict[str, NDArray[np.float64]] = {}
+        if recipe.algorithm == "gptq" and source.feeds is not None:
+            moments = second_moments(model, list(dict.fromkeys(node.input[0] for node in group)), source.feeds())
+        packed += [_blocks(node, values_of(weights[node.input[1]]).T, recipe, moments) for node in group]
+    # Only now, so that every group's inputs are those of the tower as it was.
+    for node, blocks in zip(linears, packed, strict=True):
         if recipe.form == "qdq":
             _as_dequantized(model, node, blocks, recipe)
         else:
-            _as_matmul_n_bits(model, node, blocks, weight.shape, recipe)
+            _as_matmul_n_bits(model, node, blocks, weights[node.input[1]].dims, recipe)
+
+
+def _groups(
+    linears: Sequence[onnx.NodeProto], weights: Mapping[str, onnx.TensorProto]
+) -> Iterator[Sequence[onnx.NodeProto]]:
+    """Linears in their order, in groups whose inputs' second moments take no more than MOMENTS_BYTES."""
+    group: list[onnx.NodeProto] = []
+    sizes: dict[str, int] = {}
+    for node in linears:
+        own = {node.input[0]: 8 * weights[node.input[1]].dims[0] ** 2}
+        if group and sum((sizes | own).values()) > MOMENTS_BYTES:
+            yield group
+            group, sizes = [], {}
+        group.append(node)
+        sizes |= own
+    yield group
+
+
+def _blocks(
+    node: onnx.NodeProto, weight: NDArray[np.float32], recipe: WeightOnly, moments: Mapping[str, NDArray[np.float64]]
+) -> PackedBlocks:
+    """A linear's weight (outputs × inputs) in blocks of few bits."""
+    bits, size = recipe.bits, recipe.block_size
+    if recipe.form == "qdq" and weight.shape[1] % size:
+        raise RecipeError(
+            f"{recipe.name}: {node.name} has {weight.shape[1]} inputs; form=qdq needs a multiple of block_size={size}"
+        )
+    if recipe.algorithm == "hqq":
+        return hqq_blocks(weight, bits, size)
+    if recipe.algorithm == "gptq":
+        return gptq_blocks(weight, moments[node.input[0]], bits=bits, block_size=size, grid=recipe.grid)
+    return pack_blocks(*rtn_blocks(weight, bits, size, recipe.grid), bits, size)
 
 
 def _as_dequantized(model: onnx.ModelProto, node: onnx.NodeProto, blocks: PackedBlocks, recipe: WeightOnly) -> None:
@@ -287,8 +337,9 @@ def _as_dequantized(model: onnx.ModelProto, node: onnx.NodeProto, blocks: Packed
 
 
 def _as_matmul_n_bits(
-    model: onnx.ModelProto, node: onnx.NodeProto, blocks: PackedBlocks, shape: tuple[int, ...], recipe: WeightOnly
+    model: onnx.ModelProto, node: onnx.NodeProto, blocks: PackedBlocks, shape: Sequence[int], recipe: WeightOnly
 ) -> None:
+    """Multiply by packed blocks in place of a weight of this shape (inputs × outputs)."""
     names = [f"{node.name}_{part}" for part in ("quantized", "scales", "zero_points")]
     arrays: list[Any] = [blocks.packed, blocks.scales, blocks.zero_points]
     for name, array in zip(names, arrays, strict=True):
@@ -299,8 +350,8 @@ def _as_matmul_n_bits(
         list(node.output),
         name=node.name,
         domain="com.microsoft",
-        K=shape[1],
-        N=shape[0],
+        K=shape[0],
+        N=shape[1],
         bits=recipe.bits,
         block_size=recipe.block_size,
         accuracy_level=_accuracy_level(recipe),
@@ -310,9 +361,10 @@ def _as_matmul_n_bits(
 
 def _without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
     used = {name for node in model.graph.node for name in node.input}
-    kept = [value for value in model.graph.initializer if value.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+    # One by one: to put back those that stay would copy them, and protobuf keeps what it was rid of.
+    for index in reversed(range(len(model.graph.initializer))):
+        if model.graph.initializer[index].name not in used:
+            del model.graph.initializer[index]
     return model
 
 

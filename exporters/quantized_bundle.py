@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnx
 
 from clipq import __version__
-from clipq.bundle import Bundle, Calibration, Recipe, Tower, TowerName, open_bundle, stored_file, write_manifest
+from clipq.bundle import Bundle, Calibration, Recipe, Tower, TowerName, open_bundle, stored_tower, write_manifest
 from clipq.engines.base import Array
 from clipq.engines.catalog import DEFAULT_RUNTIME, open_engine
 from clipq.engines.ort_rows import onnxruntime_version
 from clipq.errors import EngineError, RecipeError
 from clipq.exporters import recipes
 from clipq.exporters.calibration_set import CalibrationSet
+from clipq.exporters.onnx_file import save
 from clipq.exporters.quantize import TowerSource, quantize_tower
-from clipq.files import directory_in_making
+from clipq.exporters.weights import check_tower
+from clipq.making import directory_in_making
 from clipq.progress import Progress
 from clipq.tokenizer import TextTokenizer
 
@@ -49,15 +50,14 @@ def quantize_bundle(
         raise RecipeError(f"recipe {recipe.name} measures activation ranges: give --calibration-set DIR")
     measured = calibration if recipe.needs_calibration else None
     with directory_in_making(target) as making, source.unchanged():
-        for entry in (source.manifest.tokenizer, source.manifest.prompts):
-            shutil.copyfile(source.path / entry.file, making / entry.file)
+        source.copy((source.manifest.tokenizer, source.manifest.prompts), making)
         entries: dict[TowerName, Tower] = {}
         for name in ("image", "text"):
             entry = source.manifest.tower(name)
             if name in towers:
                 entries[name] = _quantized_tower(source, recipe, name, making, measured, progress)
             else:
-                shutil.copyfile(source.tower_path(name), making / entry.file)
+                source.copy(entry.files(), making)
                 entries[name] = entry
         manifest = source.manifest.model_copy(
             update={
@@ -98,10 +98,12 @@ def _quantized_tower(
     else:
         progress.start(f"{recipe.name}, {name} tower", 0)
     import_module(f"clipq.exporters.{recipe.quantizer}")
-    model = quantize_tower(recipe, TowerSource(source.tower_path(name), feeds))
-    model.producer_name, model.producer_version = "clipq", __version__
-    onnx.save(model, str(making / entry.file))
-    return entry.model_copy(update={**stored_file(making, entry.file), "recipe": recipe.name, "parity": ()})
+    check_tower(source, name)
+    with TemporaryDirectory(prefix="clipq-") as scratch:
+        model = quantize_tower(recipe, TowerSource(source.tower_path(name), Path(scratch), feeds))
+        model.producer_name, model.producer_version = "clipq", __version__
+        save(model, making / entry.file)
+    return entry.model_copy(update={**stored_tower(making, entry.file), "recipe": recipe.name, "parity": ()})
 
 
 def _check_runs(bundle: Bundle, recipe: recipes.Recipe) -> None:

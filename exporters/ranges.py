@@ -20,12 +20,15 @@ from scipy.special import xlogy
 from clipq.engines.base import Array
 from clipq.engines.ort import OrtEngine
 from clipq.errors import RecipeError
+from clipq.exporters.onnx_file import save
 from clipq.exporters.recipes import Static
 
 HALF_BINS = 2048
 QUANTIZED_BINS = 128
 # Values binned at once: so many, their scaled copy and their indices stay in a core's own cache.
 CHUNK = 2**16
+# Of observed tensors at once.
+OBSERVED_BYTES = 2**29
 
 
 class RangeHistogram:
@@ -157,7 +160,10 @@ def collect_ranges(
 def observe(
     model: onnx.ModelProto, tensors: Sequence[str], feeds: Iterable[dict[str, Array]]
 ) -> Iterator[dict[str, Array]]:
-    """Run a tower over a calibration set and yield the named tensors, batch by batch."""
+    """Run a tower over a calibration set and yield the named tensors, batch by batch.
+
+    A batch whose tensors would take more than OBSERVED_BYTES is run in parts: of a large tower, they are gigabytes.
+    """
     present = {value.name for value in [*model.graph.output, *model.graph.input]}
     added = onnx.ModelProto()
     added.graph.output.extend(
@@ -165,9 +171,20 @@ def observe(
     )
     with TemporaryDirectory() as folder:
         path = Path(folder) / "observed.onnx"
-        with path.open("wb") as file:
+        save(model, path)
+        with path.open("ab") as file:
             # One message's bytes behind another's are the two merged: the weights are not copied to add outputs.
-            file.writelines(part.SerializeToString() for part in (model, added))
+            file.write(added.SerializeToString())
         with OrtEngine(path) as engine:
+            most = 0
             for feed in feeds:
-                yield {**engine.run(feed), **feed}
+                if not most:
+                    one = engine.run(_part(feed, 0, 1))
+                    most = max(1, OBSERVED_BYTES // sum(array.nbytes for array in one.values()))
+                for start in range(0, len(next(iter(feed.values()))), most):
+                    part = _part(feed, start, most)
+                    yield {**engine.run(part), **part}
+
+
+def _part(feed: dict[str, Array], start: int, count: int) -> dict[str, Array]:
+    return {name: array[start : start + count] for name, array in feed.items()}

@@ -7,7 +7,6 @@ made by it, ``scheme`` and ``options`` are what the manifest records.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import typing
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from clipq.engines.catalog import DEFAULT_RUNTIME
 from clipq.errors import RecipeError
+from clipq.given import hint
 from clipq.scheme import Scheme
 
 TENSORRT = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-tensorrt-rtx")
@@ -364,10 +364,8 @@ def parse_recipe(text: str, runtime: str = DEFAULT_RUNTIME) -> Recipe:
     name, _, rest = text.partition(":")
     recipes = known_recipes()
     if name not in recipes:
-        close = difflib.get_close_matches(name, recipes, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
         known = ", ".join(kind.name for kind in KINDS)
-        raise RecipeError(f"unknown recipe {name!r}: {hint}known: {known} (fp32 is always there)")
+        raise RecipeError(f"unknown recipe {name!r}; known: {known} (fp32 is always there){hint(name, recipes)}")
     kind = recipes[name]
     types = typing.get_type_hints(kind)
     options = [field.name for field in dataclasses.fields(kind)]
@@ -376,7 +374,9 @@ def parse_recipe(text: str, runtime: str = DEFAULT_RUNTIME) -> Recipe:
         option, equals, value = item.partition("=")
         option = option.strip().replace("-", "_")
         if not equals or option not in options:
-            raise RecipeError(f"{name}: unknown option {item!r}; known: {', '.join(options) or 'none'}")
+            raise RecipeError(
+                f"{name}: unknown option {item!r}; known: {', '.join(options) or 'none'}{hint(option, options)}"
+            )
         if option in values:
             raise RecipeError(f"{name}: option {option!r} is given twice")
         values[option] = _convert(name, option, value.strip(), types[option])
@@ -392,8 +392,8 @@ def _convert(recipe: str, option: str, value: str, kind: Any) -> Any:
         for choice in typing.get_args(kind):
             if str(choice) == value:
                 return choice
-        choices = ", ".join(str(choice) for choice in typing.get_args(kind))
-        raise RecipeError(f"{recipe}: {option}={value!r}; known: {choices}")
+        choices = [str(choice) for choice in typing.get_args(kind)]
+        raise RecipeError(f"{recipe}: {option}={value!r}; known: {', '.join(choices)}{hint(value, choices)}")
     if kind is bool:
         if value not in ("true", "false"):
             raise RecipeError(f"{recipe}: {option}={value!r}; known: true, false")

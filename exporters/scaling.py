@@ -18,6 +18,7 @@ from onnx import numpy_helper
 
 from clipq.engines.base import Array
 from clipq.exporters.blocks import rounded
+from clipq.exporters.onnx_file import values_of
 from clipq.exporters.placement import Placement
 from clipq.exporters.ranges import observe
 from clipq.exporters.recipes import WeightOnly
@@ -127,12 +128,12 @@ def move_scale(model: onnx.ModelProto, group: NormalizedLinears, scale: Vector) 
 
 def weight_of(model: onnx.ModelProto, linear: onnx.NodeProto) -> NDArray[np.float32]:
     """A linear's weight, inputs × outputs."""
-    return numpy_helper.to_array(next(value for value in model.graph.initializer if value.name == linear.input[1]))
+    return values_of(next(value for value in model.graph.initializer if value.name == linear.input[1]))
 
 
 def _replace(
     model: onnx.ModelProto, name: str, change: Callable[[NDArray[np.floating[Any]]], NDArray[np.floating[Any]]]
 ) -> None:
     stored = next(value for value in model.graph.initializer if value.name == name)
-    values = numpy_helper.to_array(stored)
-    stored.CopyFrom(numpy_helper.from_array(change(values).astype(values.dtype), name))
+    before = values_of(stored)
+    stored.CopyFrom(numpy_helper.from_array(change(before).astype(before.dtype), name))

@@ -28,8 +28,6 @@ def write_tokenizer(tokenizer: Any, target: Path) -> Cleaning:
             raise CheckpointError(
                 f"tokenizer mode {tokenizer.tokenizer_mode!r} is not supported; known: the standard mode"
             )
-        if getattr(tokenizer, "strip_sep_token", False):
-            raise CheckpointError("a tokenizer with strip_sep_token is not supported")
         converted = _from_fast(tokenizer)
         cleaning = "canonicalize" if isinstance(tokenizer, SigLipTokenizer) else _cleaning(tokenizer)
     else:
@@ -83,7 +81,10 @@ def _from_fast(tokenizer: Any) -> Tokenizer:
     backend = getattr(fast, "backend_tokenizer", None)
     if backend is None:
         raise CheckpointError(f"tokenizer {type(fast).__name__} has no fast form (the `tokenizers` library)")
-    converted = Tokenizer.from_str(json.dumps(json.loads(backend.to_str())))
+    state = json.loads(backend.to_str())
+    if getattr(tokenizer, "strip_sep_token", False):
+        _zero_separator(state, str(fast.sep_token))
+    converted = Tokenizer.from_str(json.dumps(state))
     converted.enable_truncation(tokenizer.context_length)
     converted.enable_padding(
         length=tokenizer.context_length,
@@ -92,3 +93,20 @@ def _from_fast(tokenizer: Any) -> Tokenizer:
         direction=fast.padding_side,
     )
     return converted
+
+
+def _zero_separator(state: dict[str, Any], token: str) -> None:
+    """Let the separator that ends a text have the id 0: open_clip sets it so behind CLIPA's tokenizer.
+
+    A text that spells the separator out (``[SEP]``) keeps its id there, for this form has one text for each id.
+    """
+    post = state["post_processor"] or {}
+    if post.get("type") == "BertProcessing":
+        post["sep"] = [token, 0]
+    elif post.get("type") == "TemplateProcessing" and token in post["special_tokens"]:
+        post["special_tokens"][token]["ids"] = [0]
+    else:
+        kind = post.get("type", "no post-processor")
+        raise CheckpointError(
+            f"a tokenizer with strip_sep_token is supported where it ends in {token}, not with {kind}"
+        )

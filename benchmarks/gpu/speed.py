@@ -161,7 +161,7 @@ def build(bundle: Bundle, runtime: str, options: dict[str, Any], batch: int) -> 
     plan = Plan(
         runtime=settings.runtime, library=toolchain.library.name, capability=toolchain.capability,
         gpu=toolchain.gpu.name, driver_cuda=toolchain.gpu.driver_cuda, batch=settings.batch, flags=built.flags,
-        strongly_typed=built.strongly_typed, layers=built.layers, source_sha256=bundle.manifest.image.sha256,
+        strongly_typed=built.strongly_typed, layers=built.layers, source_sha256=bundle.manifest.image.digest,
         calibrator=settings.calibrator,
     )  # fmt: skip
     return path, plan

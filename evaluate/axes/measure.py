@@ -92,6 +92,7 @@ def _view_record(reading: Reading[PlannedView], found: Sequence[Found]) -> ViewR
         n=len(rows),
         skipped=skipped,
         left_out=dict(islice(planned.view.left_out.items(), MOST_LEFT_OUT)),
-        left_out_count=len(planned.view.left_out),
+        left_out_count=len(planned.view.left_out) + planned.view.left_out_unnamed,
+        unverified=planned.view.unverified,
         **{name: value for one in found for name, value in one.view.items()},
     )

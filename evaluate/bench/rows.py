@@ -64,7 +64,7 @@ def _weighed(subject: Subject, mine: SubjectBench) -> Iterator[dict[str, Any]]:
     manifest = subject.bundle.manifest
     for tower in TOWERS:
         for metric, unit, taken in (
-            ("file_bytes", "bytes", {tower: manifest.tower(tower).bytes}),
+            ("file_bytes", "bytes", {tower: manifest.tower(tower).size}),
             ("peak_rss_bytes", "bytes", mine.peak_rss_bytes),
             ("gpu_bytes", "bytes", mine.gpu_bytes),
             ("joules_per_sample", "J", mine.joules_per_sample),
@@ -77,5 +77,5 @@ def _weighed(subject: Subject, mine: SubjectBench) -> Iterator[dict[str, Any]]:
             shares["reformat_share"] = census.reformat_share
         for metric, share in shares.items():
             yield {"view": tower_view(census.tower), "metric": metric, "unit": "fraction", "value": share, "n": 1}
-    total = sum(manifest.tower(tower).bytes for tower in TOWERS)
+    total = sum(manifest.tower(tower).size for tower in TOWERS)
     yield {"view": "", "metric": "file_bytes", "unit": "bytes", "value": total, "n": 1}

@@ -21,7 +21,8 @@ from clipq.data.views import View
 from clipq.engines.base import Array, Engine
 from clipq.errors import EngineError, OutOfMemory, ResultsError
 from clipq.evaluate.cells.storage import Storage
-from clipq.files import Damaged, packed, sha256_bytes, unpacked
+from clipq.files import sha256_bytes
+from clipq.packed import Damaged, packed, unpacked
 from clipq.preprocess import normalize
 
 logger = logging.getLogger(__name__)

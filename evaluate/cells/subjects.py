@@ -19,9 +19,10 @@ from clipq.engines.catalog import (
 )
 from clipq.engines.ort import has_quantize_dequantize
 from clipq.engines.runtime import Device, Load
-from clipq.errors import BundleError, ResultsError
+from clipq.errors import BundleError, ClipqError, ResultsError, raise_together
 from clipq.evaluate.results.estimates import Engine as EngineColumns
 from clipq.evaluate.settings import Settings
+from clipq.given import hint, is_nameable
 from clipq.made_by import makers
 from clipq.tokenizer import TextTokenizer
 
@@ -67,9 +68,9 @@ class Subject:
         )
 
     def identity(self, tower: TowerName) -> dict[str, Any]:
-        """What determines this tower's numbers: file, runtime and its version, kind of arithmetic."""
+        """What determines this tower's numbers: files, runtime and its version, kind of arithmetic."""
         return {
-            "tower": self.bundle.manifest.tower(tower).sha256,
+            "tower": self.bundle.manifest.tower(tower).digest,
             **runtime_identity(self.runtime),
             "simulated": self.simulated,
         }
@@ -107,15 +108,20 @@ class Cohort:
 
 
 def gather_cohort(
-    paths: Sequence[Path], settings: Settings, *, simulated: bool = False, reference: str | None = None
+    paths: Sequence[Path],
+    settings: Settings,
+    *,
+    simulated: bool = False,
+    reference: str | None = None,
+    also: Sequence[ClipqError] = (),
 ) -> Cohort:
     """Open bundles and find the reference among them: the only FP32 bundle, plans built of it apart, or the one named.
 
     ONNX bundles run in the settings' runtime, built ones in the runtime they were built for. With ``simulated``, every
-    Q/DQ bundle comes twice. Raises BundleError for bundles that do not belong together, RuntimeUnavailable for a
-    runtime that does not work here.
+    Q/DQ bundle comes twice. What is wrong with each bundle is raised together, and what ``also`` is wrong. Raises
+    BundleError for bundles that do not belong together, RuntimeUnavailable for a runtime that does not work here.
     """
-    bundles = [open_bundle(path) for path in paths]
+    bundles = _open_bundles(paths, also)
     names = [bundle.name for bundle in bundles]
     for name in names:
         if names.count(name) > 1:
@@ -146,6 +152,20 @@ def gather_cohort(
     return Cohort(tuple(subjects), first)
 
 
+def _open_bundles(paths: Sequence[Path], also: Sequence[ClipqError]) -> list[Bundle]:
+    opened: list[Bundle] = []
+    wrong: list[ClipqError] = []
+    for path in paths:
+        try:
+            opened.append(open_bundle(path))
+            if not is_nameable(name := opened[-1].name):
+                wrong.append(BundleError(f"bundle {name!r}: its name breaks the line or is not UTF-8; rename it"))
+        except ClipqError as error:
+            wrong.append(error)
+    raise_together([*wrong, *also])
+    return opened
+
+
 def has_twin(bundle: Bundle) -> bool:
     """Whether a bundle can be run with its integer kernels off: an ONNX one with Q/DQ nodes."""
     return bundle.built_for is None and any(has_quantize_dequantize(bundle.tower_path(tower)) for tower in TOWERS)
@@ -161,7 +181,8 @@ def _reference(bundles: Sequence[Bundle], asked: str | None) -> Bundle | None:
         for bundle in bundles:
             if bundle.name == asked:
                 return bundle
-        raise ResultsError(f"--reference {asked!r} is not among the bundles: {', '.join(b.name for b in bundles)}")
+        names = [bundle.name for bundle in bundles]
+        raise ResultsError(f"--reference {asked!r} is not among the bundles: {', '.join(names)}{hint(asked, names)}")
     fp32 = [bundle for bundle in bundles if bundle.manifest.recipe.scheme.is_fp32]
     # A plan built of an FP32 bundle that is here too is compared with it, as every other engine.
     digests = {bundle.digest for bundle in fp32}

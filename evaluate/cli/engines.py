@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from clipq.bounds import TIMED_BATCH
 from clipq.evaluate.cli.options import (
     batches_option,
     bundles_argument,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @threads_option
 @click.option("--simulated", is_flag=True, help="Inspect the simulated engine (integer kernels off).")
 @click.option(
-    "--batch", default=8, show_default=True, type=click.IntRange(min=1), help="Batch size of the profiled run."
+    "--batch", default=8, show_default=True, type=click.IntRange(*TIMED_BATCH), help="Batch size of the profiled run."
 )
 @json_option
 def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: int, as_json: bool) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from clipq.console import Group
+from clipq.console import Group, OutputFile
 from clipq.errors import DataError
 from clipq.evaluate.cli.options import (
     json_option,
@@ -37,7 +38,7 @@ def gate() -> None:
     "--policy", required=True, metavar="FILE|NAME",
     help="TOML with [[rule]] tables, or strict, mlperf-99, mlperf-99.9, demo.",
 )  # fmt: skip
-@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Also write JUnit XML.")
+@click.option("--junit", type=OutputFile(), metavar="FILE", help="Also write JUnit XML.")
 @click.option("--github", is_flag=True, help="Also print GitHub annotations.")
 @json_option
 def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_json: bool) -> None:
@@ -68,9 +69,7 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
 
 @gate.command("init")
 @click.argument("results", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("policy.toml"), show_default=True, metavar="FILE"
-)
+@click.option("-o", "--output", type=OutputFile(), default=Path("policy.toml"), show_default=True, metavar="FILE")
 @click.option("--bundle", "bundles", multiple=True, metavar="NAME", help="Engines to take; repeatable [default: all].")
 @click.option(
     "--margin", default=0.01, show_default=True, type=click.FloatRange(min=0), help="To spare beyond the intervals."
@@ -80,14 +79,17 @@ def gate_init(results: Path, output: Path, bundles: Sequence[str], margin: float
     from clipq.evaluate.api import read_results
     from clipq.evaluate.verdicts.gate import policy_from
     from clipq.files import write_atomic
+    from clipq.given import hint
 
+    if not margin < math.inf:
+        raise DataError(f"--margin {margin}: give a number from 0 on")
     if output.exists():
         raise DataError(f"{output} exists; choose another name with -o")
     engines = read_results(results).engines
     names = [one.record.bundle.name for one in engines]
     for name in bundles:
         if name not in names:
-            raise DataError(f"--bundle {name}: the results have {', '.join(names)}")
+            raise DataError(f"--bundle {name}: the results have {', '.join(names)}{hint(name, names)}")
     chosen = [one for one in engines if not bundles or one.record.bundle.name in bundles]
     write_atomic(output, policy_from(chosen, margin))
     click.echo(str(output))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import click
 
+from clipq.bounds import BATCH, REPEATS, THREADS, TIMED_BATCH
 from clipq.engines.catalog import DEFAULT_RUNTIME
 from clipq.evaluate.settings import PIXEL_CACHE, PIXEL_CACHE_GB
 
@@ -26,7 +27,7 @@ reference_option = click.option(
 
 
 threads_option = click.option(
-    "--threads", default=0, show_default="all cores", type=click.IntRange(min=0), help="Threads of the runtime."
+    "--threads", default=0, show_default="all cores", type=click.IntRange(*THREADS), help="Threads of the runtime."
 )
 
 
@@ -39,13 +40,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 
 batches_option = click.option(
-    "--batch", "batches", multiple=True, default=(1, 8), show_default=True, type=click.IntRange(min=1),
+    "--batch", "batches", multiple=True, default=(1, 8), show_default=True, type=click.IntRange(*TIMED_BATCH),
     help="Batch size of the latency measurement; repeatable.",
 )  # fmt: skip
 
 
 repeats_option = click.option(
-    "--repeats", default=30, show_default=True, type=click.IntRange(min=3), help="Timed batches per engine and size."
+    "--repeats", default=30, show_default=True, type=click.IntRange(*REPEATS), help="Timed batches per engine and size."
 )
 
 
@@ -57,16 +58,14 @@ pixel_cache_option = click.option(
 
 
 pixel_cache_size_option = click.option(
-    "--pixel-cache-gb", default=PIXEL_CACHE_GB, show_default=True, type=click.FloatRange(min=0),
+    "--pixel-cache-gb", default=PIXEL_CACHE_GB, show_default=True, type=float,
     envvar="CLIPQ_PIXEL_CACHE_GB", show_envvar=True, help="The most it may hold, in GB; 0 keeps nothing.",
 )  # fmt: skip
 
 
 def as_batch_size(context: click.Context, parameter: click.Parameter, value: str) -> int | Literal["measure"]:
     """A whole number that a batch can be, or ``measure``."""
-    from clipq.evaluate.settings import LARGEST_BATCH
-
-    return "measure" if value == "measure" else click.IntRange(1, LARGEST_BATCH)(value, parameter, context)
+    return "measure" if value == "measure" else click.IntRange(*BATCH)(value, parameter, context)
 
 
 ray_option = click.option(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from clipq.console import OutputFile
 from clipq.errors import DataError
 from clipq.evaluate.cli.options import (
     json_option,
@@ -16,7 +17,7 @@ from clipq.evaluate.results import strict_json
 
 @click.command()
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write [default: RESULTS/report.FORMAT].")
+@click.option("-o", "--output", type=OutputFile(), help="File to write [default: RESULTS/report.FORMAT].")
 @click.option(
     "--format", "form", type=click.Choice(["html", "md", "json", "csv", "pdf"]), default="html", show_default=True,
     help="html: one page that needs no network; pdf: that page, printed by a headless Chromium.",
@@ -43,7 +44,7 @@ def report(results: Sequence[Path], output: Path | None, form: str, no_images: b
     help="Engines are the same where the whole interval lies within ± this (0.01: one point).",
 )  # fmt: skip
 @click.option(
-    "--markdown", type=click.Path(path_type=Path), metavar="FILE", help="Also write tables for a pull request."
+    "--markdown", type=OutputFile(), metavar="FILE", help="Also write tables for a pull request."
 )  # fmt: skip
 @json_option
 def compare(a: Path, b: Path, margin: float, markdown: Path | None, as_json: bool) -> None:
@@ -70,9 +71,7 @@ def compare(a: Path, b: Path, margin: float, markdown: Path | None, as_json: boo
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option("--bundle", metavar="NAME", help="Engine to describe [default: the only deployed candidate].")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("CARD.md"), show_default=True, metavar="FILE"
-)
+@click.option("-o", "--output", type=OutputFile(), default=Path("CARD.md"), show_default=True, metavar="FILE")
 def card(results: Path, bundle: str | None, output: Path) -> None:
     """Write a Hugging Face model card: evaluation block, differences to FP32, fairness, limitations, provenance."""
     from clipq.evaluate.api import read_results

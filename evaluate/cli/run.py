@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from clipq.console import fetch_option
+from clipq.bounds import ECE_BINS, REPEATS, SAMPLES, SEED, TIMED_BATCH
+from clipq.console import OutputFolder, fetch_option
 from clipq.data.open import describe_sources
 from clipq.evaluate.cli.options import (
     as_batch_size,
@@ -37,9 +38,7 @@ if TYPE_CHECKING:
     "--data", multiple=True, metavar="[NAME=]SOURCE",
     help=f"Labelled images, instead of a suite; repeatable. SOURCE is {describe_sources()}.",
 )  # fmt: skip
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="RESULTS", help="Results folder."
-)
+@click.option("-o", "--output", type=OutputFolder(), required=True, metavar="RESULTS", help="Results folder.")
 @runtime_option
 @reference_option
 @click.option(
@@ -52,15 +51,15 @@ if TYPE_CHECKING:
     "--on-bad-image", type=click.Choice(["error", "skip"]),
     help="What to do with images that cannot be decoded; skipped ones are named in the record [default: error].",
 )  # fmt: skip
-@click.option("--ece-bins", type=click.IntRange(min=2), help="Bins of the calibration errors [default: 15].")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of resamples, samples and corruptions [default: 0].")
+@click.option("--ece-bins", type=click.IntRange(*ECE_BINS), help="Bins of the calibration errors [default: 15].")
+@click.option("--seed", type=click.IntRange(*SEED), help="Seed of resamples, samples and corruptions [default: 0].")
 @fetch_option
 @threads_option
 @click.option(
-    "--batch", "batches", multiple=True, type=click.IntRange(min=1),
+    "--batch", "batches", multiple=True, type=click.IntRange(*TIMED_BATCH),
     help="Batch size of the latency measurement; repeatable [default: 1, 8].",
 )  # fmt: skip
-@click.option("--repeats", type=click.IntRange(min=3), help="Timed batches per engine and size [default: 30].")
+@click.option("--repeats", type=click.IntRange(*REPEATS), help="Timed batches per engine and size [default: 30].")
 @click.option(
     "--batch-size", callback=as_batch_size, default="32", show_default=True, metavar="N|measure",
     help="Images and texts an engine is given at once; `measure` finds the fastest. Dynamic INT8 depends on it.",
@@ -132,12 +131,12 @@ def run(
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OutputFolder(),
     default=Path("clipq-demo"),
     show_default=True,
     help="Folder for bundles/ and results/.",
 )
-@click.option("--samples", type=click.IntRange(min=96), help="Images of each set [default: all].")
+@click.option("--samples", type=click.IntRange(96, SAMPLES.most), help="Images of each set [default: all].")
 @pixel_cache_option
 @pixel_cache_size_option
 @json_option

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clipq.console import Group
+from clipq.console import Group, OutputFile
 from clipq.errors import DataError
 from clipq.evaluate.cli.options import (
     json_option,
@@ -20,9 +20,7 @@ def suite() -> None:
 
 @suite.command("init")
 @click.argument("name", default="template")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("suite.toml"), show_default=True, metavar="FILE"
-)
+@click.option("-o", "--output", type=OutputFile(), default=Path("suite.toml"), show_default=True, metavar="FILE")
 def suite_init(name: str, output: Path) -> None:
     """Write the built-in suite NAME [template] to a file of your own."""
     from clipq.evaluate.suites.suite import suite_text

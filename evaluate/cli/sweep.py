@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clipq.console import DefaultGroup, fetch_option
+from clipq.console import DefaultGroup, OutputFolder, fetch_option
 from clipq.errors import DataError
 from clipq.evaluate.cli.options import (
     json_option,
@@ -37,9 +37,7 @@ def sweep() -> None:
 
 @sweep.command("run")
 @click.argument("grid", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="RESULTS", help="Results folder."
-)
+@click.option("-o", "--output", type=OutputFolder(), required=True, metavar="RESULTS", help="Results folder.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and do nothing; engines that are not made yet stay so.")
 @ray_option
 @fetch_option

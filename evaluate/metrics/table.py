@@ -141,6 +141,11 @@ METRICS: dict[str, Metric] = {
 }  # fmt: skip
 
 
+def spoken() -> dict[str, tuple[str, str]]:
+    """What people call a metric, by the name that it has in results."""
+    return {metric.name: (metric.title, metric.short) for metric in METRICS.values()}
+
+
 def metric_of(name: str) -> Metric:
     """The row of a metric as ``results.csv`` names it; one that the table lacks is its own title and nothing more."""
     stem = name.partition(".")[0].partition("@")[0]

@@ -15,6 +15,7 @@ from clipq.evaluate.verdicts.by_axis import findings
 from clipq.evaluate.verdicts.headline import AXES, headline, title
 from clipq.evaluate.verdicts.judgement import judge_row
 from clipq.files import write_atomic
+from clipq.given import hint
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -30,8 +31,8 @@ def choose_engine(results: Results, bundle: str | None) -> Entry:
     if bundle is not None:
         found = [entry for entry in working if entry.record.bundle.name == bundle]
         if not found:
-            names = ", ".join(entry.record.bundle.name for entry in working)
-            raise ResultsError(f"--bundle {bundle}: the results have {names}")
+            names = [entry.record.bundle.name for entry in working]
+            raise ResultsError(f"--bundle {bundle}: the results have {', '.join(names)}{hint(bundle, names)}")
         if len(found) > 1:
             runtimes = ", ".join(entry.record.runtime for entry in found)
             raise ResultsError(f"{bundle} was evaluated in {runtimes}; keep one record")
@@ -127,6 +128,8 @@ def _body(entry: Entry) -> str:
     lines += [f"- {skipped} images could not be decoded and were left out."] if skipped else []
     left_out = sum(view.left_out_count for view in record.views)
     lines += [f"- {left_out} files of the data sets are no samples and were left out."] if left_out else []
+    unverified = sum(len(view.unverified) for view in record.views)
+    lines += [f"- Of {unverified} files of the data sets nobody can tell whether they are whole."] if unverified else []
     lines += [
         "- Intervals cover the sampling of images, not the choice of data sets, prompts or calibration images.",
         f"- Zero-shot prompts: {plain(', '.join(sorted({view.templates for view in record.views if view.templates})))}."

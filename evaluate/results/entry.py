@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +13,11 @@ import numpy as np
 
 from clipq.errors import NotInResults
 from clipq.evaluate.metrics.statistics import Draws, percentile_draws
+from clipq.evaluate.metrics.table import title_of
 from clipq.evaluate.results.key import Key, clean_view
 from clipq.evaluate.results.pairing import Pairing, read_pairing
 from clipq.evaluate.results.record import Measurement, Record
+from clipq.given import closest
 
 
 @dataclass(eq=False)
@@ -68,7 +69,9 @@ class Entry:
             raise NotInResults(f"{self.name} has no view {view!r}; {meant(view, (key[0] for key in self.rows))}")
         if groups:
             raise NotInResults(f"{self.name} has no group {group!r} of {metric} on {view}; {meant(group, groups)}")
-        raise NotInResults(f"{self.name} has no {metric!r} on {view}; {meant(metric, (one for _, one in metrics))}")
+        raise NotInResults(
+            f"{self.name} has no {metric!r} on {view}; {meant(metric, {one: (title_of(one),) for _, one in metrics})}"
+        )
 
     def _ipython_key_completions_(self) -> list[tuple[str, ...]]:
         """What a notebook offers behind ``[``."""
@@ -125,8 +128,8 @@ class Entry:
         return parts
 
 
-def meant(asked: object, known: Iterable[str]) -> str:
+def meant(asked: object, known: Iterable[str] | Mapping[str, Iterable[str]]) -> str:
     """What someone may have meant who asked for a name that there is not: the closest one, else all there are."""
-    names = list(dict.fromkeys(known))
-    close = difflib.get_close_matches(str(asked), names, 1)
-    return f"did you mean {close[0]!r}?" if close else f"there is {', '.join(map(repr, names)) or 'none'}"
+    names = known if isinstance(known, Mapping) else list(dict.fromkeys(known))
+    close = closest(asked, names)
+    return f"did you mean {close!r}?" if close else f"there is {', '.join(map(repr, names)) or 'none'}"

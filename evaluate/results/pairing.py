@@ -20,7 +20,8 @@ from clipq.evaluate.metrics.statistics import Draws
 from clipq.evaluate.results.estimates import Estimate
 from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.record import RENAMED, Record, record_stem
-from clipq.files import packed, unpacked, write_atomic
+from clipq.files import write_atomic
+from clipq.packed import packed, unpacked
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.errors import ResultsError
 from clipq.evaluate.results.key import Key
-from clipq.files import write_atomic
+from clipq.files import file_stem, write_atomic
+from clipq.given import without_folders
 from clipq.scheme import Scheme, with_scheme
 
 SCHEMA_VERSION = 5
@@ -30,6 +31,10 @@ CSV_COLUMNS = (
 class _Model(BaseModel):
     # A metric that has no value is written as NaN: as null the record could not be read again.
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+# Whose machine it was is nobody's business who reads a page or a card; older records hold whole paths.
+_Place = Annotated[str, AfterValidator(without_folders)]
 
 
 class Measurement(_Model):
@@ -117,11 +122,12 @@ class ViewRecord(_Model):
 
     ``baseline`` is the in-distribution view of a shifted or out-of-distribution one; ``classes``, ``templates`` and
     ``reliability`` are empty where nothing was classified. ``flips`` holds the most confident ones, not all, and
-    ``left_out`` the first MOST_LEFT_OUT of the ``left_out_count`` files that are no samples, and why.
+    ``left_out`` the first MOST_LEFT_OUT of the ``left_out_count`` files that are no samples, and why; ``unverified``
+    names what was read though nobody can tell whether it is whole.
     """
 
     name: str
-    source: str
+    source: _Place
     role: str
     baseline: str
     digest: str
@@ -133,6 +139,7 @@ class ViewRecord(_Model):
     skipped: dict[str, str]
     left_out: dict[str, str] = Field(default_factory=dict)
     left_out_count: int = 0
+    unverified: tuple[str, ...] = ()
     smallest_group: int | None = None
     reliability: tuple[ReliabilityBin, ...] = ()
     histograms: tuple[ScoreHistogram, ...] = ()
@@ -188,7 +195,7 @@ class BundleRecord(_Model):
 
     name: str
     digest: str
-    checkpoint: str
+    checkpoint: _Place
     recipe: str
     scheme: Scheme
     options: dict[str, Any]
@@ -267,7 +274,7 @@ def record_stem(record: Record) -> str:
 
 def stem_of(bundle: str, runtime: str, *, twin: bool) -> str:
     """``record_stem`` of an engine that has no record yet."""
-    return f"{bundle}__{runtime}{'__simulated' if twin else ''}"
+    return file_stem(f"{bundle}__{runtime}{'__simulated' if twin else ''}")
 
 
 def read_records(folder: Path) -> list[Record]:

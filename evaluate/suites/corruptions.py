@@ -88,7 +88,7 @@ def corrupted_views(base: View, corruption: str, severities: tuple[int, ...], se
     return [
         CorruptedView(
             f"{corrupted_view(base.name)}/{condition_group(corruption, severity)}", base.source, base.samples,
-            base.classes, base, corruption, severity, seed, left_out=base.left_out,
+            base.classes, base, corruption, severity, seed,
         )
         for severity in severities
     ]  # fmt: skip

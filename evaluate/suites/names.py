@@ -7,6 +7,7 @@ from typing import Any
 
 from clipq.evaluate.results.key import corrupted_view, is_reserved
 from clipq.evaluate.suites.schema import Suite, view_name
+from clipq.given import is_nameable
 
 
 def name_complaints(suite: Suite, attacks: Sequence[str | None]) -> Iterator[tuple[tuple[Any, ...], str]]:
@@ -24,7 +25,9 @@ def name_complaints(suite: Suite, attacks: Sequence[str | None]) -> Iterator[tup
     for place, name, what in asked:
         other = named.setdefault(name, "") or None
         named[name] = what
-        if is_reserved(name):
+        if not is_nameable(name):
+            yield place, f"{what} cannot be called {name!r}: it breaks the line or is not UTF-8; give it another name"
+        elif is_reserved(name):
             yield (
                 place,
                 f"{what} cannot be called {name!r}: results call the towers themselves so; give it another name",

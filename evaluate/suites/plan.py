@@ -12,7 +12,7 @@ from clipq.data.attack import StoredAttack, open_attack
 from clipq.data.open import open_view
 from clipq.data.relabel import join_columns, restrict_classes
 from clipq.data.views import View, choose_samples
-from clipq.errors import DataError
+from clipq.errors import ClipqError, DataError, raise_together
 from clipq.evaluate.metrics.predictions import Booleans
 from clipq.evaluate.results.key import part_group
 from clipq.evaluate.suites.corruptions import corrupted_views
@@ -114,9 +114,16 @@ def open_plan(suite: Suite, cache: Path | None) -> Plan:
     for _, complaint in name_complaints(suite, [planned.name for planned in transfers]):
         raise DataError(complaint)
     opened: dict[str, View] = {}
+    wrong: list[ClipqError] = []
     # In-distribution views come first, for others refer to them.
     for entry in sorted(suite.views, key=lambda entry: entry.role != "in-distribution"):
-        opened[view_name(entry)] = _open(entry, opened, suite.seed, cache)
+        if wrong and entry.classes_of not in (None, *opened):
+            continue
+        try:
+            opened[view_name(entry)] = _open(entry, opened, suite.seed, cache)
+        except ClipqError as error:
+            wrong.append(error)
+    raise_together(wrong)
     inside = [view_name(entry) for entry in suite.views if entry.role == "in-distribution"]
     planned = []
     for entry in suite.views:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from clipq.bounds import ECE_BINS, QUERIES, REPEATS, SAMPLES, SEED, TIMED_BATCH
 from clipq.data.open import find_source
 from clipq.errors import DataError
 from clipq.evaluate.metrics.calibration import BINS
 from clipq.evaluate.suites.corruptions import NAMED_SETS, SEVERITIES
-from clipq.given import shown, unusable
+from clipq.given import hint, shown, unusable
+
+_TimedBatch = Annotated[int, Field(ge=TIMED_BATCH.least, le=TIMED_BATCH.most)]
 
 Role = Literal["in-distribution", "shifted", "near-ood", "far-ood", "groups", "retrieval"]
 
@@ -33,7 +36,7 @@ def _said(place: tuple[Any, ...], kind: str, error: Mapping[str, Any], keys: Seq
     if kind == "missing":
         return f"{where} is missing"
     if kind == "extra_forbidden":
-        return f"no key {where!r}" + (f"; there are {', '.join(keys)}" if len(place) == 1 else "")
+        return f"no key {where!r}" + (f"; there are {', '.join(keys)}{hint(where, keys)}" if len(place) == 1 else "")
     return f"{where} {shown(error['input'])}: {error['msg'].lower()}"
 
 
@@ -82,8 +85,8 @@ class ViewEntry(_Entry):
     label_map: GivenPath | None = None
     templates: str | None = None
     groups: tuple[str, ...] = ()
-    smallest_group: int = Field(default=20, ge=1)
-    samples: int | None = Field(default=None, ge=1)
+    smallest_group: int = Field(default=20, ge=SAMPLES.least, le=SAMPLES.most)
+    samples: int | None = Field(default=None, ge=SAMPLES.least, le=SAMPLES.most)
 
 
 class CorruptionsEntry(_Entry):
@@ -92,7 +95,7 @@ class CorruptionsEntry(_Entry):
     of: str
     names: tuple[str, ...] = ("all",)
     severities: tuple[int, ...] = SEVERITIES
-    samples: int | None = Field(default=None, ge=1)
+    samples: int | None = Field(default=None, ge=SAMPLES.least, le=SAMPLES.most)
     baseline: Literal["reference", "alexnet"] = "reference"
 
     def corruptions(self) -> tuple[str, ...]:
@@ -112,15 +115,17 @@ class SquareEntry(_Entry):
 
     of: str
     epsilons: tuple[int, ...] = (4,)
-    queries: int = Field(default=200, ge=2)
-    samples: int | None = Field(default=50, ge=1)
+    queries: int = Field(default=200, ge=QUERIES.least, le=QUERIES.most)
+    samples: int | None = Field(default=50, ge=SAMPLES.least, le=SAMPLES.most)
 
 
 class LatencyEntry(_Entry):
     """Batch sizes and timed repeats of the latency measurement."""
 
-    batches: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 8), min_length=1)
-    repeats: int = Field(default=30, ge=3)
+    batches: tuple[Annotated[int, Field(ge=TIMED_BATCH.least, le=TIMED_BATCH.most)], ...] = Field(
+        default=(1, 8), min_length=1
+    )
+    repeats: int = Field(default=30, ge=REPEATS.least, le=REPEATS.most)
 
 
 class Suite(_Entry):
@@ -129,8 +134,8 @@ class Suite(_Entry):
     reference: str | None = None
     templates: str | None = None
     on_bad_image: Literal["error", "skip"] = "error"
-    ece_bins: int = Field(default=BINS, ge=2)
-    seed: int = Field(default=0, ge=0)
+    ece_bins: int = Field(default=BINS, ge=ECE_BINS.least, le=ECE_BINS.most)
+    seed: int = Field(default=0, ge=SEED.least, le=SEED.most)
     simulated: bool = False
     tune_fraction: float = Field(default=0.5, gt=0, lt=1)
     views: tuple[ViewEntry, ...] = Field(default=(), alias="view")

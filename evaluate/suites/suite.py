@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from pydantic import BaseModel, ValidationError
 
 import clipq.demo
+from clipq.bounds import EPSILON
 from clipq.data.open import complaint, describe_sources, seen_from
 from clipq.errors import DataError
 from clipq.evaluate.suites.corruptions import NAMED_SETS, SEVERITIES, STANDARD
@@ -29,6 +30,7 @@ from clipq.evaluate.suites.schema import (
     ViewEntry,
     view_name,
 )
+from clipq.given import hint
 from clipq.text_files import parse_toml, read_text
 
 BUILT_IN = ("demo", "quick", "paper", "template")
@@ -45,7 +47,8 @@ def read_suite(path_or_name: str) -> Suite:
     try:
         text = read_text(path, DataError)
     except DataError as error:
-        raise DataError(f"--suite {error}; built in are {', '.join(BUILT_IN)}") from error
+        known = f"{', '.join(BUILT_IN)}{hint(path_or_name, BUILT_IN)}"
+        raise DataError(f"--suite {error}; built in are {known}") from error
     return _parse(text, str(path), path.resolve().parent)
 
 
@@ -67,7 +70,7 @@ def built_in_attack(name: str) -> Path:
 def suite_text(name: str) -> str:
     """The text of a built-in suite."""
     if name not in BUILT_IN:
-        raise DataError(f"no built-in suite {name!r}; there are {', '.join(BUILT_IN)}")
+        raise DataError(f"no built-in suite {name!r}; there are {', '.join(BUILT_IN)}{hint(name, BUILT_IN)}")
     text = (files("clipq.evaluate.suites") / f"{name}.toml").read_text("utf-8")
     said = f"A source is {describe_sources()}."
     comment = textwrap.fill(said, 120, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
@@ -105,7 +108,7 @@ def _known(error: Mapping[str, Any], place: tuple[Any, ...]) -> str:
     if len(place) > 1:
         model = entries[place[0]]
     names = [field.alias or name for name, field in model.model_fields.items()]
-    return f" (known keys: {', '.join(names)})"
+    return f" (known keys: {', '.join(names)}{hint(place[-1], names)})"
 
 
 def _spell(place: tuple[Any, ...]) -> str:
@@ -189,7 +192,9 @@ def _check(suite: Suite) -> list[Complaint]:
         for name in entry_c.corruptions():
             if name not in NAMED_SETS["all"]:
                 known = ", ".join((*NAMED_SETS, *NAMED_SETS["all"]))
-                complain((*here, "names"), f"unknown corruption {name!r}; known: {known}")
+                complain(
+                    (*here, "names"), f"unknown corruption {name!r}; known: {known}{hint(name, NAMED_SETS['all'])}"
+                )
         if not entry_c.names:
             complain((*here, "names"), f"names is empty; known: {', '.join(NAMED_SETS)}")
         if not entry_c.severities or any(severity not in SEVERITIES for severity in entry_c.severities):
@@ -211,7 +216,7 @@ def _check_attacks(suite: Suite, complain: Callable[[tuple[Any, ...], str], None
         if twice or len(set(entry_s.epsilons)) < len(entry_s.epsilons):
             complain(("square", index, "epsilons"), f"{entry_s.of} is attacked twice with an epsilon; once is enough")
         attacked |= {(entry_s.of, epsilon) for epsilon in entry_s.epsilons}
-        if not entry_s.epsilons or any(not 1 <= epsilon <= 255 for epsilon in entry_s.epsilons):
+        if not entry_s.epsilons or any(not EPSILON.least <= epsilon <= EPSILON.most for epsilon in entry_s.epsilons):
             complain(("square", index, "epsilons"), "epsilons are whole 255ths from 1 to 255 (0 is no attack)")
     for index, entry_t in enumerate(suite.transfer):
         if not entry_t.source.is_dir():

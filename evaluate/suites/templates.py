@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from clipq.bundle import Bundle
 from clipq.data.views import View
 from clipq.errors import DataError
+from clipq.given import hint
 
 DEFAULT_TEMPLATES = "imagenet-80"
 
@@ -28,7 +29,7 @@ def choose_templates(view: View, bundle: Bundle, asked: str | None) -> TemplateS
     known = bundle.prompts.templates
     if asked is not None:
         if asked not in known:
-            raise DataError(f"--templates {asked!r}: the bundle has {', '.join(known)}")
+            raise DataError(f"--templates {asked!r}: the bundle has {', '.join(known)}{hint(asked, known)}")
         return TemplateSet(asked, known[asked])
     if view.classes is not None and view.classes.templates is not None:
         return TemplateSet("data set's own", view.classes.templates)

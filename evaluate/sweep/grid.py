@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from clipq.bounds import BATCH, GPUS, THREADS
 from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import ClipqError, DataError
-from clipq.evaluate.settings import LARGEST_BATCH
 from clipq.evaluate.suites.suite import BUILT_IN, read_suite
-from clipq.given import as_store
+from clipq.files import file_stem
+from clipq.given import as_store, hint
 from clipq.text_files import parse_toml, read_text
 
 
@@ -31,9 +33,9 @@ class Grid(BaseModel):
     runtimes: tuple[str, ...] = Field(default=(DEFAULT_RUNTIME,), min_length=1)
     calibration_set: Path | None = None
     bundles: tuple[str, ...] = ()
-    threads: int = Field(default=0, ge=0)
-    gpus: float = Field(default=1.0, gt=0)
-    batch_size: int = Field(default=32, ge=1, le=LARGEST_BATCH)
+    threads: int = Field(default=0, ge=THREADS.least, le=THREADS.most)
+    gpus: float = Field(default=1.0, gt=GPUS.least, le=GPUS.most)
+    batch_size: int = Field(default=32, ge=BATCH.least, le=BATCH.most)
     cells: str | None = None
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,11 +49,7 @@ def read_grid(path: Path) -> Grid:
     except ClipqError as error:
         complaints = [str(error)]
     except ValidationError as error:
-        complaints = [
-            f"{'.'.join(map(str, one['loc']))}: {one['msg'].lower()}"
-            + (f" (known keys: {', '.join(Grid.model_fields)})" if one["type"] == "extra_forbidden" else "")
-            for one in error.errors()
-        ]
+        complaints = [f"{'.'.join(map(str, one['loc']))}: {one['msg'].lower()}{_known(one)}" for one in error.errors()]
     else:
         return checked_grid(grid, path)
     raise DataError(f"{path}: " + "; ".join(complaints))
@@ -64,9 +62,15 @@ def checked_grid(grid: Grid, path: Path) -> Grid:
     return grid
 
 
+def _known(error: Mapping[str, Any]) -> str:
+    if error["type"] != "extra_forbidden":
+        return ""
+    return f" (known keys: {', '.join(Grid.model_fields)}{hint(error['loc'][-1], Grid.model_fields)})"
+
+
 def folder_name(name: str) -> str:
     """A checkpoint's name as a folder's: ``ViT-B-32/openai`` is ``ViT-B-32--openai``."""
-    return re.sub(r"[^\w.+-]+", "--", name).strip("-.") or "checkpoint"
+    return file_stem(re.sub(r"[^\w.+-]+", "--", name).strip("-.") or "checkpoint")
 
 
 def bundle_folders(grid: Grid) -> list[Path]:

@@ -14,7 +14,7 @@ from clipq.evaluate.cells.cells import chunk_names
 from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.sweep.grid import Grid
 from clipq.evaluate.sweep.jobs import Job, Outcome
-from clipq.files import write_atomic
+from clipq.files import file_stem, write_atomic
 from clipq.given import as_store
 from clipq.text_files import read_bytes
 
@@ -135,7 +135,7 @@ class SweepFolder:
     def _failure(self, failure: Failure) -> Path:
         name = failure.cell or f"{failure.group}--{failure.engine}"
         safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
-        return self.path / FAILURES / f"{safe}.json"
+        return self.path / FAILURES / f"{file_stem(safe)}.json"
 
 
 def failure_of(outcome: Outcome) -> Failure:

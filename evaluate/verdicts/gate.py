@@ -24,6 +24,7 @@ from clipq.evaluate.verdicts.headline import headline
 from clipq.evaluate.verdicts.judgement import unseen
 from clipq.evaluate.verdicts.limits import LIMITS, Quantity
 from clipq.evaluate.verdicts.policy import Policy, Rule
+from clipq.given import hint
 
 EXIT_CODES = {"pass": 0, "fail": 1, "investigate": 3}
 State = Literal["pass", "fail", "investigate"]
@@ -81,7 +82,8 @@ def _apply(rule: Rule, candidates: Sequence[Entry], confidence: float) -> list[F
     ]
     # A pattern that matches nobody is a typing error more often than a choice, and would pass in silence.
     if not meant and not rule.optional:
-        asked = f"no engine is called {' or '.join(rule.bundle)}"
+        names = [one.record.bundle.name for one in candidates]
+        asked = f"no engine is called {' or '.join(rule.bundle)}{hint(rule.bundle[0], names)}"
         asked += "" if rule.recipe == ("*",) else f" and made by {' or '.join(rule.recipe)}"
         return [Finding("", _text(rule), "fail", asked)]
     findings = []

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +11,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from clipq.errors import PolicyError
-from clipq.evaluate.metrics.table import METRICS, metric_of
+from clipq.evaluate.metrics.table import METRICS, metric_of, spoken
 from clipq.evaluate.verdicts.limits import LIMITS, QUANTITIES
+from clipq.given import hint
 from clipq.text_files import parse_toml, read_text
 
 BUILT_IN = ("strict", "mlperf-99", "mlperf-99.9", "demo")
@@ -67,7 +67,7 @@ class Rule(BaseModel):
         if set("*?[") & set(self.metric):
             return self
         if base not in METRICS:
-            raise ValueError(f"there is no metric {self.metric!r}{_meant(base, METRICS)}")
+            raise ValueError(f"there is no metric {self.metric!r}{hint(base, METRICS, spoken())}")
         forms = METRICS[base].forms or ("",)
         if self.metric.removeprefix(base) not in forms:
             known = ", ".join(base + form for form in forms)
@@ -109,13 +109,8 @@ def _said(error: Mapping[str, Any]) -> str:
         *table, key = map(str, error["loc"])
         if not table and key in Rule.model_fields:
             return "it belongs into a [[rule]]"
-        return f"unknown key{_meant(key, Rule.model_fields if table else (*Policy.model_fields, *Rule.model_fields))}"
+        return f"unknown key{hint(key, Rule.model_fields if table else (*Policy.model_fields, *Rule.model_fields))}"
     return error["msg"].removeprefix("Value error, ")
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def policy_text(name: str) -> str:
@@ -125,4 +120,4 @@ def policy_text(name: str) -> str:
     try:
         return read_text(Path(name), PolicyError)
     except PolicyError as error:
-        raise PolicyError(f"{error}; built in are {', '.join(BUILT_IN)}") from error
+        raise PolicyError(f"{error}; built in are {', '.join(BUILT_IN)}{hint(name, BUILT_IN)}") from error

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,12 +20,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from typing_extensions import Self
 
 from clipq.errors import BundleError
-from clipq.files import Stamp, sha256_file, stamp, write_atomic
-from clipq.given import as_path
+from clipq.files import Stamp, sha256_bytes, sha256_file, stamp, write_atomic
+from clipq.given import as_path, without_folders
+from clipq.making import restore
+from clipq.onnx_graph import data_files
 from clipq.scheme import Scheme, with_scheme
 from clipq.text_files import read_json
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST = "clipq.json"
 
 TowerName = Literal["image", "text"]
@@ -97,8 +100,12 @@ class Plan(_Model):
 
 
 class Tower(StoredFile):
-    """One tower: its ONNX file or plan, its single input and output, and the recipe it was made by."""
+    """One tower: its ONNX file or plan, its single input and output, and the recipe it was made by.
 
+    ``data``: the files beside an ONNX file that hold its weights, where it could not hold them itself.
+    """
+
+    data: tuple[StoredFile, ...] = ()
     input_name: Name
     input_dtype: Literal["float32", "int64", "int32"]
     input_shape: tuple[Size | None, ...]
@@ -106,6 +113,21 @@ class Tower(StoredFile):
     recipe: str
     parity: tuple[Parity, ...] = ()
     plan: Plan | None = None
+
+    def files(self) -> tuple[StoredFile, ...]:
+        """All files of the tower."""
+        return (self, *self.data)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(entry.bytes for entry in self.files())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its file; of the digests of all its files, where there are several."""
+        digests = [f"{entry.file} {entry.sha256}" for entry in self.files()]
+        return sha256_bytes("\n".join(digests).encode()) if self.data else self.sha256
 
 
 class Preprocess(_Model):
@@ -129,7 +151,8 @@ class Tokenizer(StoredFile):
 class Checkpoint(_Model):
     """Where the weights came from: ``ViT-B-32/laion2b_s34b_b79k``, ``local-dir:...``, ``demo``."""
 
-    name: str
+    # Bundles of older versions hold the whole path of their author's machine.
+    name: Annotated[str, AfterValidator(without_folders)]
     weights_sha256: str | None = None
 
 
@@ -198,7 +221,7 @@ class Manifest(_Model):
         """Every file of the bundle but the manifest."""
         plans = (tower.plan for tower in (self.image, self.text) if tower.plan is not None)
         caches = (plan.calibration_cache for plan in plans if plan.calibration_cache is not None)
-        return (self.image, self.text, self.tokenizer, self.prompts, *caches)
+        return (*self.image.files(), *self.text.files(), self.tokenizer, self.prompts, *caches)
 
 
 class Prompts(_Model):
@@ -257,6 +280,12 @@ class Bundle:
         """The file of a tower that a runtime loads."""
         return self.path / self.manifest.tower(tower).file
 
+    def copy(self, entries: Iterable[StoredFile], target: Path) -> None:
+        """Copy files of the bundle to where they lie in a bundle in making."""
+        for entry in entries:
+            (target / entry.file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.path / entry.file, target / entry.file)
+
     @contextmanager
     def unchanged(self) -> Iterator[None]:
         """Around reading files of the bundle: what was read is what the manifest says, however long ago it was checked.
@@ -272,7 +301,7 @@ class Bundle:
             self.verify()
 
     def verify(self) -> None:
-        """Check each file's digest against the manifest; raises BundleError on the first that differs."""
+        """Check each file against the manifest; raises BundleError on the first that differs, or is not in it."""
         stamps = {}
         for entry in self.manifest.files():
             path = self.path / entry.file
@@ -284,6 +313,14 @@ class Bundle:
                     f"bundle {self.path}: {entry.file} does not match the digest in {MANIFEST}; "
                     "it was changed or damaged after export: export or copy the bundle again"
                 )
+        for tower in (self.manifest.image, self.manifest.text):
+            listed = {entry.file for entry in tower.data}
+            for name in data_files(self.path, tower.file) if tower.plan is None else ():
+                if name not in listed:
+                    raise BundleError(
+                        f"bundle {self.path}: {tower.file} keeps weights in {name}, which {MANIFEST} does not list, so "
+                        "they could change unseen; export the bundle again"
+                    )
         self._stamps.update(stamps)
 
 
@@ -298,6 +335,14 @@ def stored_file(root: Path, file: str) -> dict[str, Any]:
     return {"file": file, "sha256": sha256_file(path), "bytes": path.stat().st_size}
 
 
+def stored_tower(root: Path, file: str) -> dict[str, Any]:
+    """The fields of Tower that say which files it has, for an ONNX file of a bundle in making."""
+    return {
+        **stored_file(root, file),
+        "data": tuple(StoredFile(**stored_file(root, name)) for name in data_files(root, file)),
+    }
+
+
 def write_manifest(root: Path, manifest: Manifest) -> None:
     """Write ``clipq.json``, the last act of making a bundle."""
     write_atomic(root / MANIFEST, manifest_bytes(manifest))
@@ -307,9 +352,12 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Read a bundle and check its digests; raises BundleError with the way out."""
     path = as_path(path, "bundle")
     manifest_path = path / MANIFEST
+    restore(path)
     before = stamp(manifest_path)
-    if not path.is_dir():
+    if not path.exists():
         raise BundleError(f"no bundle at {path}: the folder does not exist (clipq-export makes one)")
+    if not path.is_dir():
+        raise BundleError(f"no bundle at {path}: it is a file; give the folder that holds {MANIFEST}")
     if not manifest_path.is_file():
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST} (clipq-export makes one)")
     raw = read_json(manifest_path, BundleError, "export the bundle again")

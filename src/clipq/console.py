@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from clipq.errors import ClipqError
+from clipq.given import as_file, as_folder, is_unicode, shown
 
 INTERRUPTED = 130
 
@@ -20,11 +23,41 @@ fetch_option = click.option(
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+class OutputFolder(click.ParamType[Path]):
+    """A folder that a command writes to: refused before the command begins where that cannot be."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The folder's path."""
+        return as_folder(value, param.opts[0] if param else "-o")
+
+
+class OutputFile(click.ParamType[Path]):
+    """A file that a command writes: refused before the command begins where that cannot be."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The file's path."""
+        return as_file(value, param.opts[0] if param else "-o")
+
+
 class Group(click.Group):
     """A click group that turns what a user can act on into one line on stderr and an exit code.
 
     That is a ClipqError, what the file system says of a path, a full disk or memory, and Ctrl-C.
     """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse what no command can take: an empty word, and one that is not UTF-8, as results are."""
+        for place, word in enumerate(args):
+            if not word or re.fullmatch(r"--[\w-]+=", word):
+                after = f" after {shown(args[place - 1])}" if place and not word else f" in {word}" if word else ""
+                _complain(ctx, f"an empty value{after}; give one, or leave it out")
+            if not is_unicode(word):
+                _complain(ctx, f"{shown(word)} is not UTF-8; rename the file or folder, or lead there by a link")
+        return super().parse_args(ctx, args)
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command; never a traceback for what a user can act on."""

@@ -21,6 +21,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+# Characters that would break a line, or steer a terminal.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 class ClipqError(Exception):
@@ -29,8 +33,10 @@ class ClipqError(Exception):
     exit_code = 2
 
     def __init__(self, message: str):
-        # Libraries' reasons, and names of files, may have several lines and letters that steer a terminal.
-        super().__init__(re.sub(r"[\x00-\x1f\x7f\x80-\x9f\u2028\u2029]+", " ", message).strip())
+        # Libraries' reasons, and names of files, may have several lines, letters that steer a terminal, and bytes that
+        # are no letters.
+        printable = message.encode("utf-8", "backslashreplace").decode()
+        super().__init__(CONTROL.sub(" ", printable).strip())
 
 
 class BundleError(ClipqError):
@@ -86,3 +92,11 @@ class NotInResults(ResultsError, KeyError):
 
 class PolicyError(ClipqError):
     """A gate's policy cannot be read, or nothing can be judged by it."""
+
+
+def raise_together(errors: Sequence[ClipqError]) -> None:
+    """Raise all that is wrong in one line, as the first one's class; nothing where there are no errors."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise type(errors[0])("; ".join(dict.fromkeys(map(str, errors))))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import operator
 import os
 import re
 import reprlib
+import secrets
 from collections.abc import Iterable, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from clipq.errors import ClipqError, DataError
+from clipq.errors import CONTROL, ClipqError, DataError
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
@@ -19,6 +21,43 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 def shown(value: object) -> str:
     """A value in a message: short, and on one line."""
     return " ".join(reprlib.repr(value).split())
+
+
+def closest(asked: object, known: Iterable[str], spoken: Mapping[str, Iterable[str]] | None = None) -> str:
+    """The name that was meant by one that there is not; empty where none is close. ``spoken`` has other words for some.
+
+    >>> closest("sorce", ["name", "source"]), closest("accuracy", ["nll", "acc1"], {"acc1": ["top-1 accuracy"]})
+    ('source', 'acc1')
+    """
+
+    def letters(text: str) -> str:
+        return re.sub(r"[\W_]+", "", text.casefold())
+
+    word = letters(str(asked))
+
+    def likeness(said: str) -> float:
+        inside = 0.8 if len(word) > 2 and word in letters(said) else 0.0
+        return max(inside, difflib.SequenceMatcher(None, word, letters(said)).ratio())
+
+    scores = {name: max(map(likeness, (name, *(spoken or {}).get(name, ())))) for name in known}
+    best = max(scores, key=scores.__getitem__, default="")
+    return best if scores.get(best, 0) >= 0.6 else ""
+
+
+def hint(asked: object, known: Iterable[str], spoken: Mapping[str, Iterable[str]] | None = None) -> str:
+    """``; did you mean NAME?`` for the end of a complaint about a name that there is not, where one is close."""
+    close = closest(asked, known, spoken)
+    return f"; did you mean {close}?" if close else ""
+
+
+def without_folders(place: str) -> str:
+    """A place as others may see it, who need not know the folders of this machine: the last part of an absolute path.
+
+    >>> without_folders("local-dir:/home/me/clip"), without_folders("photos/test"), without_folders("wds:https://a/b")
+    ('local-dir:clip', 'photos/test', 'wds:https://a/b')
+    """
+    found = re.fullmatch(r"([a-z-]+:)?([/~].*)", place, re.DOTALL)
+    return f"{found[1] or ''}{Path(found[2]).name}" if found else place
 
 
 # What Linux's file systems take; Windows' and macOS's take no more.
@@ -36,22 +75,43 @@ def unusable(path: str) -> str | None:
 
 def as_path(value: object, what: str) -> Path:
     """A path, ``~`` spelled out (no shell does it here); raises ClipqError for what is none."""
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str) or not text:
         raise ClipqError(f"{what} {shown(value)}: give a path")
-    if wrong := unusable(os.fspath(value)):
-        raise ClipqError(f"{what} {shown(value)}: {wrong}")
+    text = _checked(text, what)
+    if wrong := unusable(text):
+        raise ClipqError(f"{what} {shown(text)}: {wrong}")
     try:
-        return Path(os.fspath(value)).expanduser()
+        return Path(text).expanduser()
     except RuntimeError as error:
-        raise ClipqError(f"{what} {shown(value)}: {error}") from error
+        raise ClipqError(f"{what} {shown(text)}: {error}") from error
 
 
 def as_folder(value: object, what: str) -> Path:
-    """A path where a folder is, or can be made; raises ClipqError else."""
+    """A path where a folder is, or can be made, that can be written to; raises ClipqError else."""
     path = as_path(value, what)
-    there = next(one for one in (path, *path.absolute().parents) if one.exists())
-    if not there.is_dir():
-        raise ClipqError(f"{what} {path}: {there} is a file; give a folder")
+    try:
+        there = next(one for one in (path, *path.absolute().parents) if one.exists())
+        if not there.is_dir():
+            raise ClipqError(f"{what} {path}: {there} is a file; give a folder")
+        # Tried, for file systems that are read-only or made by the kernel do not say so in a folder's mode.
+        trial = there / f".clipq-writing-{secrets.token_hex(8)}"
+        trial.mkdir()
+        trial.rmdir()
+    except OSError as error:
+        raise ClipqError(f"{what} {path}: cannot be written ({error.strerror}); give another folder") from error
+    return path
+
+
+def as_file(value: object, what: str) -> Path:
+    """A path where a file is, or can be made, in a folder that can be written to; raises ClipqError else."""
+    path = as_path(value, what)
+    as_folder(path.absolute().parent, f"{what} {path}: the folder")
+    try:
+        if path.exists() and not path.is_file():
+            raise ClipqError(f"{what} {path}: is no regular file; give a file's name")
+    except OSError as error:
+        raise ClipqError(f"{what} {path}: cannot be written ({error.strerror}); give another name") from error
     return path
 
 
@@ -71,7 +131,28 @@ def as_text(value: object, what: str) -> str:
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str) or not text:
         raise ClipqError(f"{what} {shown(value)}: give it as text")
+    return _checked(text, what)
+
+
+def _checked(text: str, what: str) -> str:
+    """A text that is UTF-8, as results are, and has no NUL; raises ClipqError else."""
+    if "\0" in text or not is_unicode(text):
+        raise ClipqError(f"{what} {shown(text)}: is not UTF-8, or holds a NUL; rename it, or lead there by a link")
     return text
+
+
+def is_nameable(name: str) -> bool:
+    """Whether results can call something so: in a line of UTF-8."""
+    return is_unicode(name) and not CONTROL.search(name)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: names of files that are not are read as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def as_number(value: object, what: str, least: int, most: int | None = None, *, also: str = "") -> int:

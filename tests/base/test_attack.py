@@ -12,7 +12,8 @@ from support import assert_refused, evaluate
 
 from clipq.data.attack import MANIFEST, PIXELS, open_attack, tensor_name, write_attack
 from clipq.errors import DataError
-from clipq.files import packed, sha256_bytes
+from clipq.files import sha256_bytes
+from clipq.packed import packed
 
 PREPROCESS = {
     "image_size": [6, 4], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bicubic",

@@ -12,7 +12,8 @@ from safetensors.numpy import save
 from clipq.bundle import Preprocess
 from clipq.data.attack import open_attack, write_attack
 from clipq.errors import DataError
-from clipq.files import packed, sha256_bytes
+from clipq.files import sha256_bytes
+from clipq.packed import packed
 
 CONFIG = Preprocess(
     image_size=(4, 4), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bicubic", resize_mode="squash"

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
 from support import CALIBRATION, DEMO_BUNDLE, assert_refused, export
 
+from clipq.bundle import open_bundle
 from clipq.errors import ClipqError
-from clipq.files import Damaged, directory_in_making, packed, unpacked
+from clipq.files import write_atomic
+from clipq.making import directory_in_making, restore
+from clipq.packed import Damaged, packed, unpacked
 
 
 def make(target):
@@ -19,6 +28,115 @@ def test_a_folder_of_an_earlier_run_is_replaced(tmp_path):
     for name in ("new", "new", "empty"):
         make(tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "new"]
+
+
+# Makes TARGET, and dies at the Nth time that it changes anything in the file system.
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from clipq.making import directory_in_making
+
+left = int(sys.argv[2])
+
+def hook(event, arguments):
+    global left
+    if event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "fcntl.flock"):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(hook)
+with directory_in_making(Path(sys.argv[1])) as folder:
+    for name in ("a", "b", "clipq.json"):
+        (folder / name).write_text("new")
+"""
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_killed_at_any_step_the_old_folder_or_the_new_one_is_there_and_whole(tmp_path, old):
+    target, contents = tmp_path / "bundle", set()
+    for step in range(1, 40):
+        make(target)
+        if not old:
+            (target / "clipq.json").unlink()
+        done = subprocess.run([sys.executable, "-c", DYING, str(target), str(step)], check=False)
+        restore(target)
+        found = {path.name: path.read_text() for path in target.iterdir()}
+        assert found in ({"clipq.json": "{}"} if old else {}, dict.fromkeys(("a", "b", "clipq.json"), "new")), step
+        contents.add(len(found))
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+        # The next run is not locked out, and leaves nothing of the dead one behind.
+        make(target)
+        assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    else:
+        raise AssertionError("it never came to an end")
+    assert contents == {int(old), 3}
+
+
+def test_a_folder_that_is_being_made_is_left_alone(tmp_path):
+    with directory_in_making(tmp_path / "one") as making:
+        make(tmp_path / "two")
+        assert making.is_dir()
+        (making / "clipq.json").write_text("{}")
+    # Of another machine too, whose lock cannot be seen from here, unless it is very old.
+    foreign = tmp_path / ".clipq-making-elsewhere-1"
+    foreign.mkdir()
+    make(tmp_path / "two")
+    assert foreign.is_dir()
+    os.utime(foreign, (time.time() - 1e6, time.time() - 1e6))
+    make(tmp_path / "two")
+    assert not foreign.is_dir()
+
+
+def test_of_two_that_make_one_folder_the_last_one_stays(tmp_path):
+    with directory_in_making(tmp_path / "one") as making:
+        make(tmp_path / "one")
+        (making / "clipq.json").write_text("last")
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+    assert (tmp_path / "one" / "clipq.json").read_text() == "last"
+
+
+def test_a_link_is_followed(tmp_path):
+    make(tmp_path / "disk" / "one")
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "one")
+    (tmp_path / "disk" / "one" / "old").touch()
+    make(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and not (tmp_path / "disk" / "one" / "old").exists()
+
+
+def test_quantize_killed_leaves_a_good_bundle(tmp_path):
+    words = ["quantize", str(DEMO_BUNDLE), "--recipe", "fp16", "-o", str(tmp_path)]
+    assert export(*words).returncode == 0
+    command = [sys.executable, "-m", "clipq.exporters.cli", *words]
+    for _ in range(3):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+            while running.poll() is None and not list(tmp_path.glob(".clipq-making-*/*")):
+                time.sleep(0.002)
+            running.kill()
+        open_bundle(tmp_path / "fp16")
+    assert export(*words).returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["fp16"]
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o002, 0o022])
+def test_the_umask_is_honoured(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        make(tmp_path / "folder")
+        write_atomic(tmp_path / "file", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o777 & ~mask
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_names_as_long_as_names_get(tmp_path):
+    make(tmp_path / ("b" * 255))
+    make(tmp_path / ("b" * 255))
+    write_atomic(tmp_path / ("f" * 255), "x")
+    assert sorted(path.name[0] for path in tmp_path.iterdir()) == ["b", "f"]
 
 
 def test_a_folder_of_someone_else_is_not(tmp_path):

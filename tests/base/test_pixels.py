@@ -24,7 +24,7 @@ from clipq.data.pixels import PixelCache, PixelReader
 from clipq.data.views import FileView, choose_samples
 from clipq.errors import DataError
 from clipq.evaluate.suites.corruptions import corrupted_views
-from clipq.files import packed, unpacked
+from clipq.packed import packed, unpacked
 from clipq.preprocess import normalize, preprocess
 
 CONFIG = Preprocess(

@@ -9,7 +9,7 @@ import pytest
 from support import DEMO_BUNDLE
 from synthetic import predictions, write_results
 
-from clipq.bundle import open_bundle
+from clipq.bundle import SCHEMA_VERSION, open_bundle
 from clipq.errors import BundleError, ResultsError
 from clipq.evaluate.results.record import read_record
 from clipq.scheme import FP32, Scheme
@@ -56,7 +56,7 @@ def edit(path, key, **change):
 def test_bundles_of_older_schemas(recipe, options, expected, version, bundle):
     edit(bundle / "clipq.json", "recipe", name=recipe, options=options, schema_version=version)
     manifest = open_bundle(bundle).manifest
-    assert manifest.recipe.scheme == expected and manifest.schema_version == 3
+    assert manifest.recipe.scheme == expected and manifest.schema_version == SCHEMA_VERSION
     assert expected.is_fp32 == (recipe == "fp32")
 
 

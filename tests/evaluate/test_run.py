@@ -257,6 +257,49 @@ def test_wrong_use_is_refused(bundles, tmp_path):
     assert evaluate("run", fp32).returncode == 2
 
 
+@pytest.mark.parametrize("output", ["/proc/x", "/dev/null/x", "", "x" * 256, "\udcff"])
+def test_outputs_that_cannot_be_are_refused_before_anything_runs(tmp_path, monkeypatch, output):
+    """Nothing else in these lines is right, and the output is what they complain of."""
+    monkeypatch.chdir(tmp_path)
+    what = {"": "empty value", "\udcff": "not UTF-8", "/dev/null/x": "is a file"}.get(output, "cannot be written")
+    for words in (
+        ["run", "nowhere", "--data", "nowhere", "-o"], ["demo", "-o"], ["sweep", "nowhere", "-o"],
+        ["report", "nowhere", "-o"], ["card", "nowhere", "-o"], ["gate", "init", "nowhere", "-o"],
+        ["gate", "nowhere", "--policy", "strict", "--junit"], ["suite", "init", "-o"],
+    ):  # fmt: skip
+        assert_refused(evaluate(*words, output), what)
+    for words in (["onnx", "x", "-o"], ["run", "x", "-o"], ["quantize", "x", "--recipe", "fp16", "-o"],
+                  ["attack", "x", "--data", "x", "-o"], ["build", "x", "--runtime", "tensorrt", "-o"]):  # fmt: skip
+        assert_refused(export(*words, output), what)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_everything_that_is_wrong_is_told_in_one_line(bundles, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    bad = [str(tmp_path / "none"), str(tmp_path / "file")]
+    fp32, out = str(bundles / "fp32"), ["-o", str(tmp_path / "out")]
+    done = evaluate("run", bad[0], fp32, bad[1], "--data", "nowhere", "--data", "demo:test:m=1", *out)
+    assert_refused(done, "none: the folder does not exist", "file: it is a file; give the folder", "nowhere", "'m'")
+    # Data that have to be opened to be seen through.
+    done = evaluate("run", fp32, "--data", str(tmp_path / "empty"), "--data", "demo:nothing", *out)
+    assert_refused(done, str(tmp_path / "empty"), "nothing")
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_results_cannot_hold_and_names_that_files_cannot(bundles, tmp_path):
+    long = [str(shutil.copytree(bundles / "fp32", tmp_path / name)) for name in ("x" * 255, "é" * 127)]
+    ask = ["--data", "v" * 255 + "=demo:test:n=96", "--reference", "x" * 255, "--no-bench", "-o", str(tmp_path / "out")]
+    assert evaluate("run", *long, *ask).returncode == 0
+    assert len(list((tmp_path / "out" / "records").iterdir())) == 2
+    assert evaluate("report", str(tmp_path / "out")).returncode == 0
+    shutil.copytree(bundles / "fp32", tmp_path / "a\nb")
+    out = ["--no-bench", "-o", str(tmp_path / "other")]
+    assert_refused(evaluate("run", str(tmp_path / "a\nb"), "--data", "demo:test:n=96", *out), "rename")
+    (tmp_path / "suite.toml").write_text('[[view]]\nname = "a\\nb"\nsource = "demo:test:n=96"\n')
+    assert_refused(evaluate("run", long[0], "--suite", str(tmp_path / "suite.toml"), *out), "line 2", "another name")
+
+
 def test_bundles_of_two_checkpoints_are_refused(bundles, tmp_path):
     other = shutil.copytree(bundles / "int8-dynamic", tmp_path / "other")
     manifest = json.loads((other / "clipq.json").read_text())

@@ -148,11 +148,11 @@ def test_mse_range_is_the_best_of_a_dense_search():
 
 
 @pytest.mark.parametrize("how", ["smooth", "awq"])
-def test_scales_move_without_changing_the_function(bundles, how):
+def test_scales_move_without_changing_the_function(bundles, how, tmp_path):
     bundle = open_bundle(bundles / "fp32")
     calibration = open_calibration_set(CALIBRATION, bundle)
     for name in ("image", "text"):
-        model = prepared(bundle.tower_path(name))
+        model = prepared(bundle.tower_path(name), tmp_path)
         placement = place(model)
         before = {value.name: onnx.numpy_helper.to_array(value) for value in model.graph.initializer}
         groups = normalized_linears(model, placement)

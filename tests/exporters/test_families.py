@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from importlib.util import find_spec
 
 import onnx
 import pytest
 from families import SMALL, shrunken
-from support import CALIBRATION, export
+from support import CALIBRATION, DEMO_BUNDLE, ROOT, export
 
 from clipq.bundle import open_bundle
 from clipq.engines.census import take_census
@@ -93,7 +94,6 @@ def test_quickgelu_mismatch_is_refused(monkeypatch):
 def test_demo_checkpoint_is_the_shipped_bundle(tmp_path):
     """Exporting the demo checkpoint gives the embeddings of the bundle that ships."""
     import numpy as np
-    from support import DEMO_BUNDLE
 
     from clipq.engines.ort import OrtEngine
 
@@ -110,3 +110,20 @@ def test_demo_checkpoint_is_the_shipped_bundle(tmp_path):
                 (features,) = engine.run(feed).values()
                 outputs.append(features / np.linalg.norm(features, axis=1, keepdims=True))
         assert np.abs(outputs[0] - outputs[1]).max() < 1e-5
+
+
+def test_nothing_in_a_bundle_says_where_it_was_made(tmp_path):
+    checkpoint = shutil.copytree(DEMO_BUNDLE.parent / "checkpoint", tmp_path / "home" / "mine")
+    for opset in ("17", "21"):
+        fp32 = tmp_path / opset
+        done = export("onnx", f"local-dir:{checkpoint}", "--opset", opset, "-o", str(fp32))
+        assert done.returncode == 0, done.stderr
+        assert open_bundle(fp32).manifest.checkpoint.name == "local-dir:mine"
+        done = export("quantize", str(fp32), "--recipe", "fp16", "-o", str(tmp_path / f"{opset}q"))
+        assert done.returncode == 0, done.stderr
+    # Nor where torch's and clipq's code lies, in what ships too.
+    places = [str(tmp_path).encode(), b"site-packages", str(ROOT).encode()]
+    for folder in (tmp_path / "17", tmp_path / "21", tmp_path / "17q", tmp_path / "21q", DEMO_BUNDLE):
+        for path in folder.rglob("*.*"):
+            found = [place for place in places if path.is_file() and place in path.read_bytes()]
+            assert found == [], path

@@ -77,7 +77,7 @@ def test_residual_network(tmp_path, activations):
 def test_relus_that_stay_in_floating_point_are_told(tmp_path, caplog, activations):
     onnx.save(network(), tmp_path / "image.onnx")
     images = np.random.default_rng(1).normal(0, 1, (4, 3, 16, 16)).astype(np.float32)
-    source = TowerSource(tmp_path / "image.onnx", lambda: iter([{"image": images}]))
+    source = TowerSource(tmp_path / "image.onnx", tmp_path, lambda: iter([{"image": images}]))
     quantize_tower(Int8Static("minmax", activations=activations), source)
     told = ["image.onnx: 1 ReLUs stay between Q/DQ pairs" in message for message in caplog.messages]
     assert told == ([True] if activations == "symmetric" else [])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import onnx
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from support import CALIBRATION, DEMO_BUNDLE, ROOT, assert_refused, export
 
+import clipq
 from clipq.bundle import open_bundle
 from clipq.errors import RecipeError
 from clipq.exporters import build, recipes
@@ -92,7 +94,7 @@ def test_the_manifest_says_the_scheme(bundles):
     found = {
         path.name: open_bundle(path).manifest.recipe.scheme
         for path in bundles.iterdir()
-        if json.loads((path / "clipq.json").read_text())["schema_version"] == 3
+        if json.loads((path / "clipq.json").read_text())["schema_version"] >= 3
     }
     assert set(found) == {path.name for path in bundles.iterdir()} - {"fp32"}
     assert found["int8-static-entropy"] == parse_recipe("int8-static:ranges=entropy").scheme
@@ -233,7 +235,7 @@ def test_one_tower_only(bundles, tmp_path):
     manifest = json.loads((tmp_path / "int8-static-minmax-image-only" / "clipq.json").read_text())
     source = json.loads((bundles / "fp32" / "clipq.json").read_text())
     assert (
-        manifest["text"] == {**source["text"], "plan": None}
+        manifest["text"] == {**source["text"], "data": [], "plan": None}
         and manifest["image"]["sha256"] != source["image"]["sha256"]
     )
     assert manifest["recipe"]["towers"] == ["image"] and manifest["recipe"]["source_digest"]
@@ -267,3 +269,11 @@ def test_hub_out_of_reach(tmp_path):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
     done = export("onnx", "hf-hub:nobody/nothing", "-o", str(tmp_path / "out"), env=environment)
     assert_refused(done, "hub cannot be reached", "local-dir:")
+
+
+def test_demo_is_the_built_in_bundle_beside_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert export("quantize", "demo", "--recipe", "fp16", "-o", "out").returncode == 0
+    assert clipq.quantize("demo", ["fp16"], output="again")[0] == Path("again/fp32")
+    assert_refused(export("quantize", "./demo", "--recipe", "fp16", "-o", "out"), "no clipq.json")

@@ -95,13 +95,16 @@ def open_archives(source: Source, want: Want, cache: Path | None) -> ArchiveView
         counts[name] = len(samples) - before
         left_out.update((f"{where}/{member}", reason) for member, reason in unread.items())
     left_out.update((f"*{end}", f"{number} files beside images") for end, number in sorted(beside.items()))
-    left_out.update(_unproven(place, split, counts, unmarked))
+    unverified = _unproven(place, split, counts, unmarked)
     if isinstance(place, _Folder):
         read = {_COUNT, _SIZES, *counts}
         others = sorted(path.name for path in (place.root / split).iterdir() if path.name not in read)
         left_out.update((f"{split}/{name}", f"is no shard that {_COUNT} counts") for name in others)
     classes = _classes(spec, place, samples) if want == "labels" else None
-    return ArchiveView(source.name, spec, tuple(samples), classes, tuple(places), left_out=left_out)
+    return ArchiveView(
+        source.name, spec, tuple(samples), classes, tuple(places), left_out=left_out,
+        left_out_unnamed=beside.total() - len(beside), unverified=unverified,
+    )  # fmt: skip
 
 
 def _checked_split(source: Source) -> str:
@@ -113,11 +116,11 @@ def _checked_split(source: Source) -> str:
     return split
 
 
-def _unproven(place: _Place, split: str, counts: Mapping[str, int], unmarked: list[str]) -> dict[str, str]:
+def _unproven(place: _Place, split: str, counts: Mapping[str, int], unmarked: list[str]) -> tuple[str, ...]:
     """Shards of which nobody says that they are whole; raises DataError for one that has another number of samples."""
     # Elsewhere it is asked for where it is needed: each run would ask again for what a server has not.
     if not unmarked and not isinstance(place, _Folder):
-        return {}
+        return ()
     declared = place.read(f"{split}/{_SIZES}", _sizes) or {}
     for name, number in counts.items():
         if declared.get(name, number) != number:
@@ -125,11 +128,11 @@ def _unproven(place: _Place, split: str, counts: Mapping[str, int], unmarked: li
                 f"{split}/{name}: has {number} samples, {split}/{_SIZES} declares {declared[name]}; "
                 "fetch or copy it again"
             )
-    return {
-        f"{split}/{name}": "is read, but it has no end marker and no declared size, so a cut could not be told"
+    return tuple(
+        f"{split}/{name} has no end marker and no declared size: a cut could not be told"
         for name in unmarked
         if name not in declared
-    }
+    )
 
 
 def _count(path: Path, where: object) -> int:

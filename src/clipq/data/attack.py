@@ -20,7 +20,9 @@ from typing_extensions import Self
 from clipq.bundle import Digest, Name, Preprocess
 from clipq.data.views import Classes, Sample, View
 from clipq.errors import DataError
-from clipq.files import Damaged, packed, sha256_bytes, unpacked, write_atomic
+from clipq.files import sha256_bytes, write_atomic
+from clipq.making import restore
+from clipq.packed import Damaged, packed, unpacked
 from clipq.text_files import read_bytes
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -131,6 +133,7 @@ def write_attack(folder: Path, manifest: dict[str, Any], pixels: dict[int, Pixel
 def open_attack(folder: Path) -> StoredAttack:
     """Read a stored attack and check its digest; raises DataError with the way out."""
     path, again = folder / MANIFEST, "make the attack again"
+    restore(folder)
     if not path.exists():
         raise DataError(f"{folder}: holds no {MANIFEST}; clipq-export attack makes one")
     try:

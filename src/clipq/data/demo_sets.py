@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from clipq.bounds import DEMO_SAMPLES
 from clipq.data.source import Source, Want
 from clipq.data.views import Classes, Sample, View
 from clipq.demo import world
@@ -38,10 +39,10 @@ def open_demo(source: Source, want: Want, cache: Path | None) -> View:
     fitting = [key for key, value in world.SETS.items() if value.role in roles]
     if set_name not in fitting:
         raise DataError(f"{source.where}: unknown set of the demo world; fitting ones: {', '.join(fitting)}")
-    try:
-        count = int(limit or world.SETS[set_name].count)
-    except ValueError as error:
-        raise DataError(f"{source.where}: n={limit!r} is not a number") from error
+    least, most = DEMO_SAMPLES
+    if limit and not (limit.isdecimal() and least <= int(limit[:20]) <= most):
+        raise DataError(f"{source.where}: n={limit!r} is not a number from {least} to {most}")
+    count = int(limit or world.SETS[set_name].count)
     if want == "labels" and count < len(world.CLASS_NAMES):
         # Unlike photos, which may be all that there are, more can be drawn.
         raise DataError(f"{source.where}: n={count} is fewer than its {len(world.CLASS_NAMES)} classes; draw more")

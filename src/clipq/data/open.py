@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from clipq.data.source import Source, Want, checked_classes, refuse_unwritable, split_source, written
 from clipq.errors import DataError
+from clipq.given import hint
 
 if TYPE_CHECKING:
     from clipq.data.views import View
@@ -172,7 +173,8 @@ def complaint(spec: str) -> str | None:
         return f"{written(source.path)}: is not UTF-8, so that no record can name it; rename it"
     unknown = [option for option in source.options if option not in scheme.options]
     if unknown:
-        return f"{source.path}: unknown option {unknown[0]!r}; known: {', '.join(scheme.options) or 'none'}"
+        known = f"{', '.join(scheme.options) or 'none'}{hint(unknown[0], scheme.options)}"
+        return f"{source.path}: unknown option {unknown[0]!r}; known: {known}"
     path = scheme.locate(source.place, Path())
     if path is None or (path.is_file() if scheme.is_file else path.is_dir()):
         return None

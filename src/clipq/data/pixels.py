@@ -25,8 +25,9 @@ from clipq.ahead import ahead
 from clipq.bundle import Preprocess
 from clipq.data.views import DrawnView, OnBadImage, PixelBatch, View
 from clipq.errors import DataChanged, DataError
-from clipq.files import packed, sha256_bytes, unpacked, write_atomic
+from clipq.files import sha256_bytes, write_atomic
 from clipq.made_by import makers
+from clipq.packed import packed, unpacked
 
 logger = logging.getLogger(__name__)
 

@@ -58,12 +58,20 @@ def split_source(spec: str, folder: Path = Path()) -> tuple[str, str, str]:
         raise DataError(f"source {shown(spec)}: {wrong}")
     before, path, after = "", spec, ""
     found = re.match(r"([A-Za-z0-9][\w.-]*=)(.+)$", path)
-    if found and not (folder / path).exists():
+    if found and not _exists(folder / path):
         before, path = found.groups()
     found = re.match(r"(.+?)(:(?:[a-z_]+=[^,=]+)(?:,[a-z_]+=[^,=]+)*)$", path)
-    if found and not (folder / path).exists():
+    if found and not _exists(folder / path):
         path, after = found.groups()
     return before, path, after
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # A source with its name and options may be longer than names of files get.
+        return False
 
 
 def side_file(folder: Path, name: str) -> Path | None:

@@ -66,7 +66,8 @@ class Classes:
 class View(ABC):
     """Samples in a fixed order and what their labels mean (None: unlabelled).
 
-    ``left_out`` are the files of the source that are no samples, and why.
+    ``left_out`` are the files of the source that are no samples, and why; ``left_out_unnamed`` counts further ones.
+    ``unverified`` says of which files nobody can tell whether they are whole.
     """
 
     name: str
@@ -74,6 +75,8 @@ class View(ABC):
     samples: tuple[Sample, ...]
     classes: Classes | None
     left_out: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    left_out_unnamed: int = field(default=0, kw_only=True)
+    unverified: tuple[str, ...] = field(default=(), kw_only=True)
 
     # Whether pixels cost nothing to get, so that keeping them on disk would be waste.
     is_in_memory: ClassVar[bool] = False
@@ -248,4 +251,7 @@ def choose_samples(view: View, count: int | None, seed: int) -> View:
     chosen = np.sort(np.random.default_rng([seed, 1]).permutation(len(view.samples))[:count])
     samples = tuple(view.samples[row] for row in chosen)
     rows = tuple(int(row) for row in chosen)
-    return SubsetView(view.name, view.source, samples, view.classes, view, rows, left_out=view.left_out)
+    return SubsetView(
+        view.name, view.source, samples, view.classes, view, rows, left_out=view.left_out,
+        left_out_unnamed=view.left_out_unnamed, unverified=view.unverified,
+    )  # fmt: skip

@@ -13,7 +13,7 @@ from support import DEMO_BUNDLE, assert_refused, evaluate
 from clipq.errors import ResultsError
 from clipq.evaluate.cells.cells import open_cell
 from clipq.evaluate.cells.storage import Storage
-from clipq.files import packed, unpacked
+from clipq.packed import packed, unpacked
 
 RNG = np.random.default_rng(0)
 SUITE = """

@@ -6,8 +6,11 @@ import json
 import re
 
 import pytest
-from support import assert_refused, evaluate
+from PIL import Image
+from support import DEMO_BUNDLE, assert_refused, evaluate
 from synthetic import exact, predictions, worse, write_results
+
+from clipq.demo import world
 
 BASE = predictions(500, accuracy=0.8)
 HOSTILE = 'x: |\n "y" <b>`'.replace("\n", " ")
@@ -78,3 +81,32 @@ def test_a_file_that_is_no_card_is_kept(results, tmp_path):
     for _ in range(2):
         assert evaluate("card", str(results), "--bundle", "int8", "-o", str(path)).returncode == 0
     assert "faster" in path.read_text() and "Recipe `int8-static" in path.read_text()
+
+
+def test_no_path_of_the_machine_is_shown(results, tmp_path):
+    for path in (results / "records").glob("*.json"):
+        found = json.loads(path.read_text())
+        found["bundle"] |= {"checkpoint": "local-dir:/home/me/secret/ck"}
+        for view, source in zip(found["views"], ("/home/me/secret/photos", "wds:/home/me/secret/tars"), strict=False):
+            view["source"] = source
+        path.write_text(json.dumps(found))
+    for words in (["card", str(results), "--bundle", "int8", "-o"], ["report", str(results), "-o"]):
+        path = tmp_path / f"{words[0]}.html"
+        assert evaluate(*words, str(path)).returncode == 0
+        assert "secret" not in path.read_text() and "local-dir:ck" in path.read_text()
+
+
+def test_a_record_holds_paths_only_as_they_were_typed(tmp_path, monkeypatch):
+    photos = tmp_path / "secret" / "photos"
+    for index, (sample, image) in enumerate((s, world.sample("test", i)[1]) for i, s in enumerate("aabb" * 24)):
+        (photos / sample).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(photos / sample / f"{index}.png")
+    suite = tmp_path / "secret" / "suite.toml"
+    suite.write_text('[[view]]\nsource = "photos"\n[[transfer]]\nsource = "builtin:demo"\n')
+    monkeypatch.chdir(suite.parent)
+    done = evaluate("run", str(DEMO_BUNDLE), "--suite", "suite.toml", "--no-bench", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    (record,) = (suite.parent / "out" / "records").iterdir()
+    asked = json.loads(record.read_text())["arguments_resolved"]
+    assert asked["view"][0]["source"] == "photos" and asked["transfer"][0]["source"] == "attack"
+    assert "secret" not in record.read_text().replace(json.dumps(str(DEMO_BUNDLE)), "")

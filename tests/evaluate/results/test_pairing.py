@@ -11,7 +11,7 @@ from synthetic import predictions, worse, write_results
 from clipq.errors import ResultsError
 from clipq.evaluate.results.pairing import read_pairing
 from clipq.evaluate.results.record import read_records
-from clipq.files import packed, unpacked
+from clipq.packed import packed, unpacked
 
 BASE = predictions(40)
 
