@@ -16,6 +16,8 @@ from benchmarks.fuzz.command import Ended, run
 from benchmarks.fuzz.sandbox import Sandbox, changed, discard, leftovers, snapshot
 from benchmarks.fuzz.world import NO_BENCH, Numbers, World, numbers, record
 
+# Of a shard that may be a part of a longer one.
+UNSURE = ("verif", "end marker", "truncated")
 FAULTS = ("traceback", "hang", "memory", "outside", "silent", "fuzzer")
 
 
@@ -125,6 +127,11 @@ class Case:
         told = known + view.get("left_out_count", len(view.get("left_out", ())))
         if not known <= expected <= told:
             raise Fault("silent", f"{view['n']} samples used, {told} accounted for, {expected} were there")
+
+    def is_unsure(self) -> bool:
+        """Whether the record or a warning says that a shard may be a part of a longer one."""
+        told = f"{json.dumps(record(self.output))} {self.commands[-1].stderr}"
+        return any(word in told for word in UNSURE)
 
 
 Kind = Callable[[Case], None]

@@ -16,10 +16,10 @@ FILES = ("test/nshards.txt", "test/0.tar", "test/1.tar", "classnames.txt", "temp
 def downloads(case: Case) -> None:
     """A data set from a server that breaks off, lies about lengths, redirects, sends other things, or does not end.
 
-    Accepted, the numbers are the valid ones. What a bad answer left in the cache is no harm: from an honest server at the
-    same address they are again. Nobody can see that a body was changed on the way, or that a text ended early which said no
-    length or a shorter one: then only images are counted. Pauses between attempts are a hundredth of what they are, limits of
-    time a tenth.
+    Accepted, the numbers are the valid ones, or it is said of a shard that a cut could not be told. What a bad answer left
+    in the cache is no harm: from an honest server at the same address they are again. Nobody can see that a body was
+    changed on the way, or that a text ended early which said no length or a shorter one: then only images are counted.
+    Pauses between attempts are a hundredth of what they are, limits of time a tenth.
     """
     way = case.rng.choice(WAYS)
     always = 10**6 if way in ("endless", "slow") else case.rng.choice((1, 2, 10**6, 10**6))
@@ -31,13 +31,15 @@ def downloads(case: Case) -> None:
     if unseen:
         case.counts(found, COUNT)
         return
-    case.equal(found, "shards")
+    if found is None or not case.is_unsure():
+        case.equal(found, "shards")
     first = case.commands[0].refused
     with serving(case.world.valid / "shards", Behaviour(), port) as port:
         found = _fetch(case, port)
     if found is None:
         raise Fault("silent", f"what a bad answer left behind is refused from an honest server: {case.commands[-1]}")
-    case.equal(found, "shards")
+    if not case.is_unsure():
+        case.equal(found, "shards")
     case.refused = first
 
 
