@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,8 @@ def choose_engine(results: Results, bundle: str | None) -> Entry:
         return found[0]
     candidates = [entry for entry in working if entry.is_candidate and not entry.record.simulated]
     if len(candidates) != 1:
-        names = ", ".join(entry.record.bundle.name for entry in candidates) or "none"
-        raise ResultsError(f"choose an engine with --bundle; deployed candidates: {names}")
+        there = ", ".join(entry.record.bundle.name for entry in candidates) or "none"
+        raise ResultsError(f"choose an engine with --bundle; deployed candidates: {there}")
     return candidates[0]
 
 
@@ -120,22 +121,8 @@ def _body(entry: Entry) -> str:
     ] or ["Not measured: which kernels ran."]
     lines += ["", "## Fairness", ""]
     lines += _fairness(record)
-    lines += ["", "## Limitations", ""]
-    missing = [axis.title for axis in AXES.values() if axis.name not in axes]
-    lines += [f"- Not measured: {', '.join(missing)}."] if missing else []
-    lines += [] if record.latency else ["- Not measured: latency and memory."]
-    lines += [f"- {plain(note)}." for note in Results((entry,)).notes]
-    skipped = sum(len(view.skipped) for view in record.views)
-    lines += [f"- {skipped} images could not be decoded and were left out."] if skipped else []
-    left_out = sum(view.left_out_count for view in record.views)
-    lines += [f"- {left_out} files of the data sets are no samples and were left out."] if left_out else []
-    unverified = sum(len(view.unverified) for view in record.views)
-    lines += [f"- Of {unverified} files of the data sets nobody can tell whether they are whole."] if unverified else []
+    lines += ["", "## Limitations", "", *_limitations(entry, set(axes))]
     lines += [
-        "- Intervals cover the sampling of images, not the choice of data sets, prompts or calibration images.",
-        f"- Zero-shot prompts: {plain(', '.join(sorted({view.templates for view in record.views if view.templates})))}."
-        " Another prompt set gives other figures.",
-        "- Figures hold for this runtime and machine; another runtime may round differently.",
         "",
         "## Provenance",
         "",
@@ -151,6 +138,27 @@ def _body(entry: Entry) -> str:
         )
     versions = ", ".join(f"{name} {version}" for name, version in record.environment["packages"].items())
     return "\n".join([*lines, f"- {plain(versions)}"]) + "\n"
+
+
+def _limitations(entry: Entry, axes: Set[str]) -> list[str]:
+    record = entry.record
+    missing = [axis.title for axis in AXES.values() if axis.name not in axes]
+    lines = [f"- Not measured: {', '.join(missing)}."] if missing else []
+    lines += [] if record.latency else ["- Not measured: latency and memory."]
+    lines += [f"- {plain(note)}." for note in Results((entry,)).notes]
+    for count, said in (
+        (sum(len(view.skipped) for view in record.views), "{} images could not be decoded and were left out"),
+        (sum(view.left_out_count for view in record.views), "{} files of the data sets are no samples: left out"),
+        (sum(len(view.unverified) for view in record.views), "of {} files nobody can tell whether they are whole"),
+    ):
+        lines += [f"- {said.format(count)}."] if count else []
+    templates = ", ".join(sorted({view.templates for view in record.views if view.templates}))
+    return [
+        *lines,
+        "- Intervals cover the sampling of images, not the choice of data sets, prompts or calibration images.",
+        f"- Zero-shot prompts: {plain(templates)}. Another prompt set gives other figures.",
+        "- Figures hold for this runtime and machine; another runtime may round differently.",
+    ]
 
 
 def _calibration(bundle: BundleRecord) -> list[str]:

@@ -160,7 +160,7 @@ def test_anothers_draws_of_an_earlier_clipq_are_refused(folder):
     for name in ("fp32", "int8"):
         path = folder / "pairing" / f"{name}__ort-cpu.safetensors"
         with safe_open(path, "np") as stored:
-            metadata = {key: value for key, value in stored.metadata().items() if key != "record"}
+            metadata = {key: value for key, value in stored.metadata().items() if key not in ("record", "sha256")}
             save_file({key: stored.get_tensor(key) for key in stored.keys()}, path, metadata)  # noqa: SIM118
     assert evaluate("gate", str(folder), "--policy", "mlperf-99").returncode in (0, 1, 3)
     copy_pairing(folder)
