@@ -143,7 +143,8 @@ def gather_cohort(
 
 
 def _open_bundles(paths: Sequence[Path], also: Sequence[ClipqError]) -> list[Bundle]:
-    opened, wrong = [], []
+    opened: list[Bundle] = []
+    wrong: list[ClipqError] = []
     for path in paths:
         try:
             opened.append(open_bundle(path))
