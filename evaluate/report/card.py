@@ -32,8 +32,8 @@ def choose_engine(results: Results, bundle: str | None) -> Entry:
     if bundle is not None:
         found = [entry for entry in working if entry.record.bundle.name == bundle]
         if not found:
-            names = [entry.record.bundle.name for entry in working]
-            raise ResultsError(f"--bundle {bundle}: the results have {', '.join(names)}{hint(bundle, names)}")
+            known = [entry.record.bundle.name for entry in working]
+            raise ResultsError(f"--bundle {bundle}: the results have {', '.join(known)}{hint(bundle, known)}")
         if len(found) > 1:
             runtimes = ", ".join(entry.record.runtime for entry in found)
             raise ResultsError(f"{bundle} was evaluated in {runtimes}; keep one record")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import re
 import sys
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -23,22 +22,18 @@ fetch_option = click.option(
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class OutputFolder(click.ParamType[Path]):
+class OutputFolder(click.Path):
     """A folder that a command writes to: refused before the command begins where that cannot be."""
 
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The folder's path."""
         return as_folder(value, param.opts[0] if param else "-o")
 
 
-class OutputFile(click.ParamType[Path]):
+class OutputFile(click.Path):
     """A file that a command writes: refused before the command begins where that cannot be."""
 
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The file's path."""
         return as_file(value, param.opts[0] if param else "-o")
 
