@@ -25,6 +25,7 @@ from clipq.evaluate.results.record import (
     Record,
     read_record,
     read_records,
+    record_stem,
     stem_of,
     write_csv,
     write_record,
@@ -73,11 +74,13 @@ def evaluate_plan(
     evaluated = Evaluated(plan, cohort, replace(settings, batch=embeddings.batch.size), given, findings, benches)
     records = [record_of(subject, evaluated) for subject in cohort.subjects]
     for index, subject in enumerate(cohort.subjects):
-        mine = evaluated.findings_of(subject)
-        records[index] = write_pairing(results, records[index], mine.estimates, mine.answers)
+        found = evaluated.findings_of(subject)
+        records[index] = write_pairing(results, records[index], found.estimates, found.answers)
         write_record(results, records[index])
-    # Of engines of earlier runs too: every other command sees them.
-    write_csv(results, read_records(results))
+    # And engines of earlier runs, which every other command sees.
+    mine = {record_stem(record) for record in records}
+    earlier = [record for record in read_records(results) if record_stem(record) not in mine]
+    write_csv(results, [*records, *earlier])
     return records
 
 

@@ -78,7 +78,8 @@ class Key(NamedTuple):
             return "" if self.group in ("near", "far") else "needs the group 'near' or 'far'"
         if section == "fairness":
             return "" if self.group else "needs a group: a column"
-        return "" if "=" in self.group or not self.group else f"needs a group such as {part_group('column', 'value')!r}"
+        # Of a view itself: a part of it, or what an axis of one's own calls one.
+        return ""
 
     @property
     def _section(self) -> str:

@@ -48,7 +48,6 @@ WRONG = [
     (row(metric="robust_acc1", group="pgd"), "needs a group such as 'name/3'"),
     (row(metric="auroc.mcm", group="middle"), "needs the group 'near' or 'far'"),
     (row(metric="group_gap.acc1"), "needs a group: a column"),
-    (row(group="Black"), "needs a group such as 'column=value'"),
     (row(bundle="other"), "is of other on ort-cpu"),
     (lambda found: found["environment"].pop("cores"), "there is no 'cores'"),
     (lambda found: found["environment"].update(gpu="H200"), "the gpu has no name"),
