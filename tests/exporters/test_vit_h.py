@@ -57,6 +57,7 @@ def test_vit_h_goes_the_whole_way(shared: Path, tmp_path: Path) -> None:
         shown, peak = measured("clipq.evaluate.cli", "inspect", path, "--json")
         assert peak < MOST * source.image.size, path
         assert verdict in (None, json.loads(shown)[0]["verdict"])
-    _, peak = measured("clipq.evaluate.cli", "run", *bundles, "--data", photos, "--no-bench", "-o", tmp_path / "out")
+    given = ("--data", photos, "--templates", "simple-7", "--no-bench", "-o", tmp_path / "out")
+    _, peak = measured("clipq.evaluate.cli", "run", *bundles, *given)
     assert peak < MOST * source.image.size
     assert len(list((tmp_path / "out" / "records").iterdir())) == 3
