@@ -261,7 +261,8 @@ def test_wrong_use_is_refused(bundles, tmp_path):
 def test_outputs_that_cannot_be_are_refused_before_anything_runs(tmp_path, monkeypatch, output):
     """Nothing else in these lines is right, and the output is what they complain of."""
     monkeypatch.chdir(tmp_path)
-    what = {"": "empty value", "\udcff": "not UTF-8", "/dev/null/x": "is a file"}.get(output, "cannot be written")
+    what = {"": "empty value", "\udcff": "not UTF-8", "/dev/null/x": "is a file", "x" * 256: "too long"}
+    what = what.get(output, "cannot be written")
     for words in (
         ["run", "nowhere", "--data", "nowhere", "-o"], ["demo", "-o"], ["sweep", "nowhere", "-o"],
         ["report", "nowhere", "-o"], ["card", "nowhere", "-o"], ["gate", "init", "nowhere", "-o"],

@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipq.data.source import Source, Want, checked_classes, refuse_unwritable, split_source, written
+from clipq.data.source import Source, Want, checked_classes, exists, refuse_unwritable, split_source, written
 from clipq.errors import DataError
-from clipq.given import hint
+from clipq.given import hint, shown, unusable
 
 if TYPE_CHECKING:
     from clipq.data.views import View
@@ -71,7 +71,7 @@ def _path_unless_address(place: str, folder: Path) -> Path | None:
 
 
 def _path_of_a_folder(place: str, folder: Path) -> Path | None:
-    return folder / place if (folder / place).is_dir() else None
+    return folder / place if exists(folder / place) and (folder / place).is_dir() else None
 
 
 def _last_part(place: str) -> str:
@@ -176,6 +176,8 @@ def complaint(spec: str) -> str | None:
         known = f"{', '.join(scheme.options) or 'none'}{hint(unknown[0], scheme.options)}"
         return f"{source.path}: unknown option {unknown[0]!r}; known: {known}"
     path = scheme.locate(source.place, Path())
+    if path is not None and (wrong := unusable(str(path))):
+        return f"{shown(source.path)}: {wrong}"
     if path is None or (path.is_file() if scheme.is_file else path.is_dir()):
         return None
     if scheme is SCHEMES[""]:
@@ -211,5 +213,5 @@ def _find_scheme(path: str, folder: Path) -> tuple[Scheme, str]:
     prefix, colon, place = path.partition(":")
     if colon and prefix + colon in SCHEMES:
         return SCHEMES[prefix + colon], place
-    suffix = "" if (folder / path).is_dir() else Path(path).suffix.lower()
+    suffix = "" if exists(folder / path) and (folder / path).is_dir() else Path(path).suffix.lower()
     return SCHEMES.get(suffix, SCHEMES[""]), path

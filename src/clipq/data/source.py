@@ -54,24 +54,21 @@ def split_source(spec: str, folder: Path = Path()) -> tuple[str, str, str]:
 
     A path that exists as it stands, seen from the folder, is taken as it stands.
     """
-    if wrong := unusable(spec):
-        raise DataError(f"source {shown(spec)}: {wrong}")
+    if "\0" in spec:
+        raise DataError(f"source {shown(spec)}: holds a NUL")
     before, path, after = "", spec, ""
     found = re.match(r"([A-Za-z0-9][\w.-]*=)(.+)$", path)
-    if found and not _exists(folder / path):
+    if found and not exists(folder / path):
         before, path = found.groups()
     found = re.match(r"(.+?)(:(?:[a-z_]+=[^,=]+)(?:,[a-z_]+=[^,=]+)*)$", path)
-    if found and not _exists(folder / path):
+    if found and not exists(folder / path):
         path, after = found.groups()
     return before, path, after
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        # A source with its name and options may be longer than names of files get.
-        return False
+def exists(path: Path) -> bool:
+    """Whether there is something: a source with its name and options may be longer than names of files get."""
+    return unusable(str(path)) is None and path.exists()
 
 
 def side_file(folder: Path, name: str) -> Path | None:
