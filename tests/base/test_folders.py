@@ -39,6 +39,13 @@ def test_csv_with_groups(tmp_path):
     assert by_light.classes.names == ("day", "night") and by_light.samples[0].groups == {"light": "day"}
 
 
+def test_a_group_without_a_value_has_a_name(tmp_path):
+    image_folder(tmp_path)
+    (tmp_path / "labels.csv").write_text("file,label,light\ncircle/0.png,a,night\nring/0.png,b,\nstar/0.png,a, \n")
+    view = open_view(str(tmp_path / "labels.csv"))
+    assert [sample.groups["light"] for sample in view.samples] == ["night", "unlabelled", "unlabelled"]
+
+
 def test_csv_with_numbers_into_classnames(tmp_path):
     image_folder(tmp_path)
     (tmp_path / "classnames.txt").write_text("circle\nring\nstar\n")

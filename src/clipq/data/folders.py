@@ -17,7 +17,7 @@ from clipq.data.source import (
     side_templates,
 )
 from clipq.data.tables import files_beside, read_csv
-from clipq.data.views import Classes, FileView, Sample, View
+from clipq.data.views import NO_GROUP, Classes, FileView, Sample, View
 from clipq.errors import DataError
 
 # Folders of a data set that are no classes, if all of them are so called.
@@ -98,7 +98,9 @@ def open_csv(source: Source, want: Want, cache: Path | None) -> View:
     index = {key: number for number, key in enumerate(keys)}
     # The label is a group too where it has a name of its own: gender is asked for, and compared between genders.
     groups = [column for column in columns if column not in ("file", "label")]
-    samples = tuple(Sample(row["file"], index[row[label]], {column: row[column] for column in groups}) for row in rows)
+    samples = tuple(
+        Sample(row["file"], index[row[label]], {column: row[column] or NO_GROUP for column in groups}) for row in rows
+    )
     classes = Classes.plain(names, keys, side_templates(path.parent))
     return FileView(source.name, source.path, samples, classes, files_beside(path, [row["file"] for row in rows]))
 

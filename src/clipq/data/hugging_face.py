@@ -13,7 +13,7 @@ from PIL import Image
 
 from clipq.data.image_files import find_images
 from clipq.data.source import Source, Want, class_keys, label_classes, read_class_names
-from clipq.data.views import MOST_BYTES, UNLABELLED, Classes, EncodedView, Sample
+from clipq.data.views import MOST_BYTES, NO_GROUP, UNLABELLED, Classes, EncodedView, Sample
 from clipq.errors import DataError
 from clipq.files import sha256_bytes
 from clipq.text_files import read_bytes
@@ -261,7 +261,7 @@ def _readable(table: Any, column: str) -> list[str] | None:
     feature = table.features[column]
     if isinstance(feature, datasets.ClassLabel):
         names = dict(enumerate(feature.names))
-        return [names.get(value, "unlabelled") for value in table[column]]
+        return [names.get(value, NO_GROUP) for value in table[column]]
     if _is_value(feature, "string", "int", "bool"):
-        return ["unlabelled" if value is None else str(value) for value in table[column]]
+        return [NO_GROUP if value is None else str(value).strip() or NO_GROUP for value in table[column]]
     return None
