@@ -52,7 +52,8 @@ def strictly(content: bytes) -> int | None:
     """How many rows a CSV file has below its header; None where it is not UTF-8, or rows differ in length."""
     try:
         text = content.decode("utf-8-sig")
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+        rows = [row for row in ([cell.strip() for cell in cells] for cells in reader) if any(row)]
     except (UnicodeDecodeError, csv.Error):
         return None
     if (

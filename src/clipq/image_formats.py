@@ -19,6 +19,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
 _UNREADABLE = {
     ".heic", ".heif", ".hif", ".jxl", ".jxr", ".svg", ".svgz", ".eps", ".wmf", ".emf", ".psd", ".xcf", ".tga", ".pcx",
     ".dds", ".sgi", ".xbm", ".xpm", ".exr", ".hdr", ".dcm", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf",
-    ".rw2", ".raf",
+    ".rw2", ".raf", ".srw", ".pef", ".ico", ".cur", ".icns", ".icb", ".vda", ".vst", ".bw", ".rgb", ".rgba", ".ras",
+    ".im", ".msp", ".pcd", ".pxr", ".dcx", ".fits", ".fit", ".blp", ".ftc", ".ftu", ".psb",
 }  # fmt: skip
 SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes} | _UNREADABLE

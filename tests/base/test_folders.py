@@ -39,6 +39,13 @@ def test_csv_with_groups(tmp_path):
     assert by_light.classes.names == ("day", "night") and by_light.samples[0].groups == {"light": "day"}
 
 
+def test_a_group_without_a_value_has_a_name(tmp_path):
+    image_folder(tmp_path)
+    (tmp_path / "labels.csv").write_text("file,label,light\ncircle/0.png,a,night\nring/0.png,b,\nstar/0.png,a, \n")
+    view = open_view(str(tmp_path / "labels.csv"))
+    assert [sample.groups["light"] for sample in view.samples] == ["night", "unlabelled", "unlabelled"]
+
+
 def test_csv_with_numbers_into_classnames(tmp_path):
     image_folder(tmp_path)
     (tmp_path / "classnames.txt").write_text("circle\nring\nstar\n")
@@ -109,3 +116,75 @@ def test_bad_data_is_refused(tmp_path, case):
     source, words = bad(tmp_path, case)
     with pytest.raises(DataError, match=words):
         open_view(str(source))
+
+
+def with_classes(root, *keys):
+    """A folder with one image in each class folder."""
+    for index, key in enumerate(keys):
+        (root / key).mkdir(parents=True)
+        (root / key / "0.png").write_bytes(png(index))
+    return str(root)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("hot_dog", "hot dog"),
+        ("hot  dog", "hot dog"),
+        ("dog", "dog "),
+        ("caf\u00e9", "cafe\u0301"),
+        ("a\u00a0b", "a b"),
+    ],
+)
+def test_names_that_are_the_same_to_a_tokenizer_are_one_class(tmp_path, keys):
+    with pytest.raises(DataError, match="stands for more than one class"):
+        open_view(with_classes(tmp_path, *keys, "star"))
+
+
+def test_names_that_differ_in_capitals_are_said(tmp_path, caplog):
+    assert len(open_view(with_classes(tmp_path, "Cat", "cat")).classes.names) == 2
+    assert "'cat' (as 'Cat')" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["0\tcat", "c\0t", "\x1b[31mcat", "c\x0bt"])
+def test_class_names_without_control_letters(tmp_path, name):
+    root = with_classes(tmp_path, "a", "b")
+    (tmp_path / "classnames.txt").write_text(f"{name}\ndog\n")
+    with pytest.raises(DataError, match="control letter"):
+        open_view(root)
+
+
+@pytest.mark.parametrize("keys", [("train", "val"), ("Test", "Train", "validation")])
+def test_splits_are_no_classes(tmp_path, keys):
+    with pytest.raises(DataError, match=f"are splits .*give .*{keys[-1]}"):
+        open_view(with_classes(tmp_path, *keys))
+    assert len(open_view(with_classes(tmp_path / "vehicles", "train", "car")).samples) == 2
+
+
+def test_numbers_as_folders_are_in_one_order(tmp_path):
+    """Line 3 is class 2 to one, and folder 10 to another."""
+    names = "\n".join(f"name {number}" for number in range(11))
+    root = with_classes(tmp_path / "plain", *map(str, range(11)))
+    assert open_view(root).classes.names[:3] == ("0", "1", "10")
+    (tmp_path / "plain/classnames.txt").write_text(names)
+    with pytest.raises(DataError, match="leading zeros"):
+        open_view(root)
+    padded = with_classes(tmp_path / "padded", *(f"{number:02d}" for number in range(11)))
+    (tmp_path / "padded/classnames.txt").write_text(names)
+    assert open_view(padded).classes.names[2] == "name 2"
+
+
+def test_class_names_beside_a_link(tmp_path):
+    real = with_classes(tmp_path / "disk/photos", "a", "b")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/test").symlink_to(real)
+    (tmp_path / "data/classnames.txt").write_text("cat\ndog\n")
+    assert open_view(str(tmp_path / "data/test")).classes.names == ("cat", "dog")
+    assert open_view(real).classes.names == ("a", "b")
+
+
+def test_a_file_of_templates_without_any_is_refused(tmp_path):
+    root = with_classes(tmp_path, "a", "b")
+    (tmp_path / "zeroshot_classification_templates.txt").write_text("\n\n")
+    with pytest.raises(DataError, match="holds no template"):
+        open_view(root)

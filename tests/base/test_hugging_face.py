@@ -10,7 +10,7 @@ from clipq.bundle import Preprocess
 from clipq.data.open import open_view
 from clipq.data.pixels import PixelReader
 from clipq.demo import world
-from clipq.errors import DataError
+from clipq.errors import DataChanged, DataError
 
 NAMES = ("circle", "ring", "star")
 
@@ -174,8 +174,11 @@ def test_paths_in_cells_are_seen_from_the_folder(tmp_path):
         (tmp_path / "photos" / f"{number}.png").write_bytes(png(number))
     view = open_view(source, cache=tmp_path / "cache")
     assert (np.asarray(view.image(1)) == world.sample("test", 1)[1]).all()
+    (tmp_path / "photos" / "1.png").unlink()
+    with pytest.raises(DataChanged, match="test/0000001: changed while it was read"):
+        view.image(1)
+    view = open_view(source, cache=tmp_path / "cache")
     for gone in (1, 2):
-        (tmp_path / "photos" / "1.png").unlink(missing_ok=True)
         with pytest.raises(DataError, match=f"test/000000{gone}: its image is .*, which cannot be read"):
             view.image(gone)
 
@@ -234,3 +237,45 @@ def test_a_folder_that_names_addresses_fetches_nothing(tmp_path, address):
     )
     with pytest.raises(DataError, match=r"it names (http|hf): addresses; --fetch allows downloads"):
         open_view(f"hf:{tmp_path}")
+
+
+def test_no_image_but_the_one_that_is_asked_for_is_decoded(tmp_path, monkeypatch):
+    """The library would give a row as a whole, a mask in any format of Pillow's with it: PostScript, too."""
+    datasets = pytest.importorskip("datasets", reason="needs the hf extra")
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    features = datasets.Features(image=datasets.Image(), mask=datasets.Image(), label=datasets.Value("string"))
+    rows = {
+        "image": [{"bytes": png(index), "path": None} for index in range(2)],
+        "mask": [{"bytes": script, "path": None}, {"bytes": b"no image", "path": None}],
+        "label": ["cat", "dog"],
+    }
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "test-0.parquet")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was run"))
+    view = open_view(f"hf:{tmp_path}")
+    assert all(view.image(index) for index in range(2)) and len(view.digest) == 64
+
+
+@pytest.mark.parametrize("what", ["a suffix that the library does not know", "no metadata"])
+def test_images_that_the_library_passes_over_are_named(tmp_path, what):
+    pytest.importorskip("datasets", reason="needs the hf extra")
+    names = ["train/cat/9.png", "test/cat/0.png", "test/cat/1.png", "test/dog/2.png"]
+    for index, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(png(index))
+    if what == "no metadata":
+        lines = ['{"file_name": "cat/0.png", "label": "cat"}', '{"file_name": "dog/2.png", "label": "dog"}']
+        (tmp_path / "test/metadata.jsonl").write_text("\n".join(lines))
+    else:
+        (tmp_path / "test/cat/1.png").rename(tmp_path / "test/cat/1.avif")
+    view = open_view(f"hf:{tmp_path}")
+    assert len(view.samples) == 2
+    assert [name.partition(".")[0] for name in view.left_out] == ["test/cat/1"]
+
+
+def test_a_path_to_no_regular_file_is_a_bad_image(tmp_path):
+    pytest.importorskip("datasets", reason="needs the hf extra")
+    (tmp_path / "test.csv").write_text("image,label\n/dev/zero,cat\n.,dog\n")
+    view = open_view(f"hf:{tmp_path}")
+    for index in range(2):
+        with pytest.raises(DataError, match="is no regular file"):
+            view.image(index)

@@ -13,7 +13,7 @@ from clipq.data.image_files import find_images
 from clipq.data.open import open_view
 from clipq.data.views import choose_samples
 from clipq.errors import DataError
-from clipq.image_formats import FORMATS
+from clipq.image_formats import FORMATS, SUFFIXES
 from clipq.preprocess import open_image
 
 LEFTOVERS = ("Thumbs.db", "dog/._0.png", "dog/.DS_Store", "dog/readme.txt", "dog/deep/desktop.ini")
@@ -152,3 +152,12 @@ def test_utkface_reads_the_same(tmp_path):
     (tmp_path / "list.txt").write_text("x")
     view = open_view(f"utkface:{tmp_path}")
     assert len(view.samples) == 3 and set(view.left_out) == {"list.txt"}
+
+
+def test_every_picture_that_pillow_knows_of_is_read_or_a_bad_one():
+    Image.init()
+    # Documents, films and measurements.
+    others = {
+        ".ps", ".pdf", ".mpg", ".mpeg", ".fli", ".flc", ".bufr", ".grib", ".h5", ".hdf", ".iim", ".gbr", ".palm",
+    }  # fmt: skip
+    assert set(Image.registered_extensions()) - SUFFIXES <= others

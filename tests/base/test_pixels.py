@@ -170,6 +170,21 @@ def test_what_is_no_chunk_of_these_samples_is_made_again(name, photos, tmp_path)
     assert chunk.read_bytes() == data
 
 
+@pytest.mark.parametrize("what", ["a pipe", "a folder", "terabytes of holes"])
+def test_what_stands_in_a_chunks_place_costs_time_alone(what, photos, tmp_path):
+    good = reader(tmp_path).read(photos, 8, 16)
+    (chunk,) = tmp_path.glob("*/*.safetensors")
+    chunk.unlink()
+    if what == "a pipe":
+        os.mkfifo(chunk)
+    elif what == "a folder":
+        chunk.mkdir()
+    else:
+        chunk.touch()
+        os.truncate(chunk, 2**42)
+    assert (reader(tmp_path).read(photos, 8, 16).pixels == good.pixels).all()
+
+
 @pytest.mark.parametrize("how", ["below a file", "a file", "full", "read-only", "without locks"])
 def test_a_cache_that_cannot_be_written_is_only_slower_and_that_is_said(how, photos, tmp_path, monkeypatch, caplog):
     cache = tmp_path / how

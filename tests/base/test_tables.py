@@ -74,7 +74,23 @@ def test_one_file_by_two_names_is_named_twice(tmp_path):
         open_view(str(tmp_path / "labels.csv"))
 
 
-@pytest.mark.parametrize("labels", [("0.0", "1.0"), ("-.5", "1e-3"), ("[0, 1]", "[0]"), ("2.", "nan")])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("0.0", "1.0"),
+        ("-.5", "1e-3"),
+        ("[0, 1]", "[0]"),
+        ("2.", "nan"),
+        ("0.0", "1"),
+        ("-1", "0"),
+        ("cat", "nan"),
+        ("cat", "['dog']"),
+        ("{}", "cat"),
+        ("(0,)", "(0, 1)"),
+        ("inf", "-inf"),
+        ("0,5", "1"),
+    ],
+)
 def test_what_is_no_class_name_is_refused(tmp_path, labels):
     image_folder(tmp_path)
     (tmp_path / "labels.csv").write_text('file,label\ncircle/0.png,"{}"\nring/0.png,"{}"\n'.format(*labels))
@@ -107,3 +123,21 @@ def test_class_names_that_would_shift_are_refused(tmp_path, content, words):
     (tmp_path / "labels.csv").write_text("file,label\ncircle/0.png,0\nstar/0.png,2\nring/1.png,1\n")
     with pytest.raises(DataError, match=words):
         open_view(str(tmp_path / "labels.csv"))
+
+
+def test_blanks_around_cells_and_empty_rows_do_not_count(tmp_path):
+    """People write ``a, "b, c"``, and spreadsheets leave rows of nothing."""
+    (tmp_path / "labels.csv").write_text(
+        'file, label ,light\na.png, cat,day\nb.png,cat ,  "dim, red"\n"c.png","dog\n",\t\n , ,\n   \n,,,\n'
+    )
+    rows = read_csv(tmp_path / "labels.csv", ("file", "label"))
+    assert [(row["file"], row["label"], row["light"]) for row in rows] == [
+        ("a.png", "cat", "day"),
+        ("b.png", "cat", "dim, red"),
+        ("c.png", "dog", ""),
+    ]
+
+
+def test_windows_folders_have_a_way_out(tmp_path):
+    with pytest.raises(DataError, match="write / between folders"):
+        file_beside(tmp_path / "labels.csv", r"test\a.png")

@@ -169,6 +169,6 @@ def _templates(path: Path, where: object) -> tuple[str, ...]:
 
 def _text(path: Path, where: object) -> str:
     text = as_text(read_bytes(path, DataError), where, DataError)
-    if re.match(r"\s*<(!doctype|html|head|body|\?xml)", text, re.IGNORECASE):
-        raise DataError(f"{where}: is a web page, not the file that was meant; see the address in a browser")
+    if re.match(r"\s*(<(!doctype|html|head|body|\?xml)|[{[]\s*[\"{[])", text, re.IGNORECASE):
+        raise DataError(f"{where}: is a web page or JSON, not the text that was meant; see the address in a browser")
     return text

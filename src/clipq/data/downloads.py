@@ -122,8 +122,8 @@ def _download(url: str, folder: Path, most: int) -> Path | None:
                 if error.code == 404:
                     return None
                 if error.code < 500 and error.code not in (408, 425, 429):
-                    raise DataError(f"{url}: the server refuses it ({error.code} {error.reason})") from error
-                reason = f"{error.code} {error.reason}"
+                    raise DataError(f"{url}: the server refuses it ({error.code} {error.reason[:200]})") from error
+                reason = f"{error.code} {error.reason[:200]}"
             except (ValueError, http.client.InvalidURL) as error:
                 raise DataError(f"{url}: is no address ({error})") from error
             if file.tell() >= furthest + _PROGRESS and body.goes_on:
@@ -181,7 +181,10 @@ class _Body:
         if "chunked" in headers.get("Transfer-Encoding", "").lower():
             return None
         if not re.fullmatch(r"[0-9]{1,18}", headers.get("Content-Length", "")):
-            raise DataError(f"{self._url}: the server does not say how long it is, so that a cut could not be told")
+            raise DataError(
+                f"{self._url}: the server does not say how long it is, so that a cut could not be told; "
+                "fetch it otherwise, and give the folder"
+            )
         return int(headers["Content-Length"])
 
     def _check_room(self, length: int | None) -> None:

@@ -17,8 +17,11 @@ from clipq.data.source import (
     side_templates,
 )
 from clipq.data.tables import files_beside, read_csv
-from clipq.data.views import Classes, FileView, Sample, View
+from clipq.data.views import NO_GROUP, Classes, FileView, Sample, View
 from clipq.errors import DataError
+
+# Folders of a data set that are no classes, if all of them are so called.
+_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 
 
 def open_folder(source: Source, want: Want, cache: Path | None) -> View:
@@ -34,6 +37,10 @@ def open_folder(source: Source, want: Want, cache: Path | None) -> View:
     if not found.folders:
         raise DataError(f"{source.where}: no class folders in it (an ImageFolder has one folder per class)")
     keys = [folder.name for folder in found.folders]
+    if len(keys) > 1 and _SPLITS.issuperset(map(str.lower, keys)):
+        raise DataError(
+            f"{source.where}: its folders are splits ({', '.join(keys)}), no classes; give {root / keys[-1]}"
+        )
     labels = {key: label for label, key in enumerate(keys)}
     files, labelled, left_out = [], [], dict(found.left_out)
     for path, name in zip(found.files, names, strict=True):
@@ -45,6 +52,11 @@ def open_folder(source: Source, want: Want, cache: Path | None) -> View:
     _refuse_empty(source, keys, {sample.label for sample in labelled})
     path_of_names = side_file(root, CLASS_NAMES)
     class_names = [key.replace("_", " ") for key in keys] if path_of_names is None else read_class_names(path_of_names)
+    if path_of_names is not None and all(map(str.isdecimal, keys)) and keys != sorted(keys, key=int):
+        raise DataError(
+            f"{root}: its class folders are numbers, which sort as texts (10 before 2), so that {path_of_names} "
+            "may name others than were meant; rename them with leading zeros (02)"
+        )
     if len(class_names) != len(keys):
         raise DataError(f"{path_of_names} names {len(class_names)} classes, {root} has {len(keys)} class folders")
     classes = Classes.plain(class_names, keys, side_templates(root))
@@ -86,7 +98,9 @@ def open_csv(source: Source, want: Want, cache: Path | None) -> View:
     index = {key: number for number, key in enumerate(keys)}
     # The label is a group too where it has a name of its own: gender is asked for, and compared between genders.
     groups = [column for column in columns if column not in ("file", "label")]
-    samples = tuple(Sample(row["file"], index[row[label]], {column: row[column] for column in groups}) for row in rows)
+    samples = tuple(
+        Sample(row["file"], index[row[label]], {column: row[column] or NO_GROUP for column in groups}) for row in rows
+    )
     classes = Classes.plain(names, keys, side_templates(path.parent))
     return FileView(source.name, source.path, samples, classes, files_beside(path, [row["file"] for row in rows]))
 

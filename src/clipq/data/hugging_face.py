@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 
 from PIL import Image
 
+from clipq.data.image_files import find_images
 from clipq.data.source import Source, Want, class_keys, label_classes, read_class_names
-from clipq.data.views import UNLABELLED, Classes, EncodedView, Sample
+from clipq.data.views import MOST_BYTES, NO_GROUP, UNLABELLED, Classes, EncodedView, Sample
 from clipq.errors import DataError
 from clipq.files import sha256_bytes
+from clipq.text_files import read_bytes
 
 # fsspec's names for what lies on this machine: files, and what is packed in them.
 _LOCAL = {None, "file", "local", "zip", "tar", "gzip", "bz2", "xz", "lz4", "zstd"}
@@ -21,7 +24,9 @@ _LOCAL = {None, "file", "local", "zip", "tar", "gzip", "bz2", "xz", "lz4", "zstd
 
 @dataclass(frozen=True)
 class HuggingFaceView(EncodedView):
-    """Rows of a table whose image column holds encoded files; ``folder`` is where paths in it are seen from.
+    """Rows of a table with one column, which holds encoded files; ``folder`` is where paths in it are seen from.
+
+    With others beside it, the library would decode all of a row that is asked for, in any format that Pillow has.
 
     ``unusable`` says by row what a sample lacks.
     """
@@ -51,11 +56,10 @@ class HuggingFaceView(EncodedView):
             data: bytes = stored["bytes"]
             return data
         try:
-            return (self.folder / stored["path"]).read_bytes()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
+            return read_bytes(self.folder / stored["path"], DataError, MOST_BYTES)
+        except DataError as error:
             raise DataError(
-                f"{self.samples[index].id}: its image is {stored['path']}, which cannot be read ({reason})"
+                f"{self.samples[index].id}: its image is {stored['path']}, which cannot be read ({error})"
             ) from error
 
 
@@ -101,21 +105,51 @@ def open_hugging_face(source: Source, want: Want, cache: Path | None) -> Hugging
         for row in range(count)
     )
     folder = Path(source.place).resolve()
-    return HuggingFaceView(source.name, spec, samples, classes, table, options["image"], folder, unusable)
+    images = table.select_columns([options["image"]])
+    return HuggingFaceView(
+        source.name, spec, samples, classes, images, options["image"], folder, unusable,
+        left_out=_unread(source, images, cache),
+    )  # fmt: skip
 
 
 def _load(source: Source, cache: Path | None) -> Any:
-    """A split as a table; nothing is fetched without a cache."""
+    """A split as a table."""
+    import datasets
+
+    return _ask(datasets.load_dataset, source, cache, split=source.options["split"])
+
+
+def _unread(source: Source, images: Any, cache: Path | None) -> dict[str, str]:
+    """Images in a folder that the library passes over: of suffixes that it does not know, without metadata."""
+    import datasets
+
+    folder, read = Path(source.place), set()
+    for chunk in images.data.column(0).chunks:
+        packed = chunk.field("bytes").is_valid().to_pylist()
+        read |= {path for path, inside in zip(chunk.field("path").to_pylist(), packed, strict=True) if not inside}
+    if not folder.is_dir() or not read - {None}:
+        return {}
+    # Those of another split are not passed over, nor those of the rest where a part of a split is asked for.
+    splits = _ask(datasets.load_dataset_builder, source, cache).config.data_files or {}
+    for split, files in splits.items():
+        read |= set() if split == source.options["split"] else set(files)
+    read = {os.path.realpath(folder / path) for path in read if path}
+    missed = [path for path in find_images(folder).files if os.path.realpath(path) not in read]
+    return {path.relative_to(folder).as_posix(): "is not read by the library datasets" for path in missed}
+
+
+def _ask(load: Callable[..., Any], source: Source, cache: Path | None, **options: Any) -> Any:
+    """What the library makes of a source; nothing is fetched without a cache."""
     import datasets
 
     datasets.disable_progress_bars()
     try:
         with _offline(cache is None):
-            return datasets.load_dataset(
+            return load(
                 source.place,
                 source.options["config"] or None,
-                split=source.options["split"],
                 cache_dir=None if cache is None else str(cache / "hf"),
+                **options,
             )
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
@@ -227,7 +261,7 @@ def _readable(table: Any, column: str) -> list[str] | None:
     feature = table.features[column]
     if isinstance(feature, datasets.ClassLabel):
         names = dict(enumerate(feature.names))
-        return [names.get(value, "unlabelled") for value in table[column]]
+        return [names.get(value, NO_GROUP) for value in table[column]]
     if _is_value(feature, "string", "int", "bool"):
-        return ["unlabelled" if value is None else str(value) for value in table[column]]
+        return [NO_GROUP if value is None else str(value).strip() or NO_GROUP for value in table[column]]
     return None

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,9 @@ DECODERS = min(8, os.cpu_count() or 1)
 # How long one waits for who makes the same chunk, in seconds. That rarely takes longer, unless its process was stopped.
 PATIENCE = 30.0
 
+# Bytes of a chunk beside pixels, and of what is said of each sample: its row, or its id and why it was left out.
+_MOST_SAID = 2**16
+
 # Locks and unfinished files that are older, in seconds, were left behind by processes that are no more.
 STALE = 3600.0
 
@@ -63,9 +67,13 @@ class PixelCache:
         key = json.dumps(made, sort_keys=True)
         return self.folder / sha256_bytes(key.encode())[:32] / f"{start:08d}-{stop:08d}.safetensors"
 
-    def read(self, path: Path) -> PixelBatch | None:
-        """A chunk, or None where it is not there (or was evicted), is damaged, or lies where another belongs."""
+    def read(self, path: Path, most: int) -> PixelBatch | None:
+        """A chunk of at most ``most`` bytes; None where it is not there, damaged, or lies where another belongs."""
         try:
+            found = path.stat()
+            # A pipe would have this process wait, and a file with holes may have any size.
+            if not stat.S_ISREG(found.st_mode) or found.st_size > most:
+                return None
             with path.open("rb") as stream:
                 # Not mapped into memory: whoever shortens the file then would end this process.
                 data = bytearray(os.fstat(stream.fileno()).st_size)
@@ -179,7 +187,9 @@ class PixelReader:
 
     def _kept(self, path: Path, view: View, start: int, stop: int) -> PixelBatch | None:
         """A chunk of the cache, where it has one of these samples."""
-        batch = None if self.cache is None else self.cache.read(path)
+        height, width = self.config.image_size
+        most = _MOST_SAID + (stop - start) * (_MOST_SAID + height * width * 3)
+        batch = None if self.cache is None else self.cache.read(path, most)
         if batch is None or not isinstance(batch.skipped, dict):
             return None
         ids = {index: view.samples[index].id for index in range(start, stop)}

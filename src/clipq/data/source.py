@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections import Counter
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +28,12 @@ TEMPLATES = "zeroshot_classification_templates.txt"
 # What says something about the images of a folder and lies among them.
 SIDE_FILES = {CLASS_NAMES, TEMPLATES}
 
-# What tables hold in place of a class: 1.0, 1e-3, nan, [0, 1].
-_NO_NAME = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=e))(e[-+]?\d+)?|nan|\[.*\]", re.IGNORECASE)
+# What tables hold in place of a class: several of them ([0, 1], {}, (0,)), none, or numbers, of which only whole ones
+# can be classes, and only where there are no others (0.0, 1e-3, -1, nan).
+_NO_NAME = re.compile(r"\[.*\]|\{.*\}|\([-+\d., ]*\)|nan|NaN|<NA>|NaT")
+_NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?|[-+]?inf|nan", re.IGNORECASE)
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 Want = Literal["labels", "images", "captions"]
 
@@ -72,9 +76,10 @@ def exists(path: Path) -> bool:
 
 
 def side_file(folder: Path, name: str) -> Path | None:
-    """A side file in the folder or beside it."""
+    """A side file in the folder or beside it; of a link to a folder, beside the link or the folder."""
+    places = (folder, Path(os.path.abspath(folder)).parent, folder.resolve().parent)  # noqa: PTH100
     # Whatever has its name: a folder or a link to nothing is refused by who reads it.
-    return next((path for path in (folder / name, folder.resolve().parent / name) if os.path.lexists(path)), None)
+    return next((place / name for place in places if os.path.lexists(place / name)), None)
 
 
 def side_lines(text: str) -> tuple[str, ...]:
@@ -117,6 +122,8 @@ def read_templates(path: Path) -> tuple[str, ...]:
 def checked_templates(path: object, lines: Sequence[str]) -> tuple[str, ...]:
     """Templates with ``{}`` for the class name; raises DataError for one without."""
     templates = tuple(line.replace("{c}", "{}") for line in lines)
+    if not templates:
+        raise DataError(f"{path}: holds no template; write some, one a line, or remove it")
     for template in templates:
         if template.count("{}") != 1:
             raise DataError(f"{path}: template {template!r} must hold {{}} or {{c}} exactly once")
@@ -126,9 +133,12 @@ def checked_templates(path: object, lines: Sequence[str]) -> tuple[str, ...]:
 def label_classes(labels: Iterable[str], where: str) -> list[str]:
     """The classes that a column of labels names; raises DataError where those are fractions or lists."""
     found = sorted(set(labels))
-    if found and all(_NO_NAME.fullmatch(label) for label in found):
+    odd = [label for label in found if _NO_NAME.fullmatch(label)]
+    if not odd and all(map(_NUMBER.fullmatch, found)):
+        odd = [label for label in found if not label.isdecimal()]
+    if odd:
         raise DataError(
-            f"{where} holds values such as {found[0][:80]}, no names of classes; choose or write another column"
+            f"{where} holds values such as {odd[0][:80]}, no names of classes; choose or write another column"
         )
     return found
 
@@ -157,15 +167,32 @@ def class_keys(names: Sequence[str], labels: Collection[str], where: object) -> 
     return keys
 
 
+def _alike(names: Sequence[str], read: Sequence[str]) -> str:
+    """What to say of the first name that is read as an earlier one; nothing where all are different."""
+    earlier: dict[str, str] = {}
+    for name, one in zip(names, read, strict=True):
+        if one in earlier:
+            other = "" if earlier[one] == name else f" (as {earlier[one]!r})"
+            return f"class name {name!r}{other} stands for more than one class"
+        earlier[one] = name
+    return ""
+
+
 def checked_classes(view: View) -> View:
     """The view, if classification makes sense on it: two classes or more, with names that tell them apart."""
     assert view.classes is not None
     names = view.classes.names
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise DataError(f"{view.source}: class name {repeated[0]!r} stands for more than one class; tell them apart")
-    if not all(map(str.strip, names)):
+    # As tokenizers take them: blanks are one, and a letter is the same however it is put together.
+    read = [" ".join(unicodedata.normalize("NFC", name).split()) for name in names]
+    if alike := _alike(names, read):
+        raise DataError(f"{view.source}: {alike}; write it in one way, or tell them apart")
+    if not all(read):
         raise DataError(f"{view.source}: a class has an empty name; name it")
+    odd = [name for name in names if _CONTROL.search(name)]
+    if odd:
+        raise DataError(f"{view.source}: class name {odd[0][:80]!r} holds a tab or another control letter; take it out")
+    if alike := _alike(names, [name.casefold() for name in read]):
+        logger.warning("%s: %s to tokenizers without capitals; should it be one?", view.source, alike)
     if len(view.classes.keys) < 2:
         raise DataError(f"{view.source}: only one class ({names[0]!r}); classification needs two")
     if len(view.samples) < len(view.classes.keys):

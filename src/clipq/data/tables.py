@@ -20,7 +20,7 @@ _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def read_csv(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file by column, none of whose needed cells is empty.
+    """The rows of a CSV file by column, none of whose needed cells is empty; blanks around cells do not count.
 
     Raises DataError, with the line, for what is no UTF-8, no CSV, or would make a row into another one: more or fewer
     cells than the header has, a quote that swallows lines, a column without a name or twice.
@@ -38,12 +38,12 @@ def read_csv(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
         row = dict(zip(columns, cells, strict=True))
         for column, cell in row.items():
             # A forgotten quote makes one cell of all that follows, which is valid CSV where another one ends it.
-            if "\n" in cell.strip() or "\r" in cell.strip():
+            if "\n" in cell or "\r" in cell:
                 raise DataError(
                     f"{path}: line {line} begins a cell of several lines ({column}): take out the quote that opens "
                     "it, or the line breaks in it"
                 )
-            if column in needed and not cell.strip():
+            if column in needed and not cell:
                 raise DataError(f"{path}: line {line} has an empty {column}; fill it in, or take the line out")
         found.append(row)
     if not found:
@@ -64,16 +64,17 @@ def file_beside(path: Path, name: str) -> Path:
     found = path.parent / name
     # Path.is_file raises for a name that is too long.
     if not os.path.isfile(found):  # noqa: PTH113
-        raise DataError(f"{path}: names {name[:200]}, which is no file or does not exist")
+        hint = "; write / between folders" if "\\" in name else ""
+        raise DataError(f"{path}: names {name[:200]}, which is no file or does not exist{hint}")
     return found
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells of every row but blank lines."""
+    """Line number and cells of every row but those that hold nothing, as spreadsheets leave them at the end."""
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise DataError(f"{path}: line {line} holds a NUL, as UTF-16 does; save it as UTF-8")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     while True:
         line = reader.line_num + 1
         try:
@@ -82,7 +83,9 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
             raise DataError(f"{path}: line {line} is no CSV ({error}); is there a quote too many?") from error
         if cells is None:
             return
-        if cells:
+        # "cat " would be another class than "cat".
+        cells = [cell.strip() for cell in cells]
+        if any(cells):
             yield line, cells
 
 
@@ -96,7 +99,7 @@ def _check_columns(path: Path, columns: Sequence[str], needed: Sequence[str]) ->
             hint = "; :label=COLUMN chooses another label column" if column == "label" else hint
             raise DataError(f"{path}: has no column {column!r} (it has {', '.join(columns)[:200]}){hint}")
     for column, count in Counter(columns).items():
-        if not column.strip():
+        if not column:
             raise DataError(f"{path}: column {columns.index(column) + 1} has no name; name it, or take it out")
         if count > 1:
             raise DataError(f"{path}: has {count} columns {column!r}; name them differently, or take one out")

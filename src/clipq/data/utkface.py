@@ -23,9 +23,11 @@ def open_utkface(source: Source, want: Want, cache: Path | None) -> View:
     found = find_images(root)
     samples = []
     for path in found.files:
-        named = re.match(r"(\d+)_([01])_([0-4])_", path.name)
+        named = re.match(r"([0-9]+)_([01])_([0-4])_", path.name)
         if named is None:
-            raise DataError(f"{path}: is not named AGE_GENDER_RACE_DATE.jpg as UTKFace's files are; rename it")
+            raise DataError(
+                f"{path}: is not named AGE_GENDER_RACE_DATE.jpg as UTKFace's are; rename it, or take it out"
+            )
         age, gender, race = (int(part) for part in named.groups())
         groups = {
             "gender": UTKFACE_GENDERS[gender],

@@ -22,6 +22,8 @@ from clipq.files import Stamp, sha256_bytes, stamp
 from clipq.preprocess import open_image, resize_and_crop
 
 UNLABELLED = -1
+# Of a sample of which a column of groups says nothing.
+NO_GROUP = "unlabelled"
 
 # Of an image's file: it is in memory as a whole while it is decoded, in each of several threads.
 MOST_BYTES = 2**30
