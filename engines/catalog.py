@@ -86,15 +86,15 @@ def open_engine(
     with bundle.unchanged():
         engine = row.open(Load(bundle, tower, threads, simulated, graphs))
     try:
-        _check_signature(engine, bundle, tower)
+        check_signature(engine, bundle, tower)
     except BundleError:
         engine.close()
         raise
     return engine
 
 
-def _check_signature(engine: Engine, bundle: Bundle, tower: TowerName) -> None:
-    """The tower takes one array and gives one, as the manifest says."""
+def check_signature(engine: Engine, bundle: Bundle, tower: TowerName) -> None:
+    """Raise BundleError where the tower does not take one array and give one, as the manifest says."""
     import numpy as np
 
     from clipq.engines.base import TensorSpec

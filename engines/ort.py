@@ -77,6 +77,8 @@ class OrtEngine(Engine):
                 "session.optimized_model_external_initializers_file_name", "optimized.onnx.data"
             )
         find_provider(runtime)
+        # What no session's own level covers; the search for providers listens to it.
+        onnxruntime.set_default_logger_severity(4)
         self._session: Any = None
         self._batches: dict[tuple[int, int], DeviceBatch] = {}
         self._device = "cuda" if PROVIDERS[runtime].on_gpu else None

@@ -108,6 +108,7 @@ def why_not_loaded(runtime: OrtRuntime) -> str:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     provider = PROVIDERS[runtime]
     with _heard() as said:
+        onnxruntime.set_default_logger_severity(2)
         try:
             session = _open(model.SerializeToString(), runtime, onnxruntime.SessionOptions(), provider.options)
         except RuntimeUnavailable:

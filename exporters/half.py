@@ -17,6 +17,7 @@ from clipq.progress import quiet_logging
 # Smallest normal number of half precision: below it, scales would lose digits.
 SMALLEST = float(np.finfo(np.float16).smallest_normal)
 LARGEST = float(np.finfo(np.float16).max)
+LEAST = float(np.finfo(np.float16).smallest_subnormal)
 
 
 def as_half(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -29,7 +30,7 @@ def as_half(model: onnx.ModelProto) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    _refuse_too_large(inline(model))
+    _refuse_out_of_reach(inline(model))
     typed = onnx.shape_inference.infer_shapes(without_weights(model)).graph
     for field in ("value_info", "output"):
         model.graph.ClearField(field)
@@ -42,12 +43,22 @@ def as_half(model: onnx.ModelProto) -> onnx.ModelProto:
     return half
 
 
-def _refuse_too_large(model: onnx.ModelProto) -> None:
-    """Raise RecipeError for a weight that half precision does not reach: the converter would take its own largest."""
+def _refuse_out_of_reach(model: onnx.ModelProto) -> None:
+    """Raise RecipeError for weights that half precision does not reach: the converter would take its own extremes.
+
+    Single ones that vanish are left, and so are constants that keep a divisor from 0; where a whole tensor vanishes,
+    its values would all be of one size.
+    """
     for tensor in tensors(model):
         if tensor.data_type == onnx.TensorProto.FLOAT:
             array = values_of(tensor)
             beyond = array[np.abs(array) > LARGEST]
+            peak = np.abs(array).max(initial=0)
+            if array.size > 1 and 0 < peak < LEAST:
+                raise RecipeError(
+                    f"{tensor.name or 'a constant'} has no value above {peak:g}, and half precision begins at "
+                    f"{LEAST:g}: keep floats=fp32, or leave the tower as it is with --towers"
+                )
             if beyond.size and not is_mask(array):
                 raise RecipeError(
                     f"{tensor.name or 'a constant'} has the value {beyond[0]:g}, and half precision ends at "
@@ -56,5 +67,10 @@ def _refuse_too_large(model: onnx.ModelProto) -> None:
 
 
 def storable_in_half(scale: NDArray[Any]) -> NDArray[np.float32]:
-    """Positive scales rounded to half precision, and never below its normal numbers."""
+    """Positive scales rounded to half precision, and never below its normal numbers.
+
+    Raises RecipeError for one beyond its largest number.
+    """
+    if np.max(scale, initial=0) > LARGEST:
+        raise RecipeError(f"a scale is {np.max(scale):g}, and half precision ends at {LARGEST:g}: keep floats=fp32")
     return np.maximum(np.asarray(scale, np.float32), SMALLEST).astype(np.float16).astype(np.float32)

@@ -74,6 +74,7 @@ def exceeds_a_file(model: onnx.ModelProto) -> bool:
 
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Write a model, which stays as it is: in one file, or with its weights in ``path.data`` above MOST_INLINE."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not exceeds_a_file(model):
         onnx.save(inline(model), str(path))
         return

@@ -53,10 +53,13 @@ def activation_quantizer(low: float, high: float, symmetric: bool, bits: int = 8
     return Quantizer(np.array(scale), np.array(np.clip(np.rint(-low / scale), 0, top), np.uint8))
 
 
-def weight_quantizer(weight: NDArray[np.float32], axis: int | None, bits: int = 8) -> Quantizer:
-    """Symmetric and signed, a scale per index of ``axis`` or one for all."""
+def weight_quantizer(
+    weight: NDArray[np.float32], axis: int | None, bits: int = 8, least: NDArray[Any] | float = 0.0
+) -> Quantizer:
+    """Symmetric and signed, a scale per index of ``axis`` or one for all, and none below ``least``."""
     others = tuple(index for index in range(weight.ndim) if index != axis) if axis is not None else None
-    scale = np.maximum(np.abs(weight).max(axis=others), 1e-8) / (2 ** (bits - 1) - 1)
+    peak = np.abs(weight).max(axis=others)
+    scale = np.maximum(np.where(peak > 1e-30, peak, 1e-8) / (2 ** (bits - 1) - 1), least)
     return Quantizer(np.asarray(scale, np.float32), np.zeros(np.shape(scale), np.int8), axis)
 
 
@@ -191,18 +194,30 @@ class QdqInserter:
         """Dequantized weight, and for a convolution its bias (int32, scale = input scale · weight scale)."""
         weight = values_of(self._constants[node.input[1]]).astype(np.float32)
         axis = (0 if node.op_type == "Conv" else 1) if self._per_channel else None
-        quantizer = self._storable(weight_quantizer(weight, axis, self._weight_bits))
+        bias = self._integer_bias(node)
+        least: Any = 0.0
+        if bias is not None:
+            # At the scale of weights that are next to nothing beside the bias, as in a pruned channel, 32 bits would
+            # cut the bias off.
+            least = np.abs(bias) / (2**30 * source.scale)
+            least = least if self._per_channel else least.max()
+        quantizer = self._storable(weight_quantizer(weight, axis, self._weight_bits, least))
         top = 2 ** (self._weight_bits - 1) - 1
         integers = np.clip(np.rint(weight / quantizer.scale_beside(weight)), -top, top).astype(np.int8)
         nodes = [*self._dequantized(node, 1, "weight", integers, quantizer)]
-        if node.op_type == "Conv" and len(node.input) > 2 and node.input[2] and not self._float_bias:
-            bias = values_of(self._constants[node.input[2]]).astype(np.float64)
+        if bias is not None:
             scale = np.broadcast_to(source.scale * quantizer.scale, bias.shape).astype(np.float32)
             limit = np.iinfo(np.int32)
             levels = np.clip(np.rint(bias / scale), limit.min, limit.max).astype(np.int32)
             of_bias = Quantizer(scale, np.zeros(bias.shape, np.int32), axis=0)
             nodes.extend(self._dequantized(node, 2, "bias", levels, of_bias))
         return nodes
+
+    def _integer_bias(self, node: onnx.NodeProto) -> NDArray[np.float64] | None:
+        """A convolution's constant bias, where it is to be integers."""
+        if node.op_type != "Conv" or self._float_bias or len(node.input) < 3 or node.input[2] not in self._constants:
+            return None
+        return values_of(self._constants[node.input[2]]).astype(np.float64)
 
     def _dequantized(
         self, node: onnx.NodeProto, position: int, part: str, integers: NDArray[Any], quantizer: Quantizer

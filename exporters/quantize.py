@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,17 @@ def prepared(path: Path, scratch: Path) -> onnx.ModelProto:
         raise RecipeError(f"{path}: its constants cannot be folded or its shapes inferred: {error}") from error
     model = load(inferred)
     add_pre_process_metadata(model)
+    _name_nodes(model)
     return _gemm_as_matmul(model)
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Name the nodes that have no name: those to quantize are told by it."""
+    taken = {node.name for node in model.graph.node}
+    for index, node in enumerate(model.graph.node):
+        if not node.name:
+            node.name = next(name for tries in count() if (name := f"node_{index}{'_' * tries}") not in taken)
+            taken.add(node.name)
 
 
 def _gemm_as_matmul(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -248,7 +259,8 @@ def _round_to_nearest(model: onnx.ModelProto, recipe: WeightOnly, op_types: tupl
         quant_axes=(("MatMul", 0), ("Gather", 1)),
         bits=recipe.bits,
     )
-    with quiet_logging():
+    # It divides a block of zeros by the block's scale, 0, and by that scale it comes out as zeros.
+    with quiet_logging(), np.errstate(divide="ignore", invalid="ignore"):
         try:
             quantizer = MatMulNBitsQuantizer(inline(model), algo_config=config)
             quantizer.process()

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import onnx
 
 from clipq import __version__
 from clipq.bundle import Bundle, Calibration, Recipe, Tower, TowerName, open_bundle, stored_tower, write_manifest
 from clipq.engines.base import Array
 from clipq.engines.catalog import DEFAULT_RUNTIME, open_engine
 from clipq.engines.ort_rows import onnxruntime_version
-from clipq.errors import EngineError, RecipeError
+from clipq.errors import ClipqError, EngineError, RecipeError
 from clipq.exporters import recipes
 from clipq.exporters.calibration_set import CalibrationSet
-from clipq.exporters.onnx_file import save
+from clipq.exporters.onnx_file import save, without_weights
 from clipq.exporters.quantize import TowerSource, quantize_tower
 from clipq.exporters.weights import check_tower
 from clipq.making import directory_in_making
 from clipq.progress import Progress
 from clipq.tokenizer import TextTokenizer
+
+WAYS_OUT = "export the bundle again, or leave this tower with --towers"
 
 
 def quantize_bundle(
@@ -98,12 +102,31 @@ def _quantized_tower(
     else:
         progress.start(f"{recipe.name}, {name} tower", 0)
     import_module(f"clipq.exporters.{recipe.quantizer}")
-    check_tower(source, name)
-    with TemporaryDirectory(prefix="clipq-") as scratch:
-        model = quantize_tower(recipe, TowerSource(source.tower_path(name), Path(scratch), feeds))
+    path = source.tower_path(name)
+    with TemporaryDirectory(prefix="clipq-") as scratch, _refused(recipe, path):
+        check_tower(source, name)
+        model = quantize_tower(recipe, TowerSource(path, Path(scratch), feeds))
+        # A name that a recipe makes may be there already.
+        onnx.checker.check_model(without_weights(model))
         model.producer_name, model.producer_version = "clipq", __version__
         save(model, making / entry.file)
     return entry.model_copy(update={**stored_tower(making, entry.file), "recipe": recipe.name, "parity": ()})
+
+
+@contextmanager
+def _refused(recipe: recipes.Recipe, path: Path) -> Iterator[None]:
+    """Say of what libraries raise which recipe and tower it was: they take other graphs than ONNX Runtime loads."""
+    try:
+        # What would be warned of, and rounded to a level all the same.
+        with np.errstate(over="raise", divide="raise", invalid="raise"):
+            yield
+    except EngineError as error:
+        raise RecipeError(f"{path}: does not run: {error}; {WAYS_OUT}") from error
+    except (ClipqError, OSError, MemoryError):
+        raise
+    except Exception as error:  # they share no base
+        said = str(error) or type(error).__name__
+        raise RecipeError(f"recipe {recipe.name} cannot be applied to {path}: {said[:400]}; {WAYS_OUT}") from error
 
 
 def _check_runs(bundle: Bundle, recipe: recipes.Recipe) -> None:
@@ -119,9 +142,9 @@ def _check_runs(bundle: Bundle, recipe: recipes.Recipe) -> None:
             with open_engine(bundle, name, DEFAULT_RUNTIME) as engine:
                 output = engine.run({tower.input_name: feeds[name]})[tower.output_name]
         except EngineError as error:
-            raise RecipeError(f"recipe {recipe.name}: the {name} tower does not run: {error}") from error
+            raise RecipeError(f"recipe {recipe.name}: the {name} tower does not run: {error}; {WAYS_OUT}") from error
         if not np.isfinite(output).all():
-            raise RecipeError(f"recipe {recipe.name}: the {name} tower gives values that are not finite")
+            raise RecipeError(f"recipe {recipe.name}: the {name} tower gives values that are not finite; {WAYS_OUT}")
 
 
 def _describe(calibration: CalibrationSet) -> Calibration:

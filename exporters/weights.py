@@ -9,9 +9,10 @@ import onnx
 from numpy.typing import NDArray
 
 from clipq.bundle import Bundle, TowerName
+from clipq.engines.catalog import check_signature
 from clipq.engines.ort import OrtEngine
 from clipq.errors import BundleError, RecipeError
-from clipq.exporters.onnx_file import load, values_of
+from clipq.exporters.onnx_file import load, values_of, without_weights
 from clipq.onnx_graph import tensors
 
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
@@ -20,20 +21,21 @@ _LIMITS = np.array([-np.inf, np.finfo(np.float32).min, np.finfo(np.float32).max]
 
 
 def check_tower(bundle: Bundle, name: TowerName) -> None:
-    """Raise EngineError where ONNX Runtime does not load a tower, BundleError where it is none of the manifest's names.
+    """Raise EngineError where ONNX Runtime does not load a tower, BundleError where it is not what the manifest says.
 
     Raises RecipeError where a weight is not finite: rounding makes any number of it, and clipq would measure that.
     """
-    path, tower = bundle.tower_path(name), bundle.manifest.tower(name)
+    path = bundle.tower_path(name)
     # As it is written, and without the copies of weights that kernels make to be fast: nothing is run.
     with OrtEngine(path, simulated=True, config={"session.disable_prepacking": "1"}) as engine:
-        found = {spec.name for spec in (*engine.inputs, *engine.outputs)}
-    if not {tower.input_name, tower.output_name} <= found:
-        raise BundleError(
-            f"{path}: has {', '.join(sorted(found))}, where the manifest says {tower.input_name} and "
-            f"{tower.output_name}; export the bundle again"
-        )
-    for tensor in tensors(load(path)):
+        check_signature(engine, bundle, name)
+    model = load(path)
+    try:
+        # ONNX Runtime takes what libraries read in another way: of two weights of one name, one takes the first.
+        onnx.checker.check_model(without_weights(model))
+    except onnx.checker.ValidationError as error:
+        raise BundleError(f"{path}: is no valid ONNX graph ({error}); export the bundle again") from error
+    for tensor in tensors(model):
         if tensor.data_type in _FLOATS:
             array = values_of(tensor)
             finite = np.isfinite(array)

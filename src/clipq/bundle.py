@@ -211,6 +211,13 @@ class Manifest(_Model):
                 )
         if (self.image.plan is None) != (self.text.plan is None):
             raise ValueError("one tower is a plan and the other is not")
+        # Towers may share weights; what else is one file would be written over when one of the two is made anew.
+        alone = [PurePosixPath(entry.file) for entry in (self.image, self.text, self.tokenizer, self.prompts)]
+        taken = [PurePosixPath(MANIFEST), *(PurePosixPath(one.file) for t in TOWERS for one in self.tower(t).data)]
+        for file in alone:
+            if file in taken:
+                raise ValueError(f"file '{file}' has two meanings")
+            taken.append(file)
         return self
 
     def tower(self, name: TowerName) -> Tower:
@@ -351,6 +358,18 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Read a bundle and check its digests; raises BundleError with the way out."""
     path = as_path(path, "bundle")
+    for _ in range(3):
+        before = stamp(path / MANIFEST)
+        try:
+            return _opened(path)
+        except (BundleError, FileNotFoundError):
+            # Another process may have put a new one in its place meanwhile, whole as this one was.
+            if stamp(path / MANIFEST) == before:
+                raise
+    return _opened(path)
+
+
+def _opened(path: Path) -> Bundle:
     manifest_path = path / MANIFEST
     restore(path)
     before = stamp(manifest_path)

@@ -33,7 +33,8 @@ _HAS_LOCKS = os.name == "posix"
 
 def check_target(target: Path) -> None:
     """Raise ClipqError for a file, a mount point, and a folder that is not empty and no earlier run made."""
-    if target.is_mount():
+    # Path.is_mount takes a link to another file system for one.
+    if os.path.ismount(os.path.realpath(target)):
         raise ClipqError(f"{target} is a mount point, which cannot be replaced; give a folder in it")
     ours = any((target / marker).is_file() for marker in MARKERS)
     if target.exists() and not ours and (not target.is_dir() or any(target.iterdir())):

@@ -12,7 +12,7 @@ from PIL import Image
 from support import CALIBRATION, DEMO_BUNDLE
 
 from clipq import bundle as module
-from clipq.bundle import open_bundle
+from clipq.bundle import Bundle, open_bundle
 from clipq.engines.catalog import open_engine
 from clipq.errors import BundleError, DataChanged
 from clipq.exporters.calibration_set import open_calibration_set
@@ -108,3 +108,19 @@ def test_ranges_are_of_the_images_that_the_manifest_names(tmp_path):
     list(calibration.feeds(bundle, "image", lambda count: None))
     shutil.copytree(CALIBRATION, folder, dirs_exist_ok=True)
     assert calibration.digest() != before
+
+
+def test_a_bundle_that_is_replaced_by_another_while_it_is_opened(copy, monkeypatch):
+    """As two processes that make the same one do: what is there then is whole too."""
+    verify, seen = Bundle.verify, []
+
+    def replaced(bundle):
+        verify(bundle)
+        if not seen:
+            shutil.copytree(bundle.path, bundle.path.with_name("new"))
+            (bundle.path / "clipq.json").rename(bundle.path / "old.json")
+            (bundle.path.with_name("new") / "clipq.json").rename(bundle.path / "clipq.json")
+        seen.append(bundle)
+
+    monkeypatch.setattr(Bundle, "verify", replaced)
+    assert open_bundle(copy).digest and len(seen) == 2

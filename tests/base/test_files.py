@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from support import CALIBRATION, DEMO_BUNDLE, assert_refused, export
 from clipq.bundle import open_bundle
 from clipq.errors import ClipqError
 from clipq.files import write_atomic
-from clipq.making import directory_in_making, restore
+from clipq.making import check_target, directory_in_making, restore
 from clipq.packed import Damaged, packed, unpacked
 
 
@@ -104,6 +106,19 @@ def test_a_link_is_followed(tmp_path):
     (tmp_path / "disk" / "one" / "old").touch()
     make(tmp_path / "link")
     assert (tmp_path / "link").is_symlink() and not (tmp_path / "disk" / "one" / "old").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_mount(), reason="needs another file system")
+def test_a_link_to_another_file_system_is_no_mount_point(tmp_path):
+    with TemporaryDirectory(dir="/dev/shm") as other:
+        (Path(other) / "one").mkdir()
+        (tmp_path / "link").symlink_to(Path(other) / "one")
+        check_target(tmp_path / "link")
+        make(tmp_path / "link")
+        assert (tmp_path / "link").is_symlink() and any((Path(other) / "one").iterdir())
+    (tmp_path / "mounted").symlink_to("/dev/shm")
+    with pytest.raises(ClipqError, match="mount point"):
+        check_target(tmp_path / "mounted")
 
 
 def test_quantize_killed_leaves_a_good_bundle(tmp_path):

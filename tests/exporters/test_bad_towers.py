@@ -144,3 +144,97 @@ def test_files_that_are_no_tower(bundle, damage):
     done = evaluate("run", str(bundle), "--simulated", "--data", "demo:test", "-o", str(bundle.parent / "out"))
     assert_refused(done)
     assert [path.name for path in bundle.parent.iterdir()] == ["fp32"]
+
+
+def doubled(model):
+    model.graph.initializer.append(model.graph.initializer[3])
+
+
+def in_segments(model):
+    model.graph.initializer[3].segment.end = 1
+
+
+def read_elsewhere(model):
+    weights = {tensor.name for tensor in model.graph.initializer}
+    name = next(node.input[1] for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in weights)
+    model.graph.node.append(helper.make_node("Identity", [name], ["weight"], name="weight"))
+    model.graph.output.append(helper.make_tensor_value_info("weight", TensorProto.FLOAT, None))
+
+
+GRAPHS = {
+    "an output twice": lambda model: model.graph.output.append(model.graph.output[0]),
+    "a second output": lambda model: model.graph.output.append(helper.make_empty_tensor_value_info("val_58")),
+    "a weight as output": read_elsewhere,
+    "another input": lambda model: model.graph.input.append(helper.make_tensor_value_info("x", 1, [None, 3])),
+    "a weight twice": doubled,
+    "a weight in segments": in_segments,
+    "no operator": lambda model: setattr(model.graph.node[20], "op_type", ""),
+}
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize("recipe", ["fp16", "int8-dynamic", "int8-static"])
+def test_graphs_that_libraries_read_in_another_way(bundle, graph, recipe):
+    """ONNX Runtime loads most of them: other libraries do not, or take another weight."""
+    store(bundle, changed(GRAPHS[graph]))
+    done = quantize(bundle, recipe, "--towers", "image")
+    assert_refused(done, str(bundle / "image.onnx") if "put" not in graph else "image.onnx", "export")
+    assert ".clipq-making" not in done.stderr and len(done.stderr.splitlines()) <= 2, done.stderr
+    assert [path.name for path in bundle.parent.iterdir()] == ["fp32"]
+
+
+def test_nodes_without_names(bundle, tmp_path):
+    """Those to quantize are told by name: the same weights as ever become integers."""
+    store(bundle, changed(lambda model: [node.ClearField("name") for node in model.graph.node]))
+    kinds = []
+    for source in (bundle, DEMO_BUNDLE):
+        done = quantize(source, "int8-static", "--towers", "image", "-o", str(tmp_path / "out"))
+        assert done.returncode == 0, done.stderr
+        graph = onnx.load(tmp_path / "out" / "int8-static-minmax-image-only" / "image.onnx").graph
+        kinds.append([(node.op_type, len(node.input)) for node in graph.node])
+    assert kinds[0] == kinds[1]
+    assert quantize(bundle, "int4-weight-only:algorithm=hqq", "--towers", "image").returncode == 0
+
+
+@pytest.mark.parametrize("recipe", ["fp16", "int4-weight-only:floats=fp16"])
+def test_a_weight_that_vanishes_in_half_precision(bundle, recipe):
+    """The converter would make every value of it its own smallest."""
+    model = onnx.load(bundle / "image.onnx")
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("ln_1.weight"))
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1e-9), weight.name))
+    store(bundle, model.SerializeToString())
+    assert_refused(quantize(bundle, recipe), weight.name, "half precision begins at", "floats=fp32")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_blocks_of_zeros(bundle, recipe):
+    """As in pruned checkpoints: nothing is divided by their largest value."""
+    model = onnx.load(bundle / "text.onnx")
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2 and min(tensor.dims) >= 64:
+            array = numpy_helper.to_array(tensor).copy()
+            array[:32], array[:, 5] = 0, 0
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    store(bundle, model.SerializeToString(), "text")
+    done = quantize(bundle, recipe, "--towers", "text")
+    assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
+
+
+def test_towers_in_folders_of_the_bundle(bundle):
+    raw = json.loads((bundle / "clipq.json").read_text())
+    (bundle / "towers").mkdir()
+    for name in ("image", "text"):
+        (bundle / f"{name}.onnx").rename(bundle / "towers" / f"{name}.onnx")
+        raw[name]["file"] = f"towers/{name}.onnx"
+    (bundle / "clipq.json").write_text(json.dumps(raw))
+    assert quantize(bundle, "int8-dynamic").returncode == 0
+    assert (bundle.parent / "int8-dynamic" / "towers" / "image.onnx").is_file()
+
+
+@pytest.mark.parametrize("file", ["image.onnx", "./image.onnx", "clipq.json", "prompts.json"])
+def test_a_file_of_two_meanings(bundle, file):
+    """One made anew would be written over by the other."""
+    raw = json.loads((bundle / "clipq.json").read_text())
+    raw["text"] |= {"file": file, "sha256": sha256_file(bundle / file), "bytes": (bundle / file).stat().st_size}
+    (bundle / "clipq.json").write_text(json.dumps(raw))
+    assert_refused(quantize(bundle, "int8-dynamic"), "has two meanings")

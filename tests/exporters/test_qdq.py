@@ -93,3 +93,24 @@ def test_quantizers_by_hand():
     assert weight_quantizer(weight, None).scale == pytest.approx(0.01)
     assert weight_quantizer(weight, 1).scale.tolist() == pytest.approx([0.01, 0.5 / 127])
     assert weight_quantizer(weight, 0).scale[1] > 0
+
+
+@pytest.mark.parametrize("weights", ["per-channel", "per-tensor"])
+@pytest.mark.parametrize("size", [0.0, 1e-12, 1e-9])
+def test_the_bias_of_a_pruned_channel_stays(tmp_path, weights, size):
+    """Its weights are next to nothing, and so would be the scale of its bias: 32 bits cut it off."""
+    recipe, model = Int8Static("minmax", weights=weights), network()
+    stored = {value.name: value for value in model.graph.initializer}
+    weight = numpy_helper.to_array(stored["w3"]).copy()
+    weight[5 if weights == "per-channel" else slice(None)] *= size
+    stored["w3"].CopyFrom(numpy_helper.from_array(weight, "w3"))
+    stored["b3"].CopyFrom(numpy_helper.from_array(np.linspace(-3, -1, 16, dtype=np.float32), "b3"))
+    images = np.random.default_rng(1).normal(0, 1, (8, 3, 16, 16)).astype(np.float32)
+    onnx.save(model, tmp_path / "image.onnx")
+    source = TowerSource(tmp_path / "image.onnx", tmp_path, lambda: iter([{"image": images}]))
+    onnx.save(quantize_tower(recipe, source), tmp_path / "int8.onnx")
+    outputs = []
+    for name in ("image", "int8"):
+        with OrtEngine(tmp_path / f"{name}.onnx", simulated=True) as engine:
+            outputs.append(engine.run({"image": images})["out"][:, 5])
+    assert np.abs(outputs[0] - outputs[1]).max() < 0.05 * np.abs(outputs[0]).max()
