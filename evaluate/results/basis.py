@@ -116,7 +116,8 @@ def _attacks(attacks: Iterable[AttackRecord]) -> _Parts:
 def _corruptions(record: Record, renamed: Mapping[str, str]) -> _Parts:
     drawn: dict[str, set[str]] = {}
     for row in record.measurements:
-        if row.metric == "corruption_acc1":
+        # Without a group it is the mean over the conditions, which is not there before a run.
+        if row.metric == "corruption_acc1" and row.group:
             drawn.setdefault(row.view, set()).add(row.group)
     found: _Parts = {}
     for entry in record.arguments_resolved.get("corruptions") or ():
