@@ -43,6 +43,16 @@ def unsaid(record: Record) -> bool:
     return not record.failed and (without or bool(record.reference and not record.reference_digest))
 
 
+def made_by(record: Record) -> dict[str, Any]:
+    """What took part in making a record's numbers, by name: clipq's own version of them, and versions of libraries.
+
+    Of all of them only since schema 6; of runtimes' always.
+    """
+    said, packages = record.environment.get("made_by"), record.environment["packages"]
+    runtimes = {name: one for name, one in packages.items() if name.startswith(("onnxruntime", "tensorrt"))}
+    return runtimes | (said if isinstance(said, dict) else {})
+
+
 class Foundations:
     """What the numbers of a record rest on; ``renamed`` are views that were called otherwise when it was made."""
 
