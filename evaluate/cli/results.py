@@ -37,8 +37,8 @@ def report(results: Sequence[Path], output: Path | None, form: str, no_images: b
 
 
 @click.command()
-@click.argument("a", type=click.Path(exists=True, path_type=Path), metavar="A")
-@click.argument("b", type=click.Path(exists=True, path_type=Path), metavar="B")
+@click.argument("a", type=click.Path(path_type=Path), metavar="A")
+@click.argument("b", type=click.Path(path_type=Path), metavar="B")
 @click.option(
     "--margin", default=0.01, show_default=True, type=click.FloatRange(min=0, min_open=True),
     help="Engines are the same where the whole interval lies within ± this (0.01: one point).",

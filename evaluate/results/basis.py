@@ -43,6 +43,16 @@ def unsaid(record: Record) -> bool:
     return not record.failed and (without or bool(record.reference and not record.reference_digest))
 
 
+def made_by(record: Record) -> dict[str, Any]:
+    """What took part in making a record's numbers, by name: clipq's own version of them, and versions of libraries.
+
+    Of all of them only since schema 6; of runtimes' always.
+    """
+    said, packages = record.environment.get("made_by"), record.environment["packages"]
+    runtimes = {name: one for name, one in packages.items() if name.startswith(("onnxruntime", "tensorrt"))}
+    return runtimes | (said if isinstance(said, dict) else {})
+
+
 class Foundations:
     """What the numbers of a record rest on; ``renamed`` are views that were called otherwise when it was made."""
 
@@ -116,7 +126,8 @@ def _attacks(attacks: Iterable[AttackRecord]) -> _Parts:
 def _corruptions(record: Record, renamed: Mapping[str, str]) -> _Parts:
     drawn: dict[str, set[str]] = {}
     for row in record.measurements:
-        if row.metric == "corruption_acc1":
+        # Without a group it is the mean over the conditions, which is not there before a run.
+        if row.metric == "corruption_acc1" and row.group:
             drawn.setdefault(row.view, set()).add(row.group)
     found: _Parts = {}
     for entry in record.arguments_resolved.get("corruptions") or ():

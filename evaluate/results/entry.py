@@ -114,17 +114,20 @@ class Entry:
         mine, theirs = self.rests_on(key), other.rests_on(key)
         return mine is not None and theirs is not None and not differs(mine, theirs)
 
-    def require_reference(self) -> None:
-        """Raise ResultsError where the reference here is another than it was compared with, or was on other data."""
-        base = self.reference
-        if base is None or base is self or self.record.failed:
+    def require_same_basis(self, beside: Entry) -> None:
+        """Raise ResultsError where it was evaluated on other data than what it stands beside: mostly its reference.
+
+        Also where the reference here is another bundle than it was compared with.
+        """
+        if beside is self or self.record.failed:
             return
-        asked, found = self.record.reference_digest, base.record.bundle.digest
-        what = "" if not asked or asked == found else f"bundle {base.record.bundle.name!r} that is the reference"
-        what = what or differs(self.foundations.whole, base.foundations.whole)
+        asked, found = self.record.reference_digest, beside.record.bundle.digest
+        another = beside is self.reference and asked not in ("", found)
+        what = f"bundle {beside.record.bundle.name!r} that is the reference" if another else ""
+        what = what or differs(self.foundations.whole, beside.foundations.whole)
         if what:
             raise ResultsError(
-                f"{self.folder}: {self.name} and {base.name} were not evaluated on the same: they differ in the "
+                f"{self.folder}: {self.name} and {beside.name} were not evaluated on the same: they differ in the "
                 f"{what}; evaluate both again by one command, or delete {record_path(self.folder, self.record)}"
             )
 

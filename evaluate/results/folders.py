@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clipq.errors import NotInResults, ResultsError
 from clipq.evaluate.metrics.statistics import holm
-from clipq.evaluate.results.basis import unlike, unsaid
+from clipq.evaluate.results.basis import made_by, unlike, unsaid
 from clipq.evaluate.results.entry import Entry, meant
 from clipq.evaluate.results.key import Key, corrupted_view
 from clipq.evaluate.results.record import (
@@ -51,12 +51,20 @@ class Results:
     @cached_property
     def notes(self) -> list[str]:
         """What is not known of these results, a sentence each; to be said beside every verdict on them."""
-        old = [entry.name for entry in self.engines if unsaid(entry.record)]
-        if not old:
-            return []
-        return [
-            f"{', '.join(old)}: recorded by an earlier clipq, without digests of labels, classes, templates and the "
-            "reference; that these are the same is taken as given"
+        found = []
+        if old := [entry.name for entry in self.engines if unsaid(entry.record)]:
+            found.append(
+                f"{', '.join(old)}: recorded by an earlier clipq, without digests of labels, classes, templates and "
+                "the reference; that these are the same is taken as given"
+            )
+        others: dict[str, list[str]] = {}
+        for entry in self.entries:
+            mine, theirs = made_by(entry.record), made_by((entry.reference or entry).record)
+            if what := unlike(mine, theirs):
+                others.setdefault(f"{what} ({mine[what]}, not {theirs[what]})", []).append(entry.name)
+        return found + [
+            f"{', '.join(names)}: measured with another {what} than the reference; differences may be of that"
+            for what, names in others.items()
         ]
 
     def working(self) -> Results:
@@ -139,8 +147,8 @@ def _one_engine(path: Path) -> Results:
 def gather(runs: Sequence[tuple[Path, Sequence[Record]]]) -> Results:
     """Records with the folder they stand in; of several folders, engines are called ``FOLDER/NAME``.
 
-    So are views that have one name in several folders and other data in each. Raises ResultsError where an engine of a
-    folder and the reference there were not evaluated on the same.
+    So are views that have one name in several folders and other data in each. Raises ResultsError where engines of a
+    folder were not evaluated on the same.
     """
     prefixes = _prefixes([folder for folder, _ in runs])
     conflicts = _conflicts([records for _, records in runs])
@@ -151,11 +159,14 @@ def gather(runs: Sequence[tuple[Path, Sequence[Record]]]) -> Results:
         called = zip(labels(ordered), ordered, strict=True)
         run = [Entry(f"{prefix}{label}", record, None, folder, names) for label, record in called]
         references = _references(run)
+        # What has no reference here stands in one table with the others all the same.
+        first = next((entry for entry in run if not entry.record.failed), None)
         for entry in run:
             entry.reference = references.get((entry.record.reference, entry.record.runtime)) or references.get(
                 (entry.record.reference, "")
             )
-            entry.require_reference()
+            for beside in filter(None, (entry.reference, first)):
+                entry.require_same_basis(beside)
         engines += run
     return Results(tuple(engines))
 

@@ -239,7 +239,7 @@ class Record(_Model):
     and answers that belongs to the record. Both are empty before schema 6.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = Field(default=SCHEMA_VERSION, strict=True, ge=1)
     created: str
     bundle: BundleRecord
     runtime: str

@@ -13,9 +13,10 @@ from clipq.data.open import find_source
 from clipq.errors import DataError
 from clipq.evaluate.metrics.calibration import BINS
 from clipq.evaluate.suites.corruptions import NAMED_SETS, SEVERITIES
+from clipq.fields import Flag, Number, Whole
 from clipq.given import hint, shown, unusable
 
-_TimedBatch = Annotated[int, Field(ge=TIMED_BATCH.least, le=TIMED_BATCH.most)]
+_TimedBatch = Annotated[Whole, Field(ge=TIMED_BATCH.least, le=TIMED_BATCH.most)]
 
 Role = Literal["in-distribution", "shifted", "near-ood", "far-ood", "groups", "retrieval"]
 
@@ -85,8 +86,8 @@ class ViewEntry(_Entry):
     label_map: GivenPath | None = None
     templates: str | None = None
     groups: tuple[str, ...] = ()
-    smallest_group: int = Field(default=20, ge=SAMPLES.least, le=SAMPLES.most)
-    samples: int | None = Field(default=None, ge=SAMPLES.least, le=SAMPLES.most)
+    smallest_group: Whole = Field(default=20, ge=SAMPLES.least, le=SAMPLES.most)
+    samples: Whole | None = Field(default=None, ge=SAMPLES.least, le=SAMPLES.most)
 
 
 class CorruptionsEntry(_Entry):
@@ -94,8 +95,8 @@ class CorruptionsEntry(_Entry):
 
     of: str
     names: tuple[str, ...] = ("all",)
-    severities: tuple[int, ...] = SEVERITIES
-    samples: int | None = Field(default=None, ge=SAMPLES.least, le=SAMPLES.most)
+    severities: tuple[Whole, ...] = SEVERITIES
+    samples: Whole | None = Field(default=None, ge=SAMPLES.least, le=SAMPLES.most)
     baseline: Literal["reference", "alexnet"] = "reference"
 
     def corruptions(self) -> tuple[str, ...]:
@@ -114,18 +115,18 @@ class SquareEntry(_Entry):
     """Square attack on each engine: ``epsilons`` in 255ths, a budget of queries per image."""
 
     of: str
-    epsilons: tuple[int, ...] = (4,)
-    queries: int = Field(default=200, ge=QUERIES.least, le=QUERIES.most)
-    samples: int | None = Field(default=50, ge=SAMPLES.least, le=SAMPLES.most)
+    epsilons: tuple[Whole, ...] = (4,)
+    queries: Whole = Field(default=200, ge=QUERIES.least, le=QUERIES.most)
+    samples: Whole | None = Field(default=50, ge=SAMPLES.least, le=SAMPLES.most)
 
 
 class LatencyEntry(_Entry):
     """Batch sizes and timed repeats of the latency measurement."""
 
-    batches: tuple[Annotated[int, Field(ge=TIMED_BATCH.least, le=TIMED_BATCH.most)], ...] = Field(
+    batches: tuple[Annotated[Whole, Field(ge=TIMED_BATCH.least, le=TIMED_BATCH.most)], ...] = Field(
         default=(1, 8), min_length=1
     )
-    repeats: int = Field(default=30, ge=REPEATS.least, le=REPEATS.most)
+    repeats: Whole = Field(default=30, ge=REPEATS.least, le=REPEATS.most)
 
 
 class Suite(_Entry):
@@ -134,10 +135,10 @@ class Suite(_Entry):
     reference: str | None = None
     templates: str | None = None
     on_bad_image: Literal["error", "skip"] = "error"
-    ece_bins: int = Field(default=BINS, ge=ECE_BINS.least, le=ECE_BINS.most)
-    seed: int = Field(default=0, ge=SEED.least, le=SEED.most)
-    simulated: bool = False
-    tune_fraction: float = Field(default=0.5, gt=0, lt=1)
+    ece_bins: Whole = Field(default=BINS, ge=ECE_BINS.least, le=ECE_BINS.most)
+    seed: Whole = Field(default=0, ge=SEED.least, le=SEED.most)
+    simulated: Flag = False
+    tune_fraction: Number = Field(default=0.5, gt=0, lt=1)
     views: tuple[ViewEntry, ...] = Field(default=(), alias="view")
     corruptions: tuple[CorruptionsEntry, ...] = ()
     transfer: tuple[TransferEntry, ...] = ()

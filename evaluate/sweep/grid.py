@@ -13,6 +13,7 @@ from clipq.bounds import BATCH, GPUS, THREADS
 from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import ClipqError, DataError
 from clipq.evaluate.suites.suite import BUILT_IN, read_suite
+from clipq.fields import Number, Whole
 from clipq.files import file_stem
 from clipq.given import as_store, hint
 from clipq.text_files import parse_toml, read_text
@@ -33,9 +34,9 @@ class Grid(BaseModel):
     runtimes: tuple[str, ...] = Field(default=(DEFAULT_RUNTIME,), min_length=1)
     calibration_set: Path | None = None
     bundles: tuple[str, ...] = ()
-    threads: int = Field(default=0, ge=THREADS.least, le=THREADS.most)
-    gpus: float = Field(default=1.0, gt=GPUS.least, le=GPUS.most)
-    batch_size: int = Field(default=32, ge=BATCH.least, le=BATCH.most)
+    threads: Whole = Field(default=0, ge=THREADS.least, le=THREADS.most)
+    gpus: Number = Field(default=1.0, gt=GPUS.least, le=GPUS.most)
+    batch_size: Whole = Field(default=32, ge=BATCH.least, le=BATCH.most)
     cells: str | None = None
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -6,17 +6,21 @@ import math
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from clipq.errors import PolicyError
 from clipq.evaluate.metrics.table import METRICS, metric_of, spoken
 from clipq.evaluate.verdicts.limits import LIMITS, QUANTITIES
+from clipq.fields import Flag, plain_number
 from clipq.given import hint
 from clipq.text_files import parse_toml, read_text
 
 BUILT_IN = ("strict", "mlperf-99", "mlperf-99.9", "demo")
+
+
+_Patterns = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Rule(BaseModel):
@@ -33,8 +37,8 @@ class Rule(BaseModel):
     metric: str
     view: str | None = None
     group: str | None = None
-    bundle: tuple[str, ...] = ("*",)
-    recipe: tuple[str, ...] = ("*",)
+    bundle: _Patterns = ("*",)
+    recipe: _Patterns = ("*",)
     min: float | None = None
     max: float | None = None
     min_delta: float | None = None
@@ -42,13 +46,15 @@ class Rule(BaseModel):
     min_ratio: float | None = None
     max_ratio: float | None = None
     confidence: float | None = Field(default=None, ge=0, lt=1)
-    deployed: bool = True
-    optional: bool | Literal["engine"] = False
+    deployed: Flag = True
+    optional: Flag | Literal["engine"] = False
 
     @field_validator("bundle", "recipe", mode="before")
     @classmethod
     def _as_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    _plain = field_validator(*LIMITS, "confidence", mode="before")(plain_number)
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> Rule:
@@ -87,6 +93,8 @@ class Policy(BaseModel):
     confidence: float = Field(default=0.95, ge=0, lt=1)
     required: tuple[str, ...] = ()
     rule: tuple[Rule, ...] = ()
+
+    _plain = field_validator("confidence", mode="before")(plain_number)
 
     @model_validator(mode="after")
     def _asks_something(self) -> Policy:

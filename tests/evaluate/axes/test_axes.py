@@ -18,6 +18,7 @@ from support import assert_refused, evaluate
 
 from clipq.bundle import open_bundle, stored_file, write_manifest
 from clipq.evaluate.metrics.table import METRICS, metric_of
+from clipq.evaluate.results.folders import read_results
 from clipq.evaluate.suites.suite import suite_text
 
 NAMES = ("fp32", "int8-static-minmax", "int2-weight-only-rtn")
@@ -195,3 +196,14 @@ def test_a_broken_engine_is_named_and_the_others_go_on(bundles, tmp_path):
         "run", str(bad), str(bundles / "fp32"), "--reference", "bad-engine", *run[:2], "-o", str(tmp_path / "ref")
     )
     assert_refused(done, "the reference bad-engine failed")
+
+
+def test_engines_join_a_folder_of_every_axis(bundles, tmp_path):
+    """What a run is going to ask is held against what records say was asked: of the same suite it is the same."""
+    others = ("int8-static-minmax", "int8-static-entropy")
+    for name in others:
+        asked = arguments(bundles, ("fp32", name), tmp_path, samples=96, corrupted=24, queries=2)
+        done = evaluate(*asked, "-o", str(tmp_path / "out"), "--no-images")
+        assert done.returncode == 0, done.stderr
+    found = {entry.record.bundle.name for entry in read_results([tmp_path / "out"])}
+    assert found == {"fp32", *others}

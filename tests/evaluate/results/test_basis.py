@@ -125,6 +125,40 @@ def test_an_earlier_clipqs_records_are_read_and_said_to_be_unsure(folder, tmp_pa
     assert_refused(evaluate("gate", str(folder), "--policy", "mlperf-99"), "images of 'test'")
 
 
+def test_an_engine_without_a_reference_is_of_the_same_basis_too(folder, tmp_path):
+    def alone(found):
+        found |= {"reference": "", "reference_digest": ""}
+
+    assert len(read_results([edit(folder, alone, ("int8",))])) == 2
+    edit(folder, asked(ece_bins=9), ("int8",))
+    assert_refused(evaluate("report", str(folder)), "int8 and fp32 were not evaluated on the same", "ece_bins")
+    for name in ("records/fp32__ort-cpu.json", "pairing/fp32__ort-cpu.safetensors"):
+        (folder / name).unlink()
+    assert len(read_results([folder])) == 1
+
+
+def test_other_libraries_than_the_references_are_said(folder):
+    def with_libraries(**libraries):
+        return lambda found: found["environment"].update(libraries)
+
+    edit(folder, with_libraries(made_by={"pillow": "12.0", "numpy": "2.3"}, packages={"onnxruntime": "1.27"}))
+    assert not read_results([folder]).notes
+    edit(folder, with_libraries(made_by={"pillow": "12.1", "numpy": "2.3"}), ("int8",))
+    done = evaluate("gate", str(folder), "--policy", "mlperf-99")
+    assert "note: int8: measured with another pillow (12.1, not 12.0) than the reference" in done.stderr
+    # Records before schema 6 name runtimes alone.
+    edit(folder, lambda found: found["environment"].pop("made_by"), ("int8",))
+    assert not read_results([folder]).notes
+    edit(folder, with_libraries(packages={"onnxruntime": "1.26"}), ("int8",))
+    assert "another onnxruntime (1.26, not 1.27)" in read_results([folder]).notes[0]
+
+
+@pytest.mark.parametrize("version", [7, "7", 7.0, True, 0, -1, None, "new", [6]])
+def test_a_record_of_no_known_schema_is_refused(folder, version):
+    edit(folder, lambda found: found.update(schema_version=version), ("int8",))
+    assert_refused(evaluate("gate", str(folder), "--policy", "mlperf-99"), "int8__ort-cpu.json", "schema")
+
+
 def test_two_folders_are_compared_where_they_were_asked_the_same(folder, tmp_path):
     other = shutil.copytree(folder, tmp_path / "other")
     edit(other, of_view(digests=DIGESTS | {"labels": "x"}, digest="y"))

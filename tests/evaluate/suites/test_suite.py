@@ -188,3 +188,17 @@ def test_the_fewest_samples_that_the_demo_takes_are_enough_for_its_groups():
         for column in planned.entry.groups:
             sizes = [members.sum() for members in groups_of(planned)[column].values()]
             assert sum(size >= planned.entry.smallest_group for size in sizes) >= 2, (column, sizes)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["samples = true", 'samples = "48"', "[[square]]\nof = 't'\nepsilons = [true]", "[[corruptions]]\nof = 't'\nseverities = ['3']",
+     "[latency]\nbatches = [true]", "[latency]\nrepeats = '9'"],
+)  # fmt: skip
+def test_what_is_written_as_no_number_is_none(line, tmp_path):
+    path = tmp_path / "suite.toml"
+    path.write_text(f"[[view]]\nsource = 'demo:test:n=48'\nname = 't'\n{line}\n")
+    assert_refused(evaluate("suite", "check", str(path)), "give a number, without quotes")
+    for head in ("seed = true", "tune_fraction = '0.5'", "ece_bins = true", "simulated = 1"):
+        path.write_text(f"{head}\n[[view]]\nsource = 'demo:test:n=48'\nname = 't'\n")
+        assert_refused(evaluate("suite", "check", str(path)), head.split()[0])

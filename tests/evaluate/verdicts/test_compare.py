@@ -247,3 +247,7 @@ def test_one_number_of_bins_for_both(tmp_path):
         folders.append(folder)
     _, found = compare(*folders)
     assert rows_of(found)["ece"]["delta"] == 0
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path):
+    assert_refused(evaluate("compare", str(tmp_path), str(tmp_path / "none")), "holds no records")
