@@ -75,9 +75,10 @@ class Results:
 
     def __getitem__(self, name: str) -> Entry:
         """The engine of that name; raises NotInResults where there is none or it failed."""
-        found = next((entry for entry in self.engines if entry.name == name), None)
+        known = {entry.name: entry for entry in self.engines}
+        found = known.get(name) if isinstance(name, str) else None
         if found is None:
-            raise NotInResults(f"no engine is called {name!r}; {meant(name, (entry.name for entry in self.engines))}")
+            raise NotInResults(f"no engine is called {name!r}; {meant(name, list(known))}")
         if found.record.failed:
             raise NotInResults(f"{name} failed and has no measurements: {found.record.failed}")
         return found
@@ -93,7 +94,7 @@ class Results:
         return len(self.entries)
 
     def __contains__(self, name: object) -> bool:
-        return any(entry.name == name for entry in self.entries)
+        return isinstance(name, str) and any(entry.name == name for entry in self.entries)
 
     @cached_property
     def views(self) -> dict[str, ViewRecord]:
