@@ -54,7 +54,7 @@ def evaluate_plan(
     plan: Plan, cohort: Cohort, results: Path, settings: Settings, *, given: dict[str, Any], progress: Progress
 ) -> list[Record]:
     """``evaluate`` where subjects are gathered and the data is open already."""
-    _refuse_other_data(plan, cohort, results)
+    refuse_other_data(plan, cohort, results)
     settings = settings.within(results)
     if settings.batch == "measure":
         settings = replace(settings, batch=measured_batch(cohort.subjects, progress))
@@ -77,14 +77,18 @@ def evaluate_plan(
         found = evaluated.findings_of(subject)
         records[index] = write_pairing(results, records[index], found.estimates, found.answers)
         write_record(results, records[index])
-    # And engines of earlier runs, which every other command sees.
-    mine = {record_stem(record) for record in records}
-    earlier = [record for record in read_records(results) if record_stem(record) not in mine]
-    write_csv(results, [*records, *earlier])
+    write_rows(cohort, results)
     return records
 
 
-def _refuse_other_data(plan: Plan, cohort: Cohort, results: Path) -> None:
+def write_rows(cohort: Cohort, results: Path) -> None:
+    """Write ``results.csv``: a cohort's engines in order, then those of earlier runs, which others see."""
+    found = {record_stem(record): record for record in read_records(results)}
+    mine = [found.pop(stem_of(one.bundle.name, one.runtime, twin=one.simulated)) for one in cohort.subjects]
+    write_csv(results, [*mine, *found.values()])
+
+
+def refuse_other_data(plan: Plan, cohort: Cohort, results: Path) -> None:
     """Raise ResultsError where the folder holds engines that are not evaluated anew, and were on other data.
 
     Engines of earlier runs stay in a folder and are read, reported and judged with the new ones: their reference, which

@@ -53,7 +53,7 @@ class Settings:
     thumbnails: bool = True
 
     def __post_init__(self) -> None:
-        known_runtime(self.runtime)
+        known_runtime(as_text(self.runtime, "runtime"))
         taken: dict[str, object] = {
             "threads": as_number(self.threads, "threads", *THREADS),
             "cells": as_text(self.cells, "cells"),

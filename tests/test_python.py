@@ -304,6 +304,7 @@ def test_a_bundle_stands_where_its_folder_does(monkeypatch):
         ({"batch": 16.0}, "batch 16.0: give a whole number"),
         ({"threads": "2"}, "threads '2': give a whole number"),
         ({"runtime": "gpu"}, "unknown runtime 'gpu'"),
+        ({"runtime": ["ort-cpu"]}, "runtime ['ort-cpu']: give it as text"),
         ({"fetch": True}, "fetch True: give a path"),
         ({"pixels": "cache"}, "pixels 'cache': give None"),
         ({"thumbnails": "no"}, "thumbnails 'no': give True or False"),
@@ -360,12 +361,15 @@ def test_groups_of_any_kind_have_every_sample_once():
 
 def test_results_say_what_they_are_asked_by(folder):
     results = clipq.read_results(folder)
-    for key in (0, None, ["fp32"], ("fp32", "test")):
+    for key in (0, None, ["fp32"], ("fp32", "test"), np.zeros(2)):
         with pytest.raises(NotInResults, match="no engine is called"):
             results[key]
-    for key in (0, "test", ["test", "acc1"], (0, 1)):
+    for key in (0, "test", ["test", "acc1"], (0, 1), (["test"], "acc1")):
         with pytest.raises(NotInResults, match=r"by \[view, metric\]|has no view 0"):
             results["fp32"][key]
+    for words, metric in (("accuracy", "acc1"), ("top-1 accuracy", "acc1"), ("ECE", "ece")):
+        with pytest.raises(NotInResults, match=f"did you mean '{metric}'"):
+            results["fp32"]["test", words]
     assert results._ipython_key_completions_() == ["fp32", "bad"]
     assert ("test", "acc1") in results["fp32"]._ipython_key_completions_()
     for again in (pickle.loads(pickle.dumps(results)), copy.deepcopy(results)):

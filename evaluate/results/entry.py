@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -61,7 +61,8 @@ class Entry:
 
     def __getitem__(self, key: tuple[str, str] | tuple[str, str, str]) -> Measurement:
         """A measurement by view and metric, or by view, group and metric; raises NotInResults where there is none."""
-        if not isinstance(key, tuple) or len(key) not in (2, 3):
+        parts = key if isinstance(key, tuple) else ()
+        if len(parts) not in (2, 3) or not all(isinstance(one, Hashable) for one in parts):
             raise NotInResults(f"a measurement of {self.name} is asked for by [view, metric] or [view, group, metric]")
         view, group, metric = key if len(key) == 3 else (key[0], "", key[1])
         if (view, group, metric) in self.rows:
@@ -145,7 +146,10 @@ def _pairing(entry: Entry) -> Pairing:
 
 
 def meant(asked: object, known: Iterable[str] | Mapping[str, Iterable[str]]) -> str:
-    """What someone may have meant who asked for a name that there is not: the closest one, else all there are."""
-    names = known if isinstance(known, Mapping) else list(dict.fromkeys(known))
-    close = closest(asked, names)
+    """What someone may have meant who asked for a name that there is not: the closest one, else all there are.
+
+    ``known`` can have other words for each.
+    """
+    names = list(dict.fromkeys(known))
+    close = closest(asked, names, known if isinstance(known, Mapping) else None)
     return f"did you mean {close!r}?" if close else f"there is {', '.join(map(repr, names)) or 'none'}"

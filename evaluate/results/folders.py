@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clipq.errors import NotInResults, ResultsError
 from clipq.evaluate.metrics.statistics import holm
-from clipq.evaluate.results.basis import made_by, unlike, unsaid
+from clipq.evaluate.results.basis import differs, made_by, unlike, unsaid
 from clipq.evaluate.results.entry import Entry, meant
 from clipq.evaluate.results.key import Key, corrupted_view
 from clipq.evaluate.results.record import (
@@ -62,10 +62,16 @@ class Results:
             mine, theirs = made_by(entry.record), made_by((entry.reference or entry).record)
             if what := unlike(mine, theirs):
                 others.setdefault(f"{what} ({mine[what]}, not {theirs[what]})", []).append(entry.name)
-        return found + [
-            f"{', '.join(names)}: measured with another {what} than the reference; differences may be of that"
-            for what, names in others.items()
-        ]
+        for what, names in others.items():
+            found.append(
+                f"{', '.join(names)}: measured with another {what} than the reference; differences may be of that"
+            )
+        # All of a folder agree, and views of other data have other names by now.
+        one, *more = {entry.folder: entry for entry in self.entries}.values() or (None,)
+        for two in more:
+            if one is not None and (what := differs(one.foundations.whole, two.foundations.whole)):
+                found.append(f"{one.name} and {two.name} differ in the {what}: what rests on it is not the same number")
+        return found
 
     def working(self) -> Results:
         """These results; raises ResultsError where no engine worked."""
@@ -75,9 +81,10 @@ class Results:
 
     def __getitem__(self, name: str) -> Entry:
         """The engine of that name; raises NotInResults where there is none or it failed."""
-        found = next((entry for entry in self.engines if entry.name == name), None)
+        known = {entry.name: entry for entry in self.engines}
+        found = known.get(name) if isinstance(name, str) else None
         if found is None:
-            raise NotInResults(f"no engine is called {name!r}; {meant(name, (entry.name for entry in self.engines))}")
+            raise NotInResults(f"no engine is called {name!r}; {meant(name, list(known))}")
         if found.record.failed:
             raise NotInResults(f"{name} failed and has no measurements: {found.record.failed}")
         return found
@@ -93,7 +100,7 @@ class Results:
         return len(self.entries)
 
     def __contains__(self, name: object) -> bool:
-        return any(entry.name == name for entry in self.entries)
+        return isinstance(name, str) and any(entry.name == name for entry in self.entries)
 
     @cached_property
     def views(self) -> dict[str, ViewRecord]:

@@ -11,10 +11,11 @@ from typing import Any
 
 from clipq.bundle import open_bundle
 from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
-from clipq.errors import ResultsError
+from clipq.errors import ClipqError, ResultsError
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.cells.subjects import gather_cohort, has_twin
+from clipq.evaluate.run import refuse_other_data, write_rows
 from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.plan import Plan, open_plan
 from clipq.evaluate.suites.schema import Suite
@@ -197,9 +198,20 @@ def measure(
 
     def on_workers(cluster: Cluster) -> Iterator[Measured]:
         progress.start("metrics and intervals", len(groups))
-        for measured in cluster.measure(groups, planned.plan, planned.settings, given):
+        fitting = []
+        for group in groups:
+            # Workers do not see the folder.
+            try:
+                refuse_other_data(planned.plan, group.cohort, folder.results(group.name))
+                fitting.append(group)
+            except ClipqError as error:
+                yield Measured(group, str(error), {})
+        for measured in cluster.measure(fitting, planned.plan, planned.settings, given):
+            results = folder.results(measured.group.name)
             for file, data in measured.files.items():
-                write_atomic(folder.results(measured.group.name) / file, data)
+                write_atomic(results / file, data)
+            if not measured.failure:
+                write_rows(measured.group.cohort, results)
             yield measured
             progress.advance(1)
 

@@ -177,6 +177,15 @@ def test_one_name_for_other_labels_stays_two_views(folder, tmp_path):
     assert names == {"r/test", "other/test"}
 
 
+def test_what_two_folders_were_asked_otherwise_is_said_where_they_stand_in_one_table(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    assert not read_results([folder, other]).notes
+    edit(other, asked(ece_bins=9))
+    target = tmp_path / "report.md"
+    assert evaluate("report", str(folder), str(other), "--format", "md", "-o", str(target)).returncode == 0
+    assert "differ in the ece_bins: what rests on it is not the same number" in target.read_text().replace("\\", "")
+
+
 def copy_pairing(folder):
     shutil.copy(folder / "pairing" / "fp32__ort-cpu.safetensors", folder / "pairing" / "int8__ort-cpu.safetensors")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from importlib.metadata import version
@@ -262,3 +263,34 @@ def test_a_grid_of_which_nothing_can_be_made_leaves_nothing(tmp_path):
     )
     assert_refused(evaluate("sweep", grid, "-o", tmp_path / "results"), "no engine could be made", "block_size")
     assert not (tmp_path / "results").exists()
+
+
+def test_what_workers_measure_stands_beside_engines_of_earlier_sweeps(bundles, tmp_path):
+    """Workers do not see the folder that their results come into."""
+    from clipq.evaluate.settings import Settings
+    from clipq.evaluate.sweep.cluster import measure_on_worker
+    from clipq.evaluate.sweep.grid import read_grid
+    from clipq.evaluate.sweep.groups import Measured
+    from clipq.evaluate.sweep.run import fill, measure, plan_sweep
+    from clipq.evaluate.sweep.state import SweepFolder
+    from clipq.progress import Progress
+
+    class Workers:
+        def measure(self, groups, plan, settings, given):
+            for group in groups:
+                yield Measured(group, *measure_on_worker(group, group.identities(), (plan, settings, given)))
+
+    def swept(name, samples):
+        suite = f"[[view]]\nname = 'test'\nsource = 'demo:test:n={samples}'\n"
+        grid = write_grid(tmp_path, f'bundles = ["{bundles}/fp32", "{bundles}/{name}"]', suite)
+        settings, folder = Settings(thumbnails=False), SweepFolder(tmp_path / "results")
+        planned = plan_sweep(read_grid(grid), folder, settings, Progress(), cluster=None)
+        fill(planned, folder, None, lambda outcome: None)
+        measure(planned, folder, Workers(), {}, Progress())
+        with (folder.results("demo") / "results.csv").open() as stream:
+            return list(dict.fromkeys(row["bundle"] for row in csv.DictReader(stream))), folder.failures()
+
+    assert swept("int8-dynamic", 48) == (["fp32", "int8-dynamic"], [])
+    assert swept("int4-weight-only-rtn", 48) == (["fp32", "int4-weight-only-rtn", "int8-dynamic"], [])
+    names, (failure,) = swept("int4-weight-only-rtn", 60)
+    assert names[-1] == "int8-dynamic" and "holds int8-dynamic, evaluated on another 'test'" in failure.reason
