@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.fuzz import octets, trees
 from benchmarks.fuzz.case import Case, Fault
 from benchmarks.fuzz.engine import sign
+from benchmarks.fuzz.rewrite import rewrite
 
 # What a run's numbers are made of, apart from the files.
 READ = ("logit_scale", "logit_bias", "preprocess", "tokenizer.cleaning", "recipe", "embed_dim")
@@ -26,22 +27,7 @@ def manifests(case: Case) -> None:
     path = bundle / "clipq.json"
     tree = json.loads(path.read_text())
     way = case.rng.choice(("tree",) * 8 + ("octets", "twice", "same", "encoding"))
-    place: trees.Path = ()
-    if way == "tree":
-        mutated, place, case.mutation = trees.changed(tree, case.rng)
-        path.write_text(trees.as_json(mutated))
-    elif way == "octets":
-        content, case.mutation = octets.broken(path.read_bytes(), case.rng)
-        path.write_bytes(content)
-    elif way == "twice":
-        path.write_text(trees.with_twice(path.read_text(), case.rng))
-        case.mutation = "a key twice"
-    elif way == "encoding":
-        content, case.mutation = octets.reencoded(path.read_text(), case.rng)
-        path.write_bytes(content)
-    else:
-        text, case.mutation = trees.neutral(tree, case.rng)
-        path.write_text(text)
+    place = rewrite(case, path, way)
     found = _use(case, bundle)
     if way == "same":
         if case.refused:
@@ -50,7 +36,7 @@ def manifests(case: Case) -> None:
     elif found is not None and way in ("tree", "octets"):
         # Bytes may change any value, which a tree tells.
         where = ".".join(map(str, place))
-        now = mutated if way == "tree" else json.loads(path.read_text("utf-8-sig"))
+        now = json.loads(path.read_text("utf-8-sig"))
         if senseless(now):
             raise Fault("silent", f"accepted with {senseless(now)}")
         if [_at(now, one) for one in DIGESTS] != [_at(tree, one) for one in DIGESTS]:

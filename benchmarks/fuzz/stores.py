@@ -9,6 +9,7 @@ from random import Random
 
 from benchmarks.fuzz import octets, trees
 from benchmarks.fuzz.case import Case, Fault
+from benchmarks.fuzz.rewrite import rewrite
 from benchmarks.fuzz.world import NO_BENCH, numbers
 
 # Of a record, what says nothing about an engine's numbers.
@@ -38,22 +39,12 @@ def records(case: Case) -> None:
         / case.rng.choice(("fp32__ort-cpu.json", "int8-dynamic__ort-cpu.json", "int8-dynamic__ort-cpu.json"))
     )
     tree = json.loads(path.read_text())
-    place: trees.Path = ()
     way = case.rng.choice(("tree",) * 8 + ("octets", "octets", "twice", "same", "stray"))
-    if way == "tree":
-        mutated, place, case.mutation = trees.changed(tree, case.rng)
-        path.write_text(trees.as_json(mutated))
-    elif way == "octets":
-        content, case.mutation = octets.broken(path.read_bytes(), case.rng)
-        path.write_bytes(content)
-    elif way == "twice":
-        path.write_text(trees.with_twice(path.read_text(), case.rng))
-        case.mutation = "a key twice"
-    elif way == "stray":
+    place: trees.Path = ()
+    if way == "stray":
         case.mutation = _stray(path, case.rng)
     else:
-        text, case.mutation = trees.neutral(tree, case.rng)
-        path.write_text(text)
+        place = rewrite(case, path, way)
     name = case.rng.choice(("gate", "gate", "gate", "compare", "report", "page", "card"))
     case.mutation = f"{path.name}: {case.mutation}; {name}"
     done = case.command("clipq-eval", *case.world.judging(results)[name])
