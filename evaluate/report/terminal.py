@@ -59,7 +59,7 @@ def _view_table(records: Sequence[Record], view: ViewRecord) -> Table:
     if view.left_out_count:
         title += f", {view.left_out_count} files left out"
     if view.unverified:
-        title += f", {len(view.unverified)} files that cannot be told whole"
+        title += f", unverified files: {len(view.unverified)}"
     table = Table(title=escape(title), title_justify="left")
     for column in ("engine", "acc1", "Δ acc1", "ECE", "Δ ECE", "conf − acc", "agreement", "McNemar p"):
         table.add_column(column, justify="left" if column == "engine" else "right", no_wrap=column == "engine")
