@@ -120,7 +120,8 @@ def policies(case: Case) -> None:
     if not done.accepted or way != "tree" or place[:1] != ("rule",):
         return
     asked = tomli.loads(path.read_text("utf-8"))
-    if len(asked["rule"]) != len(POLICY["rule"]):
+    rules = asked.get("rule")
+    if not isinstance(rules, list) or len(rules) != len(POLICY["rule"]) or len(place) < 2:
         return
     was, now = (trees.at(one, place[:2]) for one in (POLICY, asked))
     if was.keys() == now.keys() and place[-1] in ("max", "min_delta"):

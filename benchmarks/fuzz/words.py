@@ -87,7 +87,8 @@ def options(case: Case) -> None:
     if done.accepted and name == "run" and "--help" not in value:
         from benchmarks.fuzz.world import numbers
 
-        changing = option in ("--ece-bins", "--seed", "--templates", "--suite", "--batch-size")
+        # On other threads the last digits may be others.
+        changing = option in ("--ece-bins", "--seed", "--templates", "--suite", "--batch-size", "--threads")
         if not changing:
             case.equal(numbers(case.output), "photos")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -68,10 +69,15 @@ class Subject:
         )
 
     def identity(self, tower: TowerName) -> dict[str, Any]:
-        """What determines this tower's numbers: files, runtime and its version, kind of arithmetic."""
+        """What determines this tower's numbers: files, runtime and its version, kind of arithmetic, threads of a CPU.
+
+        ONNX Runtime ends in other last digits where it has more threads than there are rows in a batch.
+        """
+        threads = {"threads": self.threads or os.cpu_count()} if self.device == "cpu" else {}
         return {
             "tower": self.bundle.manifest.tower(tower).digest,
             **runtime_identity(self.runtime),
+            **threads,
             "simulated": self.simulated,
         }
 

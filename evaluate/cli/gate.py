@@ -50,10 +50,13 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
     from clipq.evaluate.report import ci
     from clipq.evaluate.report.terminal import print_findings
     from clipq.evaluate.verdicts.gate import EXIT_CODES
+    from clipq.evaluate.verdicts.policy import read_policy
     from clipq.files import write_atomic
 
+    # First, for it is read in no time.
+    rules = read_policy(policy)
     read = api.read_results(results)
-    judged = api.gate(read, policy)
+    judged = api.gate(read, rules)
     for note in read.notes:
         click.echo(f"note: {one_line(note)}", err=True)
     findings = judged.findings

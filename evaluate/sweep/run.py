@@ -96,7 +96,8 @@ def plan_sweep(
     plan = open_plan(suite, settings.fetch)
     settings = replace(
         settings,
-        threads=grid.threads,
+        # On Ray a cell has one CPU where nothing is said, whatever a node has.
+        threads=grid.threads if cluster is None else max(1, grid.threads),
         batch=grid.batch_size,
         cells=storage.root if storage.is_remote else str(Path(storage.root).resolve()),
     )

@@ -18,7 +18,7 @@ class Bounds(NamedTuple):
 # numpy's oldest generators, which corruption libraries draw from, take 32 bits.
 SEED = Bounds(0, 2**32 - 1)
 # 0 is all cores.
-THREADS = Bounds(0, 1024)
+THREADS = Bounds(0, 256)
 # Of images and texts, wherever a number of them is asked for.
 SAMPLES = Bounds(1, 10**9)
 # Of drawn images.

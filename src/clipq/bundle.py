@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from typing_extensions import Self
 
 from clipq.errors import BundleError
+from clipq.fields import Number, Whole
 from clipq.files import Stamp, sha256_bytes, sha256_file, stamp, write_atomic
 from clipq.given import as_path, without_folders
 from clipq.making import restore
@@ -56,10 +57,10 @@ def _prompt(template: str) -> str:
 
 
 # Bounds are far beyond any checkpoint: what lies outside them is a mistake, or made to fill the memory.
-Size = Annotated[int, Field(ge=1, le=2**16)]
+Size = Annotated[Whole, Field(ge=1, le=2**16)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[Number, Field(gt=0)]
 
 
 class StoredFile(_Model):
@@ -67,7 +68,7 @@ class StoredFile(_Model):
 
     file: Annotated[str, AfterValidator(_inside)]
     sha256: Digest
-    bytes: int = Field(ge=0)
+    bytes: Whole = Field(ge=0)
 
 
 class Parity(_Model):
@@ -134,11 +135,11 @@ class Preprocess(_Model):
     """open_clip's inference transform, as numbers (sizes in pixels, height first)."""
 
     image_size: tuple[Size, Size]
-    mean: tuple[float, float, float]
+    mean: tuple[Number, Number, Number]
     std: tuple[Positive, Positive, Positive]
     interpolation: Literal["bicubic", "bilinear"]
     resize_mode: Literal["shortest", "longest", "squash"]
-    fill_color: int = Field(default=0, ge=0, le=255)
+    fill_color: Whole = Field(default=0, ge=0, le=255)
 
 
 class Tokenizer(StoredFile):
@@ -186,7 +187,7 @@ class Manifest(_Model):
     text: Tower
     embed_dim: Size
     logit_scale: Positive
-    logit_bias: float | None = None
+    logit_bias: Number | None = None
     preprocess: Preprocess
     tokenizer: Tokenizer
     prompts: StoredFile
@@ -381,7 +382,7 @@ def _opened(path: Path) -> Bundle:
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST} (clipq-export makes one)")
     raw = read_json(manifest_path, BundleError, "export the bundle again")
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if not isinstance(version, int) or version < 1:
+    if type(version) is not int or version < 1:
         raise BundleError(f"{manifest_path} has no schema_version; export the bundle again")
     if version > SCHEMA_VERSION:
         raise BundleError(

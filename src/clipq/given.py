@@ -91,6 +91,9 @@ def as_folder(value: object, what: str) -> Path:
     """A path where a folder is, or can be made, that can be written to; raises ClipqError else."""
     path = as_path(value, what)
     try:
+        for one in (path, *path.parents):
+            if one.is_symlink() and not one.exists():
+                raise ClipqError(f"{what} {path}: {one} is a link to nothing; make what it leads to, or give a folder")
         there = next(one for one in (path, *path.absolute().parents) if one.exists())
         if not there.is_dir():
             raise ClipqError(f"{what} {path}: {there} is a file; give a folder")

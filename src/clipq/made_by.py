@@ -1,8 +1,7 @@
 """What numbers depend on beside their inputs: clipq's own way of making them, and the libraries that take part.
 
 Pixels and embeddings are kept under keys that hold these, so that what another version made is made anew and never
-mixed in. Not among them is the number of threads: towers of five families, in FP32 and as two kinds of INT8, gave the
-same bits on 1, 2 and 4.
+mixed in. What belongs to one engine (its files, runtime and threads) stands in the key beside them.
 """
 
 from __future__ import annotations

@@ -107,7 +107,12 @@ NONSENSE = [
     ("text", "sha256", "x"),
     ("recipe", "towers", []),
     ("recipe", "calibration", {"x": 1}),
+    ("preprocess", "image_size", ["48", 48]),
+    ("preprocess", "std", ["0.25", 0.25, 0.25]),
+    ("logit_scale", "33"),
+    ("embed_dim", True),
     ("schema_version", 0),
+    ("schema_version", True),
     ("schema_version", "3"),
     ("environment", {"a": {"b": 1}}),
 ]

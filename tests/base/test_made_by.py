@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -208,3 +210,9 @@ def test_texts_with_line_breaks_have_keys_of_their_own(keys):
     (subject,) = gather_cohort([DEMO_BUNDLE], embeddings.settings).subjects
     one, other = (embeddings._text_identity(subject, texts) for texts in (["a\nb", "c"], ["a", "b\nc"]))
     assert one != other
+
+
+def test_threads_of_a_cpu_are_in_an_engines_key():
+    (subject,) = gather_cohort([DEMO_BUNDLE], Settings(threads=1)).subjects
+    keys = [replace(subject, threads=threads).identity("text") for threads in (1, 2, os.cpu_count(), 0)]
+    assert keys[0] != keys[1] and keys[2] == keys[3]

@@ -275,6 +275,15 @@ def test_outputs_that_cannot_be_are_refused_before_anything_runs(tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_output_below_a_link_to_nothing_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("nowhere")
+    for output in ("link", "link/below"):
+        assert_refused(evaluate("run", "x", "--data", "x", "-o", output), "link to nothing")
+        assert_refused(export("quantize", "x", "--recipe", "fp16", "-o", output), "link to nothing")
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
 def test_everything_that_is_wrong_is_told_in_one_line(bundles, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
