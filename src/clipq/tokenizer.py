@@ -38,15 +38,22 @@ class TextTokenizer:
     def __init__(self, bundle: Bundle):
         self._entry = bundle.manifest.tokenizer
         self._dtype = np.dtype(bundle.manifest.text.input_dtype)
+        path, wanted = bundle.path / self._entry.file, self._entry.context_length
         try:
-            self._tokenizer = Tokenizer.from_file(str(bundle.path / self._entry.file))
-        except Exception as error:  # the library raises bare Exception
-            raise BundleError(f"{bundle.path / self._entry.file}: not a tokenizer file ({error})") from error
-        lengths = {len(self._tokenizer.encode(text).ids) for text in ("a", "a " * self._entry.context_length)}
-        if lengths != {self._entry.context_length}:
+            self._tokenizer = Tokenizer.from_file(str(path))
+            padding = self._tokenizer.padding or {}
+            lengths = {padding.get("length") or wanted, padding.get("pad_to_multiple_of") or wanted}
+            # Before anything is padded: what they say might fill the memory.
+            if max(lengths) <= wanted:
+                lengths = {len(self._tokenizer.encode(text).ids) for text in ("a", "a " * wanted)}
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises bare Exception, and its panics are not even that
+            raise BundleError(f"{path}: not a tokenizer file ({error})") from error
+        if lengths != {wanted}:
             raise BundleError(
-                f"{bundle.path / self._entry.file}: gives {' and '.join(map(str, sorted(lengths)))} tokens, the "
-                f"manifest says {self._entry.context_length} of every text; export the bundle again"
+                f"{path}: gives {' and '.join(map(str, sorted(lengths)))} tokens, the manifest says {wanted} of every "
+                "text; export the bundle again"
             )
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:

@@ -181,9 +181,21 @@ def unpadded(tokenizer):
     return json.dumps(json.loads(tokenizer) | {"padding": None}).encode()
 
 
+def padded(length):
+    def change(tokenizer):
+        read = json.loads(tokenizer)
+        read["padding"]["strategy"] = {"Fixed": length}
+        return json.dumps(read).encode()
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (padded(2**63), "tokens, the manifest says 24"),
+        (padded(10**11), "tokens, the manifest says 24"),
+        (padded(25), "tokens, the manifest says 24"),
         (lambda data: b"{}", "not a tokenizer file"),
         (untruncated, "tokens, the manifest says 24"),
         (unpadded, "tokens, the manifest says 24"),
