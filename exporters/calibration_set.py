@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 # Ships with the package, and lies in the root folder of a checkout: beside this folder either way.
 DEMO_SET = Path(__file__).parent.parent / "calib_data" / "demo"
 CAPTIONS = "captions.csv"
+# What the packaged set says of itself.
+DEMO_MANIFEST = "manifest.json"
 BATCH = 8
 
 
@@ -79,8 +81,8 @@ def open_calibration_set(folder: Path, bundle: Bundle) -> CalibrationSet:
     if not folder.is_dir():
         raise DataError(f"--calibration-set {folder}: no such folder")
     found = find_images(folder)
-    left_out = {name: reason for name, reason in found.left_out.items() if name != CAPTIONS}
-    if left_out and folder != DEMO_SET:
+    left_out = {name: reason for name, reason in found.left_out.items() if name not in (CAPTIONS, DEMO_MANIFEST)}
+    if left_out:
         named = ", ".join(f"{name!r} ({reason})" for name, reason in list(left_out.items())[:3])
         logger.warning("%s: %d files are no images and are left out: %s", folder, len(left_out), named)
     if not found.files:

@@ -27,6 +27,10 @@ def complaint(record: Record) -> str:
     for view in record.views:
         if view.n < 1 and not record.failed:
             return f"view {view.name!r} has n = {view.n}"
+        # All or, before schema 6, none: what is not said is not held against a record.
+        for name in ("labels", "classes", "templates") if view.classes and view.digests else ():
+            if name not in view.digests:
+                return f"view {view.name!r}: digests: there is none of its {name}"
     return "" if len(set(views)) == len(views) else "two views have one name"
 
 

@@ -101,10 +101,11 @@ def test_every_command_refuses(folder, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["labels", "classes", "templates"])
-def test_what_a_record_does_not_say_is_not_held_against_it(folder, what):
+def test_a_record_says_all_that_it_was_asked_or_is_damaged(folder, what):
     assert not read_results([folder]).notes
     edit(folder, lambda found: found["views"][0]["digests"].pop(what), ("int8",))
-    assert len(read_results([folder])) == 2
+    with pytest.raises(ResultsError, match=f"there is none of its {what}"):
+        read_results([folder])
 
 
 def test_an_earlier_clipqs_records_are_read_and_said_to_be_unsure(folder, tmp_path):
