@@ -55,10 +55,14 @@ def read_json(path: Path, wrong: type[ClipqError], way_out: str, most: int = MOS
     """A JSON file's value; raises ``wrong``, which ends with the way out, where it is none."""
     data = read_bytes(path, wrong, most)
     try:
-        return json.loads(data)
+        value = json.loads(data)
+        if b"\\ud" in data.lower():
+            # Half a letter, by its number: JSON allows it, and nothing can write it again.
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise wrong(f"{path} is not valid JSON ({reason}); {way_out}") from error
+    return value
 
 
 def parse_toml(text: str, where: object, wrong: type[ClipqError]) -> dict[str, Any]:

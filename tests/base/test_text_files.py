@@ -39,10 +39,17 @@ def test_a_file_of_unreasonable_size_is_refused_unread(tmp_path: Path) -> None:
     assert "1099511627776 bytes" in refused(read_text, tmp_path / "a", DataError)
 
 
-@pytest.mark.parametrize("text", ["{", "[" * 100_000, "\udcff".encode("utf-8", "surrogatepass"), "1" * 5000])
+@pytest.mark.parametrize(
+    "text", ["{", "[" * 100_000, "\udcff".encode("utf-8", "surrogatepass"), "1" * 5000, '["\\ud800"]', '{"\\uD83d": 1}']
+)
 def test_what_is_no_json_is_refused(tmp_path: Path, text: str | bytes) -> None:
     (tmp_path / "a").write_bytes(text if isinstance(text, bytes) else text.encode())
     assert refused(read_json, tmp_path / "a", DataError, "make it again").endswith("; make it again")
+
+
+def test_a_letter_of_two_numbers_is_a_letter(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b'["\\ud83d\\ude00"]')
+    assert read_json(tmp_path / "a", DataError, "make it again") == ["\N{GRINNING FACE}"]
 
 
 @pytest.mark.parametrize("text", ["a = ", "a = " + "[" * 100_000, "a = 1\na = 2"])
