@@ -27,13 +27,18 @@ from collections.abc import Sequence
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
+def spelled_out(text: str) -> str:
+    """Text as it can be written: what is no UTF-8 in names of files, byte by byte."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def one_line(text: str) -> str:
     """Text as it can be printed, in one line: names come from files, folders and data sets.
 
     >>> one_line("a\\x1b[2Jb")
     'a [2Jb'
     """
-    return CONTROL.sub(" ", text.encode("utf-8", "backslashreplace").decode())
+    return CONTROL.sub(" ", spelled_out(text))
 
 
 class ClipqError(Exception):

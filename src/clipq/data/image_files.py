@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipq.data.source import IMAGE_SUFFIXES, SIDE_FILES, refuse_unwritable, written
-from clipq.errors import DataError
+from clipq.data.source import IMAGE_SUFFIXES, SIDE_FILES, refuse_unwritable
+from clipq.errors import DataError, spelled_out
 
 # What systems and programs leave in folders, in lower case; so are all folders whose names begin with a dot.
 SYSTEM_FOLDERS = {
@@ -50,7 +50,7 @@ def find_images(root: Path) -> ImageFiles:
             elif not reason:
                 files.append(path)
             if reason and not (folder == root and entry.name in SIDE_FILES):
-                left_out[written(str(path.relative_to(root)))] = reason
+                left_out[spelled_out(str(path.relative_to(root)))] = reason
     refuse_unwritable(map(str, (*folders, *files)), str(root))
     return ImageFiles(tuple(sorted(files)), tuple(sorted(folders)), dict(sorted(left_out.items())))
 
@@ -60,7 +60,7 @@ def _reason(entry: os.DirEntry[str]) -> str:
     if entry.name.startswith("."):
         return "hidden"
     if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
-        raise DataError(f"{written(entry.path)}: is a link to nothing; mend it, or take it out")
+        raise DataError(f"{entry.path}: is a link to nothing; mend it, or take it out")
     if entry.is_dir():
         return "a folder of the system's" if entry.name.lower() in SYSTEM_FOLDERS else ""
     if not entry.is_file():
@@ -73,9 +73,7 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             yield from entries
     except OSError as error:
-        raise DataError(
-            f"{written(str(folder))}: cannot be read ({error.strerror}); mend it, or take it out"
-        ) from error
+        raise DataError(f"{folder}: cannot be read ({error.strerror}); mend it, or take it out") from error
 
 
 def _identity(folder: Path) -> tuple[int, int]:

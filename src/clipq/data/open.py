@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipq.data.source import Source, Want, checked_classes, exists, refuse_unwritable, split_source, written
+from clipq.data.source import Source, Want, checked_classes, exists, refuse_unwritable, split_source
 from clipq.errors import DataError
-from clipq.given import hint, shown, unusable
+from clipq.given import hint, is_unicode, shown, unusable
 
 if TYPE_CHECKING:
     from clipq.data.views import View
@@ -169,8 +169,8 @@ def seen_from(spec: str, folder: Path) -> str:
 def complaint(spec: str) -> str | None:
     """What is wrong with a source, as far as can be told without opening it; None for one that may well open."""
     scheme, source = find_source(spec)
-    if written(spec) != spec:
-        return f"{written(source.path)}: is not UTF-8, so that no record can name it; rename it"
+    if not is_unicode(spec):
+        return f"{source.path}: is not UTF-8, so that no record can name it; rename it"
     unknown = [option for option in source.options if option not in scheme.options]
     if unknown:
         known = f"{', '.join(scheme.options) or 'none'}{hint(unknown[0], scheme.options)}"

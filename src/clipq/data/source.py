@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from clipq import image_formats
 from clipq.errors import DataError
-from clipq.given import shown, unusable
+from clipq.given import is_unicode, shown, unusable
 from clipq.text_files import read_text
 
 if TYPE_CHECKING:
@@ -143,16 +143,11 @@ def label_classes(labels: Iterable[str], where: str) -> list[str]:
     return found
 
 
-def written(text: str) -> str:
-    """A name as it can be written in messages and records: bytes of file names that are no UTF-8 spelled out."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def refuse_unwritable(names: Iterable[str], where: str) -> None:
     """Raise DataError for a name that is no UTF-8: no record could hold it."""
     for name in names:
-        if written(name) != name:
-            raise DataError(f"{written(where)}: the name {written(name)} is not UTF-8; rename it")
+        if not is_unicode(name):
+            raise DataError(f"{where}: the name {name} is not UTF-8; rename it")
 
 
 def class_keys(names: Sequence[str], labels: Collection[str], where: object) -> Sequence[str]:
