@@ -20,6 +20,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.fuzz.case import FAULTS, Outcome
@@ -31,11 +32,11 @@ from benchmarks.fuzz.worker import tried
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=300)
+    parser.add_argument("--cases", type=_number(1), default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--case", type=int, action="append", help="repeatable: this one alone")
+    parser.add_argument("--case", type=_number(0), action="append", help="repeatable: this one alone")
     parser.add_argument("--kind", choices=KINDS, action="append", help="repeatable; default: all")
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--jobs", type=_number(1), default=min(2, os.cpu_count() or 1))
     parser.add_argument(
         "--keep", type=Path, default=Path("fuzz-failures"), help="where the inputs of failures are kept"
     )
@@ -43,6 +44,8 @@ def main() -> None:
     asked = given.case or [
         number for number in range(given.cases) if given.kind is None or kind_of(number) in given.kind
     ]
+    if not asked:
+        parser.error(f"none of {given.cases} cases is of the kind {' or '.join(given.kind)}; give more --cases")
     started = time.monotonic()
     # Read when numpy is imported: threads do not survive a fork.
     os.environ |= dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -66,6 +69,17 @@ def main() -> None:
     if failed:
         print(f"inputs are kept in {given.keep}; again: python -m benchmarks.fuzz --seed {given.seed} --case NUMBER")
     sys.exit(1 if failed else 0)
+
+
+def _number(least: int) -> Callable[[str], int]:
+    """What takes a whole number from ``least`` on."""
+
+    def taken(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {least} on")
+        return int(text)
+
+    return taken
 
 
 def _tell(outcome: Outcome, seed: int, at_length: bool, done: int, of: int) -> None:

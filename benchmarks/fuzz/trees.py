@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from random import Random
 from typing import Any
@@ -110,13 +110,18 @@ def as_json(tree: Any) -> str:
     if isinstance(tree, dict):
         return "{" + ", ".join(f"{json.dumps(str(key))}: {as_json(value)}" for key, value in tree.items()) + "}"
     if isinstance(tree, list):
-        depth, inner = 0, tree
-        while isinstance(inner, list) and len(inner) == 1:
-            depth, inner = depth + 1, inner[0]
-        if depth:
-            return "[" * depth + as_json(inner) + "]" * depth
-        return "[" + ", ".join(map(as_json, tree)) + "]"
+        return _as_list(tree, as_json)
     return json.dumps(tree)
+
+
+def _as_list(values: list[Any], write: Callable[[Any], str]) -> str:
+    """A list in brackets, those in it that hold one thing each without a call for each."""
+    depth, inner = 0, values
+    while isinstance(inner, list) and len(inner) == 1:
+        depth, inner = depth + 1, inner[0]
+    if depth:
+        return "[" * depth + write(inner) + "]" * depth
+    return "[" + ", ".join(map(write, values)) + "]"
 
 
 def with_twice(text: str, rng: Random) -> str:
@@ -159,12 +164,7 @@ def _inline(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_key(key)} = {_inline(one)}" for key, one in value.items() if one is not None) + "}"
     if isinstance(value, list):
-        depth, inner = 0, value
-        while isinstance(inner, list) and len(inner) == 1:
-            depth, inner = depth + 1, inner[0]
-        if depth:
-            return "[" * depth + _inline(inner) + "]" * depth
-        return "[" + ", ".join(_inline(one) for one in value if one is not None) + "]"
+        return _as_list(value if len(value) == 1 else [one for one in value if one is not None], _inline)
     if isinstance(value, str):
         # TOML's strings forbid what JSON's escape as well, but for a lone surrogate and \u007f.
         return json.dumps(value.encode("utf-8", "replace").decode(), ensure_ascii=False).replace("\x7f", "\\u007F")
