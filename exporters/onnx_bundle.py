@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -50,9 +49,6 @@ def export_bundle(
     check_target(target)
     progress(f"loading {checkpoint}")
     loaded = load_checkpoint(parse_checkpoint(checkpoint, pretrained))
-    with tempfile.TemporaryDirectory() as folder:
-        # Minutes before its turn: a tokenizer that has no such form is refused before the towers are exported.
-        write_tokenizer(loaded.tokenizer, Path(folder) / "tokenizer.json")
     # The reference values come from the untouched model: parity covers the rewriting as well as the export.
     recorded = {
         "image": _Recorded(ImageTower(loaded.model), _image_feeds(loaded)),
@@ -60,11 +56,12 @@ def export_bundle(
     }
     make_exportable(loaded.model)
     with directory_in_making(target) as making:
+        # First: one that has no such form is refused before minutes of export.
+        cleaning = write_tokenizer(loaded.tokenizer, making / "tokenizer.json")
         entries = {}
         for name, tower in recorded.items():
             progress(f"exporting the {name} tower")
             entries[name] = _exported_tower(name, tower, making, opset)
-        cleaning = write_tokenizer(loaded.tokenizer, making / "tokenizer.json")
         (making / "prompts.json").write_text(
             json.dumps(_prompts(loaded), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
         )

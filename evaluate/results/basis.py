@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from clipq.evaluate.results.key import Key, clean_view, corrupted_view
@@ -64,7 +65,7 @@ class Foundations:
             self._parts |= part
         self._known: dict[tuple[str, str, bool], Basis] = {}
 
-    @property
+    @cached_property
     def whole(self) -> Basis:
         """What all of them together rest on."""
         return _joined(self._parts.values())

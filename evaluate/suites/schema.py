@@ -123,9 +123,7 @@ class SquareEntry(_Entry):
 class LatencyEntry(_Entry):
     """Batch sizes and timed repeats of the latency measurement."""
 
-    batches: tuple[Annotated[Whole, Field(ge=TIMED_BATCH.least, le=TIMED_BATCH.most)], ...] = Field(
-        default=(1, 8), min_length=1
-    )
+    batches: tuple[_TimedBatch, ...] = Field(default=(1, 8), min_length=1)
     repeats: Whole = Field(default=30, ge=REPEATS.least, le=REPEATS.most)
 
 

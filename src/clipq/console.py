@@ -49,9 +49,10 @@ class Group(click.Group):
         for place, word in enumerate(args):
             if not word or re.fullmatch(r"--[\w-]+=", word):
                 after = f" after {shown(args[place - 1])}" if place and not word else f" in {word}" if word else ""
-                _complain(ctx, f"an empty value{after}; give one, or leave it out")
+                _end(ctx, ClipqError(f"an empty value{after}; give one, or leave it out"))
             if not is_unicode(word):
-                _complain(ctx, f"{shown(word)} is not UTF-8; rename the file or folder, or lead there by a link")
+                wrong = f"{shown(word)} is not UTF-8; rename the file or folder, or lead there by a link"
+                _end(ctx, ClipqError(wrong))
         return super().parse_args(ctx, args)
 
     def invoke(self, context: click.Context) -> Any:
@@ -59,8 +60,7 @@ class Group(click.Group):
         try:
             return super().invoke(context)
         except ClipqError as error:
-            click.echo(f"error: {error}", err=True)
-            context.exit(error.exit_code)
+            _end(context, error)
         except (KeyboardInterrupt, click.Abort):
             click.echo("interrupted: what was finished is kept, run the same command again to go on", err=True)
             context.exit(INTERRUPTED)
@@ -74,14 +74,15 @@ class Group(click.Group):
                 raise
             where = f" ({name})" if name else ""
             way_out = "free space or choose another output" if error.errno in _FULL else "check or choose another path"
-            _complain(context, f"{error.strerror}{where}; {way_out}")
+            _end(context, ClipqError(f"{error.strerror}{where}; {way_out}"))
         except MemoryError as error:
-            _complain(context, f"out of memory ({error or 'no reason given'}); give less at once, or a larger machine")
+            reason = f"out of memory ({error or 'no reason given'}); give less at once, or a larger machine"
+            _end(context, ClipqError(reason))
 
 
-def _complain(context: click.Context, message: str) -> NoReturn:
-    click.echo(f"error: {ClipqError(message)}", err=True)
-    context.exit(ClipqError.exit_code)
+def _end(context: click.Context, error: ClipqError) -> NoReturn:
+    click.echo(f"error: {error}", err=True)
+    context.exit(error.exit_code)
 
 
 class DefaultGroup(Group):

@@ -68,7 +68,7 @@ def open_hugging_face(source: Source, want: Want, cache: Path | None) -> Hugging
     import datasets
 
     spec, options = source.path, source.options
-    table = _load(source, cache)
+    table = _ask(datasets.load_dataset, source, cache, split=options["split"])
     needed = {"labels": ("image", "label"), "images": ("image",), "captions": ("image", "caption")}[want]
     for role in needed:
         if options[role] not in table.column_names:
@@ -110,13 +110,6 @@ def open_hugging_face(source: Source, want: Want, cache: Path | None) -> Hugging
         source.name, spec, samples, classes, images, options["image"], folder, unusable,
         left_out=_unread(source, images, cache),
     )  # fmt: skip
-
-
-def _load(source: Source, cache: Path | None) -> Any:
-    """A split as a table."""
-    import datasets
-
-    return _ask(datasets.load_dataset, source, cache, split=source.options["split"])
 
 
 def _unread(source: Source, images: Any, cache: Path | None) -> dict[str, str]:
