@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clipq.errors import RecipeError
 from clipq.exporters.onnx_file import inline, values_of, without_weights
-from clipq.exporters.weights import is_mask
+from clipq.exporters.tower_check import is_mask
 from clipq.onnx_graph import tensors
 from clipq.progress import quiet_logging
 

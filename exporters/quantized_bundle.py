@@ -22,7 +22,7 @@ from clipq.exporters import recipes
 from clipq.exporters.calibration_set import CalibrationSet
 from clipq.exporters.onnx_file import save, without_weights
 from clipq.exporters.quantize import TowerSource, quantize_tower
-from clipq.exporters.weights import check_tower
+from clipq.exporters.tower_check import check_tower
 from clipq.making import directory_in_making
 from clipq.progress import Progress
 from clipq.tokenizer import TextTokenizer
