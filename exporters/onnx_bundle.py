@@ -49,15 +49,15 @@ def export_bundle(
     check_target(target)
     progress(f"loading {checkpoint}")
     loaded = load_checkpoint(parse_checkpoint(checkpoint, pretrained))
-    # The reference values come from the untouched model: parity covers the rewriting as well as the export.
-    recorded = {
-        "image": _Recorded(ImageTower(loaded.model), _image_feeds(loaded)),
-        "text": _Recorded(TextTower(loaded.model), _text_feeds(loaded)),
-    }
-    make_exportable(loaded.model)
     with directory_in_making(target) as making:
-        # First: one that has no such form is refused before minutes of export.
+        # First: one that has no such form is refused before minutes of work on the towers.
         cleaning = write_tokenizer(loaded.tokenizer, making / "tokenizer.json")
+        # The reference values come from the untouched model: parity covers the rewriting as well as the export.
+        recorded = {
+            "image": _Recorded(ImageTower(loaded.model), _image_feeds(loaded)),
+            "text": _Recorded(TextTower(loaded.model), _text_feeds(loaded)),
+        }
+        make_exportable(loaded.model)
         entries = {}
         for name, tower in recorded.items():
             progress(f"exporting the {name} tower")
