@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from clipq.errors import RecipeError
-from clipq.exporters.onnx_file import inline, values_of, without_weights
+from clipq.exporters.onnx_file import put_back, values_of, without_weights
 from clipq.exporters.tower_check import is_mask
 from clipq.onnx_graph import tensors
 from clipq.progress import quiet_logging
@@ -30,17 +32,41 @@ def as_half(model: onnx.ModelProto) -> onnx.ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    _refuse_out_of_reach(inline(model))
+    _refuse_out_of_reach(model)
+    kept = [value.name for values in (model.graph.input, model.graph.output) for value in values]
+    factors = _factors(model)
     typed = onnx.shape_inference.infer_shapes(without_weights(model)).graph
+    part = without_weights(model, but={value.name for value in model.graph.initializer} - factors)
     for field in ("value_info", "output"):
-        model.graph.ClearField(field)
-        getattr(model.graph, field).MergeFrom(getattr(typed, field))
+        part.graph.ClearField(field)
+        getattr(part.graph, field).MergeFrom(getattr(typed, field))
     with quiet_logging():
         # It would infer shapes with all weights in one message, of which protobuf takes no more than 2 GB.
-        half = convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=True)
+        half = convert_float_to_float16(part, keep_io_types=kept, disable_shape_infer=True)
         # It puts the casts of inputs last, and ONNX wants nodes after what they read.
         OnnxModel.graph_topological_sort(half.graph)
-    return half
+    # It keeps a weight in memory in both precisions, so those that make a tower large are turned here, one by one.
+    turned = (_turned(value) for value in model.graph.initializer if value.name in factors)
+    return put_back(half, turned)
+
+
+def _turned(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    from onnxruntime.transformers.float16 import convert_np_to_float16
+
+    array = values_of(tensor)
+    # Five times as fast as on a matrix.
+    return numpy_helper.from_array(convert_np_to_float16(array.ravel()).reshape(array.shape), tensor.name)
+
+
+def _factors(model: onnx.ModelProto) -> set[str]:
+    """Weights that are read by nothing but products: the converter turns them whatever stands around them."""
+    readers: dict[str, set[str]] = defaultdict(set)
+    for node in model.graph.node:
+        for name in node.input:
+            readers[name].add(node.op_type)
+    floats = (value.name for value in model.graph.initializer if value.data_type == onnx.TensorProto.FLOAT)
+    inputs = {value.name for value in model.graph.input}
+    return {name for name in floats if readers[name] and readers[name] <= {"MatMul", "Gemm", "Conv"}} - inputs
 
 
 def _refuse_out_of_reach(model: onnx.ModelProto) -> None:

@@ -6,7 +6,7 @@ their file: ``load`` leaves them there, ``values_of`` reads one tensor, ``save``
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -39,7 +39,7 @@ def load(path: Path) -> onnx.ModelProto:
     outside = [tensor for tensor in tensors(model) if location(tensor) is not None]
     for tensor in outside:
         tensor.external_data.add(key=_FOLDER, value=str(path.parent.absolute()))
-    initializers = len(model.graph.initializer) if sum(map(_size, outside)) > MOST_INLINE else 0
+    initializers = len(model.graph.initializer) if sum(map(size, outside)) > MOST_INLINE else 0
     # Those of attributes and subgraphs are few, and nobody who reads them asks where they lie.
     _inline(islice(tensors(model), initializers, None))
     return model
@@ -56,20 +56,33 @@ def inline(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a model whose larger initializers are inputs: enough to infer shapes from and to check, at any size."""
+def without_weights(model: onnx.ModelProto, but: Collection[str] = ()) -> onnx.ModelProto:
+    """A copy of a model whose larger initializers are inputs, all but some: enough to infer shapes from and to check.
+
+    Libraries that read all weights into memory, several times over, are given a model so, and ``put_back`` undoes it.
+    """
     copy = _without_initializers(model)
     for tensor in model.graph.initializer:
-        if _stays_in_graph(tensor):
+        if tensor.name in but or _stays_in_graph(tensor):
             copy.graph.initializer.append(_read(tensor))
         else:
             copy.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     return copy
 
 
+def put_back(part: onnx.ModelProto, weights: Iterable[onnx.TensorProto]) -> onnx.ModelProto:
+    """Make inputs that ``without_weights`` made of weights initializers again, in place; returns the model."""
+    inputs = {value.name: value for value in part.graph.input}
+    for tensor in weights:
+        if tensor.name in inputs:
+            part.graph.input.remove(inputs[tensor.name])
+            part.graph.initializer.append(tensor)
+    return part
+
+
 def exceeds_a_file(model: onnx.ModelProto) -> bool:
     """Whether a model's weights are more than MOST_INLINE, wherever they lie."""
-    return sum(map(_size, model.graph.initializer)) > MOST_INLINE
+    return sum(map(size, model.graph.initializer)) > MOST_INLINE
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
@@ -110,7 +123,7 @@ def _read(tensor: onnx.TensorProto) -> onnx.TensorProto:
     if location(tensor) is None:
         return tensor
     said = {entry.key: entry.value for entry in tensor.external_data}
-    path, most = Path(said[_FOLDER], said.get("location", "")), _size(tensor)
+    path, most = Path(said[_FOLDER], said.get("location", "")), size(tensor)
     try:
         with path.open("rb") as stream:
             stream.seek(int(said.get("offset", 0)))
@@ -122,7 +135,7 @@ def _read(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=data)
 
 
-def _size(tensor: onnx.TensorProto) -> int:
+def size(tensor: onnx.TensorProto) -> int:
     """Bytes of a tensor's values as a file holds them; of texts, which stay in the graph, none."""
     count = int(np.prod(tensor.dims, dtype=np.int64))
     bits = _NARROW.get(onnx.TensorProto.DataType.Name(tensor.data_type))
@@ -132,7 +145,7 @@ def _size(tensor: onnx.TensorProto) -> int:
 
 
 def _stays_in_graph(tensor: onnx.TensorProto) -> bool:
-    return _size(tensor) < LEAST_OUTSIDE
+    return size(tensor) < LEAST_OUTSIDE
 
 
 def _without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
@@ -22,7 +22,7 @@ from clipq.exporters.gptq import gptq_blocks
 from clipq.exporters.half import as_half, storable_in_half
 from clipq.exporters.hqq import hqq_blocks
 from clipq.exporters.integer_products import with_integer_products
-from clipq.exporters.onnx_file import exceeds_a_file, inline, load, save, values_of
+from clipq.exporters.onnx_file import inline, load, put_back, size, values_of, without_weights
 from clipq.exporters.placement import place
 from clipq.exporters.qdq import FakeQuantInserter, QdqInserter
 from clipq.exporters.ranges import collect_ranges
@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 # Of GPTQ's second moments at once: where they are more (ViT-H-14's image tower has 8 GB), the set is run several times.
 MOMENTS_BYTES = 2 * 2**30
+# Of weights that ONNX Runtime's quantizer is given at once: it has each in memory three times.
+SHARE_BYTES = 256 * 2**20
 Feeds = Callable[[], Iterator[dict[str, Array]]]
 
 
@@ -138,27 +140,39 @@ def _as_opset_20(model: onnx.ModelProto) -> onnx.ModelProto:
 def _(recipe: Int8Dynamic, source: TowerSource) -> onnx.ModelProto:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    model = prepared(source.path, source.scratch)
+    model, dynamic = prepared(source.path, source.scratch), source.scratch / "dynamic.onnx"
     _require_linear(model, recipe, source)
-    dynamic, large = source.scratch / "dynamic.onnx", exceeds_a_file(model)
-    given: onnx.ModelProto | Path = model
-    if large:
-        # Of a model in memory it makes two copies, of a file one.
-        given = source.scratch / "linear.onnx"
-        save(model, given)
-    with quiet_logging():
-        # Linears alone: ONNX Runtime's ConvInteger has one weight scale for all channels and is slower than float.
-        quantize_dynamic(
-            given,
-            dynamic,
-            op_types_to_quantize=["MatMul"],
-            per_channel=recipe.weights == "per-channel",
-            reduce_range=False,
-            weight_type=QuantType.QInt8,
-            use_external_data_format=large,
-            extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
-        )
-    return load(dynamic)
+    for share in _shares(model):
+        with quiet_logging():
+            # Linears alone: ONNX Runtime's ConvInteger has one weight scale for all channels and is slower than float.
+            quantize_dynamic(
+                without_weights(model, but=share),
+                dynamic,
+                op_types_to_quantize=["MatMul"],
+                per_channel=recipe.weights == "per-channel",
+                reduce_range=False,
+                weight_type=QuantType.QInt8,
+                extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
+            )
+        model = put_back(load(dynamic), model.graph.initializer)
+    return model
+
+
+def _shares(model: onnx.ModelProto) -> Iterator[set[str]]:
+    """The weights of linears in shares of SHARE_BYTES, those that read the same tensor in one: it is quantized once."""
+    weights = {value.name: value for value in model.graph.initializer}
+    readers: dict[str, set[str]] = defaultdict(set)
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and node.input[1] in weights:
+            readers[node.input[0]].add(node.input[1])
+    share: set[str] = set()
+    for names in readers.values():
+        share |= names
+        if sum(size(weights[name]) for name in share) > SHARE_BYTES:
+            yield share
+            share = set()
+    if share:
+        yield share
 
 
 @quantize_tower.register

@@ -32,6 +32,7 @@ TOWERS = ("image", "text")
 @pytest.fixture
 def small_files(monkeypatch):
     monkeypatch.setattr(onnx_file, "MOST_INLINE", 100_000)
+    monkeypatch.setattr(quantize, "SHARE_BYTES", 100_000)
 
 
 def rewrite(folder, **towers):
@@ -97,6 +98,7 @@ def test_so_do_the_recipes_that_run_the_tower(bundle, bundles, tmp_path, monkeyp
     flags = [flag for recipe in OTHERS.values() for flag in ("--recipe", recipe)]
     quantized(bundles / "fp32", *flags, "-o", str(tmp_path / "one"))
     monkeypatch.setattr(onnx_file, "MOST_INLINE", 100_000)
+    monkeypatch.setattr(quantize, "SHARE_BYTES", 100_000)
     quantized(bundle, *flags, "-o", str(tmp_path / "two"))
     for name in OTHERS:
         for tower in TOWERS:
