@@ -20,6 +20,7 @@ def as_markdown(comparison: Comparison) -> str:
         lines += [f"### {plain(pair_title(pair))}: {pair.outcome}", ""]
         if pair.same_engine:
             lines += ["The same engine (digest and runtime).", ""]
+        lines += [plain(otherwise_text(pair)), ""] if pair.made_otherwise else []
         lines += ["| metric | A | B | B − A | p | pairing | verdict |", "|---|---:|---:|---:|---:|---|---|"]
         for one in pair.differences:
             cells = [one.title, *shown(one), f"{one.p_value:.2g}", f"{one.how}, n = {one.n}", verdict_text(one)]
@@ -39,6 +40,11 @@ def pair_title(pair: PairOfRecords) -> str:
     """Both names, where they differ, and the runtimes."""
     a, b = f"{pair.a} on {pair.runtime_a}", f"{pair.b} on {pair.runtime_b}"
     return a if a == b else f"{a} → {b}"
+
+
+def otherwise_text(pair: PairOfRecords) -> str:
+    """Which library was another one."""
+    return f"Measured in B with another {pair.made_otherwise}; differences may be of that."
 
 
 def latency_title(row: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from clipq.errors import one_line
 from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.metrics.table import metric_of
 from clipq.evaluate.report.ci import figures
-from clipq.evaluate.report.comparison import latency_title, pair_title, shown, verdict_text
+from clipq.evaluate.report.comparison import latency_title, otherwise_text, pair_title, shown, verdict_text
 from clipq.evaluate.results.numbers import delta, number, ratio, with_interval
 from clipq.evaluate.results.record import CensusRecord, LatencyRecord, Measurement, Record, ViewRecord
 from clipq.evaluate.suites.schema import Suite, view_name
@@ -197,6 +197,8 @@ def print_comparison(comparison: Comparison) -> None:
             times = f"× {ratio(row['ratio'], row['low'], row['high'])}"
             table.add_row(latency_title(row), "", "", escape(times), "", "", "unpaired", "not judged")
         console.print(table)
+        if pair.made_otherwise:
+            console.print(escape(otherwise_text(pair)), style="yellow")
         if pair.missing:
             console.print(f"not measured in B: {escape(', '.join(pair.missing))}", style="bold red")
     for engine in comparison.failed:

@@ -44,6 +44,13 @@ def unsaid(record: Record) -> bool:
     return not record.failed and (without or bool(record.reference and not record.reference_digest))
 
 
+def made_otherwise(mine: Record, theirs: Record) -> str:
+    """The first thing that took part in making both records' numbers and was another one, with what it was in each."""
+    one, other = made_by(mine), made_by(theirs)
+    what = unlike(one, other)
+    return f"{what} ({one[what]}, not {other[what]})" if what else ""
+
+
 def made_by(record: Record) -> dict[str, Any]:
     """What took part in making a record's numbers, by name: clipq's own version of them, and versions of libraries.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clipq.errors import NotInResults, ResultsError
 from clipq.evaluate.metrics.statistics import holm
-from clipq.evaluate.results.basis import differs, made_by, unlike, unsaid
+from clipq.evaluate.results.basis import differs, made_otherwise, unlike, unsaid
 from clipq.evaluate.results.entry import Entry, meant
 from clipq.evaluate.results.key import Key, corrupted_view
 from clipq.evaluate.results.record import (
@@ -59,9 +59,8 @@ class Results:
             )
         others: dict[str, list[str]] = {}
         for entry in self.entries:
-            mine, theirs = made_by(entry.record), made_by((entry.reference or entry).record)
-            if what := unlike(mine, theirs):
-                others.setdefault(f"{what} ({mine[what]}, not {theirs[what]})", []).append(entry.name)
+            if what := made_otherwise(entry.record, (entry.reference or entry).record):
+                others.setdefault(what, []).append(entry.name)
         for what, names in others.items():
             found.append(
                 f"{', '.join(names)}: measured with another {what} than the reference; differences may be of that"

@@ -21,7 +21,7 @@ from clipq.evaluate.metrics.calibration import BINS, ece
 from clipq.evaluate.metrics.predictions import Outcome
 from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap, holm
 from clipq.evaluate.metrics.table import metric_of
-from clipq.evaluate.results.basis import unlike
+from clipq.evaluate.results.basis import made_otherwise, unlike
 from clipq.evaluate.results.entry import Entry
 from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.key import Key
@@ -65,7 +65,8 @@ class PairOfRecords:
     """Two records by name, and their differences on the headline metrics; ``missing`` are those of A that B lacks.
 
     ``latency`` holds each tower's ratio to its own run's reference in B over that in A: absolute times of two runs mean
-    little, ratios to a reference that was timed in turns with the engine mean something.
+    little, ratios to a reference that was timed in turns with the engine mean something. ``made_otherwise`` is a library
+    that was another one in B: a difference may be of that.
     """
 
     a: str
@@ -76,6 +77,7 @@ class PairOfRecords:
     differences: tuple[Difference, ...]
     latency: tuple[dict[str, Any], ...] = ()
     missing: tuple[str, ...] = ()
+    made_otherwise: str = ""
 
     @property
     def outcome(self) -> Outcomes:
@@ -254,7 +256,8 @@ def _judged(found: Sequence[tuple[Entry, Entry, list[Difference]]], margin: floa
         judged.sort(key=lambda one: list(AXES).index(one.axis))
         same = a.record.bundle.digest == b.record.bundle.digest and a.record.runtime == b.record.runtime
         names = (a.record.name, b.record.name, a.record.runtime, b.record.runtime)
-        pairs.append(PairOfRecords(*names, same, tuple(judged), tuple(_latency(a, b)), _missing(a, b)))
+        made = made_otherwise(b.record, a.record)
+        pairs.append(PairOfRecords(*names, same, tuple(judged), tuple(_latency(a, b)), _missing(a, b), made))
     return pairs
 
 

@@ -154,6 +154,16 @@ def test_other_libraries_than_the_references_are_said(folder):
     assert "another onnxruntime (1.26, not 1.27)" in read_results([folder]).notes[0]
 
 
+def test_other_libraries_between_two_folders_are_said(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    for one, version in ((folder, "2.2"), (other, "2.3")):
+        edit(one, lambda found, version=version: found["environment"].update(made_by={"numpy": version}))
+    said, markdown = "Measured in B with another numpy (2.3, not 2.2)", tmp_path / "compared.md"
+    assert said in " ".join(evaluate("compare", str(folder), str(other), "--markdown", str(markdown)).stdout.split())
+    assert markdown.read_text().count(said) == 2
+    assert "with another" not in evaluate("compare", str(folder), str(folder)).stdout
+
+
 @pytest.mark.parametrize("version", [7, "7", 7.0, True, 0, -1, None, "new", [6]])
 def test_a_record_of_no_known_schema_is_refused(folder, version):
     edit(folder, lambda found: found.update(schema_version=version), ("int8",))
