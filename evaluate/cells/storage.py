@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clipq.errors import ResultsError
-from clipq.files import write_atomic
+from clipq.files import WRITING, write_atomic
 from clipq.given import MEMORY
 
 
@@ -37,7 +37,7 @@ class Storage:
 
     def require_writable(self) -> None:
         """Raise ResultsError where nothing can be kept; leaves nothing behind."""
-        name, data = f".clipq-writing-{secrets.token_hex(8)}", secrets.token_bytes(16)
+        name, data = f"{WRITING}{secrets.token_hex(8)}", secrets.token_bytes(16)
         made: list[Path] = []
         try:
             if not self.is_remote:

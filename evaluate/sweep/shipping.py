@@ -11,6 +11,7 @@ from clipq.bundle import MANIFEST, Bundle, open_bundle
 from clipq.errors import BundleError
 from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.cells.subjects import Subject
+from clipq.files import FETCHING, remove_stale
 
 FETCHED = Path("~/.cache/clipq/bundles")
 
@@ -65,7 +66,9 @@ def _fetch(bundle: Bundle, storage: Storage, target: Path) -> None:
     A bundle that is there already stays, for another process may be reading it: by its digest it is the same.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=target.parent, prefix=".clipq-fetching-") as folder:
+    # Of all bundles, for this one is not fetched again.
+    remove_stale(target.parent.parent, f"*/{FETCHING}*")
+    with TemporaryDirectory(dir=target.parent, prefix=FETCHING) as folder:
         making = Path(folder) / target.name
         for name in [*(entry.file for entry in bundle.manifest.files()), MANIFEST]:
             (making / name).parent.mkdir(parents=True, exist_ok=True)

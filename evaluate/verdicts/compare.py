@@ -65,8 +65,8 @@ class PairOfRecords:
     """Two records by name, and their differences on the headline metrics; ``missing`` are those of A that B lacks.
 
     ``latency`` holds each tower's ratio to its own run's reference in B over that in A: absolute times of two runs mean
-    little, ratios to a reference that was timed in turns with the engine mean something. ``made_otherwise`` is a library
-    that was another one in B: a difference may be of that.
+    little, ratios to a reference that was timed in turns with the engine mean something. ``made_otherwise`` is a
+    library that was another one in B: a difference may be of that.
     """
 
     a: str

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from clipq.errors import CONTROL, ClipqError, DataError
+from clipq.files import WRITING
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
@@ -98,7 +99,7 @@ def as_folder(value: object, what: str) -> Path:
         if not there.is_dir():
             raise ClipqError(f"{what} {path}: {there} is a file; give a folder")
         # Tried, for file systems that are read-only or made by the kernel do not say so in a folder's mode.
-        trial = there / f".clipq-writing-{secrets.token_hex(8)}"
+        trial = there / f"{WRITING}{secrets.token_hex(8)}"
         trial.mkdir()
         trial.rmdir()
     except OSError as error:

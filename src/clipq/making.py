@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clipq.errors import ClipqError
-from clipq.files import sha256_bytes
+from clipq.files import STALE, sha256_bytes
 
 # What a folder that clipq made has in it.
 MARKERS = ("clipq.json", "clipq-attack.json")
@@ -23,9 +23,6 @@ MARKERS = ("clipq.json", "clipq-attack.json")
 # folder that had the target's name until a moment ago, which is restored where the new one did not come.
 _MAKING = ".clipq-making-"
 _BEFORE = ".clipq-before-"
-
-# A folder in making on another machine, whose lock may not be seen here, is left alone for so many seconds.
-_FOREIGN = 7 * 24 * 3600
 
 # Windows locks no folders: there, too, only what is old is deleted.
 _HAS_LOCKS = os.name == "posix"
@@ -148,7 +145,8 @@ def _delete_remainders(parent: Path) -> None:
     """Delete the folders in making whose makers are dead."""
     for making in parent.glob(f"{_MAKING}*"):
         with suppress(OSError):
-            recent = time.time() - making.stat().st_mtime < _FOREIGN
+            # Of one on another machine the lock may not be seen here.
+            recent = time.time() - making.stat().st_mtime < STALE
             if recent and not (_HAS_LOCKS and making.name.startswith(f"{_MAKING}{_host()}-")):
                 continue
             if not _HAS_LOCKS:

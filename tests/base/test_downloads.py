@@ -331,12 +331,18 @@ def test_names_stay_below_the_address_and_its_query(tmp_path, server):
 
 def test_remainders_of_killed_runs_are_removed(tmp_path, server):
     folder = Mirror.of(f"{server}/set", tmp_path).folder
-    for name, age in ((".0.tar.dead", 8), (".0.tar.other", 1)):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "body").write_bytes(b"1")
-        os.utime(folder / name, (time.time() - age * 24 * 3600,) * 2)
+    another = Mirror.of(f"{server}/other", tmp_path).folder
+    for left, age in (
+        (folder / ".clipq-fetching-1", 8),
+        (folder / ".clipq-fetching-2", 1),
+        (another / ".clipq-fetching-3", 8),
+    ):
+        left.mkdir(parents=True)
+        (left / "body").write_bytes(b"1")
+        os.utime(left, (time.time() - age * 24 * 3600,) * 2)
     get(server, tmp_path, drops(len(BODY)))
-    assert sorted(path.name for path in folder.iterdir()) == [".0.tar.other", "0.tar"]
+    assert sorted(path.name for path in folder.iterdir()) == [".clipq-fetching-2", "0.tar"]
+    assert not list(another.iterdir())
 
 
 def test_the_hub_s_files_are_fetched_by_its_library(tmp_path, monkeypatch):

@@ -92,6 +92,19 @@ def test_a_folder_that_is_being_made_is_left_alone(tmp_path):
     assert not foreign.is_dir()
 
 
+def test_what_killed_writers_left_is_removed_by_the_next_one(tmp_path):
+    left = [tmp_path / f".clipq-writing-{name}" for name in ("file", "folder", "link", "recent")]
+    left[0].write_text("half")
+    left[1].mkdir()
+    left[2].symlink_to(tmp_path / "kept")
+    (tmp_path / "kept").mkdir()
+    left[3].write_text("half")
+    for path in left[:3]:
+        os.utime(path, (time.time() - 8 * 24 * 3600,) * 2, follow_symlinks=False)
+    write_atomic(tmp_path / "new", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".clipq-writing-recent", "kept", "new"]
+
+
 def test_of_two_that_make_one_folder_the_last_one_stays(tmp_path):
     with directory_in_making(tmp_path / "one") as making:
         make(tmp_path / "one")

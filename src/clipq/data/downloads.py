@@ -23,7 +23,7 @@ from typing import IO, Any, BinaryIO, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from clipq.errors import DataError
-from clipq.files import sha256_bytes
+from clipq.files import FETCHING, remove_stale, sha256_bytes
 from clipq.text_files import MOST_BYTES
 
 ATTEMPTS = 4
@@ -33,7 +33,6 @@ SLOWEST = 10_000
 MOST_SHARD = 64 * 2**30
 # Bytes that make an attempt worth while: the next ones are counted from there.
 _PROGRESS = 2**20
-_STALE = 7 * 24 * 3600.0
 
 Content = TypeVar("Content")
 
@@ -71,9 +70,10 @@ class Mirror:
     def _fetch(self, name: str, path: Path, parse: Callable[[Path, object], object]) -> bool:
         url = _below(self.root, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path)
+        # Of all addresses, for this one may not be fetched again.
+        remove_stale(self.folder.parent, f"**/{FETCHING}*")
         # A folder of each one's own, for several workers may fetch the same.
-        with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent, ignore_cleanup_errors=True) as making:
+        with TemporaryDirectory(prefix=FETCHING, dir=path.parent, ignore_cleanup_errors=True) as making:
             most = MOST_SHARD if name.endswith(".tar") else MOST_BYTES
             made = _from_hub(url, Path(making)) if _HUB.match(url) else _download(url, Path(making), most)
             if made is None:
@@ -284,11 +284,3 @@ def _below(root: str, name: str) -> str:
     parts = urlsplit(root)
     path = f"{quote(parts.path.rstrip('/'), safe='/%~!$&()*+,;=:@')}/{quote(name)}"
     return parts._replace(path=path, fragment="").geturl()
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove what earlier runs left beside a file when they were killed."""
-    for folder in path.parent.glob(f".{path.name}.*"):
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _STALE:
-                shutil.rmtree(folder, ignore_errors=True)

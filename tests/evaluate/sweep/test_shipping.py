@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
+import time
 
 import fsspec
 import pytest
@@ -75,6 +77,15 @@ def test_many_processes_fetch_one_bundle(sent, storage, tmp_path):
     for number in range(ROUNDS):
         (folder,) = (tmp_path / f"round-{number}").iterdir()
         assert [path.name for path in folder.iterdir()] == ["fp32"]
+
+
+def test_what_a_killed_fetch_left_is_removed_by_the_next_one(sent, storage, tmp_path):
+    left = [tmp_path / "fetched" / digest / ".clipq-fetching-1" / "fp32" for digest in ("old", "new")]
+    for path in left:
+        path.mkdir(parents=True)
+    os.utime(left[0].parent, (time.time() - 8 * 24 * 3600,) * 2)
+    shipping.fetched(sent, storage)
+    assert [path.is_dir() for path in left] == [False, True]
 
 
 def test_a_damaged_bundle_in_the_store_is_not_kept(sent, storage, tmp_path):
