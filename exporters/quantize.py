@@ -33,7 +33,7 @@ from clipq.progress import quiet_logging
 logger = logging.getLogger(__name__)
 
 # Of GPTQ's second moments at once: where they are more (ViT-H-14's image tower has 8 GB), the set is run several times.
-MOMENTS_BYTES = 2 * 2**30
+MOMENTS_BYTES = 3 * 2**29
 # Of weights that ONNX Runtime's quantizer is given at once: it has each in memory three times.
 SHARE_BYTES = 256 * 2**20
 Feeds = Callable[[], Iterator[dict[str, Array]]]
