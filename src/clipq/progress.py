@@ -116,13 +116,12 @@ def quiet_stderr() -> Iterator[None]:
 
     For a moment only: other threads are silenced too.
     """
-    sys.stderr.flush()
-    try:
-        kept = os.dup(2)
-    except OSError:
-        # There is none.
+    if sys.stderr is None:
+        # It was closed when Python began, and its number may be another file's by now.
         yield
         return
+    sys.stderr.flush()
+    kept = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 (no path of ours)
             os.dup2(nowhere.fileno(), 2)
