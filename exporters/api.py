@@ -64,7 +64,7 @@ def quantize(
     folder = None if calibration is None else as_path(calibration, "calibration")
     source, parent = as_path(bundle, "bundle"), None if output is None else as_folder(output, "output")
     folder = check_calibration_set(DEMO_SET if bundle == DEMO and folder is None else folder, chosen)
-    check_targets(chosen, towers, parent or source.parent)
+    check_targets(chosen, towers, parent or source.parent, source)
     if bundle == DEMO:
         source = demo_bundle(parent)
     opened = open_bundle(source)
@@ -106,10 +106,16 @@ def bundle_name(recipe: Recipe, towers: str) -> str:
     return recipe.slug() if towers == "both" else f"{recipe.slug()}-{towers}-only"
 
 
-def check_targets(recipes: Sequence[Recipe], towers: str, parent: Path) -> None:
-    """Refuse folders that the recipes' bundles cannot replace, before any of them is made."""
+def check_targets(recipes: Sequence[Recipe], towers: str, parent: Path, source: Path) -> None:
+    """Refuse folders that the recipes' bundles cannot replace, or that hold the source, before any of them is made."""
     for recipe in recipes:
-        check_target(parent / bundle_name(recipe, towers))
+        target = parent / bundle_name(recipe, towers)
+        if source.resolve().is_relative_to(target.resolve()):
+            raise RecipeError(
+                f"{target} is where the FP32 bundle lies, and the new one would replace it; rename that, or choose "
+                "another folder with -o"
+            )
+        check_target(target)
 
 
 def check_calibration_set(folder: Path | None, recipes: Sequence[Recipe]) -> Path | None:

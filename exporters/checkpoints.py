@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipq.bundle import Preprocess
+from pydantic import ValidationError
+
+from clipq.bundle import Preprocess, first_reason
 from clipq.errors import CheckpointError
 from clipq.files import sha256_file
 from clipq.progress import quiet_logging
@@ -106,19 +108,27 @@ def load_checkpoint(source: Source) -> LoadedCheckpoint:
                 f"{source.name}: these weights were trained with the other GELU (QuickGELU mismatch); "
                 f"use {_other_gelu(source)}"
             )
-    size = model.visual.image_size
-    config = dict(open_clip.get_model_preprocess_cfg(model))
-    preprocess = Preprocess(
-        image_size=tuple(size) if isinstance(size, tuple | list) else (size, size),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation="bicubic" if config["interpolation"] == "random" else config["interpolation"],
-        resize_mode=config["resize_mode"],
-        fill_color=config.get("fill_color") or 0,
-    )
+    preprocess = _preprocess(source, model.visual.image_size, dict(open_clip.get_model_preprocess_cfg(model)))
     return LoadedCheckpoint(
         source.name, model.eval().float(), tokenizer, preprocess, transform, _weights_digest(source)
     )
+
+
+def _preprocess(source: Source, size: Any, config: dict[str, Any]) -> Preprocess:
+    """What the checkpoint says of its transform; raises CheckpointError for what no bundle can hold."""
+    try:
+        return Preprocess(
+            image_size=tuple(size) if isinstance(size, tuple | list) else (size, size),
+            mean=config["mean"],
+            std=config["std"],
+            interpolation="bicubic" if config["interpolation"] == "random" else config["interpolation"],
+            resize_mode=config["resize_mode"],
+            fill_color=config.get("fill_color") or 0,
+        )
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{source.name}: preprocess_cfg: {first_reason(error)}; mend the checkpoint's configuration"
+        ) from error
 
 
 def _demo_folder() -> Path:
@@ -197,4 +207,4 @@ def _reason(error: Exception) -> str:
     )
     if any(word in text for word in offline):
         return "the model hub cannot be reached; get the weights elsewhere, give local-dir:FOLDER or --pretrained FILE"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
+    return (" ".join(str(error).split()) or type(error).__name__)[:400]

@@ -141,7 +141,7 @@ def quantize(
         raise RecipeError("nothing to do: give --recipe NAME (clipq-export list shows them)")
     calibration_set = check_calibration_set(calibration_set or (DEMO_SET if bundle == DEMO else None), parsed)
     source = Path(bundle)
-    check_targets(parsed, towers, output or source.parent)
+    check_targets(parsed, towers, output or source.parent, source)
     if bundle == DEMO:
         source = demo_bundle(output)
         click.echo(str(source))

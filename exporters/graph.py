@@ -105,18 +105,13 @@ def check_parity(module: torch.nn.Module, path: Path, feeds: Sequence[NDArray[An
             # Towers differ in the length of their features; evaluation normalizes them, so parity does too.
             scale = np.linalg.norm(expected, axis=1, keepdims=True)
             cosine = (expected * actual).sum(1) / (scale[:, 0] * np.linalg.norm(actual, axis=1))
-            results.append(
-                Parity(
-                    batch=len(feed),
-                    max_abs=float(np.abs((expected - actual) / scale).max()),
-                    cosine=float(cosine.min()),
+            furthest, least = float(np.abs((expected - actual) / scale).max()), float(cosine.min())
+            # Not a number, neither holds.
+            if not (furthest <= TOLERANCE_MAX_ABS and least >= TOLERANCE_COSINE):
+                raise ParityError(
+                    f"{path.name}: the exported tower differs from torch at batch {len(feed)}: "
+                    f"max abs {furthest:.2e} (allowed {TOLERANCE_MAX_ABS:.0e}), "
+                    f"cosine {least:.6f} (at least {TOLERANCE_COSINE})"
                 )
-            )
-    for result in results:
-        if not (result.max_abs <= TOLERANCE_MAX_ABS and result.cosine >= TOLERANCE_COSINE):
-            raise ParityError(
-                f"{path.name}: the exported tower differs from torch at batch {result.batch}: "
-                f"max abs {result.max_abs:.2e} (allowed {TOLERANCE_MAX_ABS:.0e}), "
-                f"cosine {result.cosine:.6f} (at least {TOLERANCE_COSINE})"
-            )
+            results.append(Parity(batch=len(feed), max_abs=furthest, cosine=least))
     return tuple(results)

@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from clipq import __version__
 from clipq.bundle import (
     SCHEMA_VERSION,
     Bundle,
     Checkpoint,
+    LogitBias,
+    LogitScale,
     Manifest,
     Recipe,
     StoredFile,
     Tokenizer,
     Tower,
+    first_reason,
     open_bundle,
     stored_file,
     stored_tower,
@@ -52,6 +56,8 @@ def export_bundle(
     with directory_in_making(target) as making:
         # First: one that has no such form is refused before minutes of work on the towers.
         cleaning = write_tokenizer(loaded.tokenizer, making / "tokenizer.json")
+        scale = _scalar(loaded.model.logit_scale.exp(), "logit_scale", LogitScale)
+        bias = None if loaded.model.logit_bias is None else _scalar(loaded.model.logit_bias, "logit_bias", LogitBias)
         # The reference values come from the untouched model: parity covers the rewriting as well as the export.
         recorded = {
             "image": _Recorded(ImageTower(loaded.model), _image_feeds(loaded)),
@@ -65,15 +71,15 @@ def export_bundle(
         (making / "prompts.json").write_text(
             json.dumps(_prompts(loaded), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
         )
-        manifest = Manifest(
+        manifest = _manifest(
             schema_version=SCHEMA_VERSION,
             checkpoint=Checkpoint(name=loaded.name, weights_sha256=loaded.weights_sha256),
             recipe=Recipe(name="fp32", scheme=FP32),
             image=entries["image"],
             text=entries["text"],
             embed_dim=_embed_dim(recorded["image"]),
-            logit_scale=_scalar(loaded.model.logit_scale.exp(), "logit_scale"),
-            logit_bias=None if loaded.model.logit_bias is None else _scalar(loaded.model.logit_bias, "logit_bias"),
+            logit_scale=scale,
+            logit_bias=bias,
             preprocess=loaded.preprocess,
             tokenizer=Tokenizer(
                 **stored_file(making, "tokenizer.json"),
@@ -91,6 +97,13 @@ def export_bundle(
     return open_bundle(target)
 
 
+def _manifest(**fields: Any) -> Manifest:
+    try:
+        return Manifest(**fields)
+    except ValidationError as error:
+        raise CheckpointError(f"the checkpoint does not agree with itself: {first_reason(error)}") from error
+
+
 class _Recorded:
     """A tower with the untouched module's answers, so that they can be compared after the module was rewritten."""
 
@@ -100,6 +113,12 @@ class _Recorded:
         self.module, self.feeds = module, feeds
         with torch.no_grad():
             self._answers = {len(feed): module(torch.from_numpy(feed)) for feed in feeds}
+        if not all((torch.isfinite(answer).all() and answer.any(1).all()) for answer in self._answers.values()):
+            wrong = [name for name, value in module.model.named_parameters() if not torch.isfinite(value).all()]
+            said = f": {wrong[0]} has values that are not finite" if wrong else ""
+            raise CheckpointError(
+                f"the checkpoint's own embeddings are not finite, or zero{said}; mend the checkpoint, or take another"
+            )
 
     def __call__(self, feed: Any) -> Any:
         return self._answers[len(feed)]
@@ -129,10 +148,14 @@ def _embed_dim(recorded: _Recorded) -> int:
     return int(next(iter(recorded._answers.values())).shape[1])
 
 
-def _scalar(value: Any, name: str) -> float:
+def _scalar(value: Any, name: str, kind: Any) -> float:
     if value.numel() != 1:
         raise CheckpointError(f"{name} has {value.numel()} values; clipq knows one per checkpoint")
-    return float(value.detach().reshape(()))
+    found = float(value.detach().reshape(()))
+    try:
+        return cast("float", TypeAdapter(kind).validate_python(found))
+    except ValidationError as error:
+        raise CheckpointError(f"{name} is {found:g}: {first_reason(error)}; mend the checkpoint") from error
 
 
 def _image_feeds(loaded: LoadedCheckpoint) -> list[np.ndarray]:

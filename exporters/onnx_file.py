@@ -36,6 +36,7 @@ def load(path: Path) -> onnx.ModelProto:
     Its initializers are read by ``values_of``. Raises BundleError where it is no ONNX file, or weights are missing.
     """
     model = read_graph(path)
+    _require_constants(model)
     outside = [tensor for tensor in tensors(model) if location(tensor) is not None]
     for tensor in outside:
         tensor.external_data.add(key=_FOLDER, value=str(path.parent.absolute()))
@@ -97,6 +98,15 @@ def save(model: onnx.ModelProto, path: Path) -> None:
             read = _read(tensor)
             copy.graph.initializer.append(read if _stays_in_graph(tensor) else _written(read, stream, data.name))
     onnx.save(copy, str(path))
+
+
+def _require_constants(model: onnx.ModelProto) -> None:
+    """Take weights from a graph's inputs, where files of old exporters list them: nobody gives them other values."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for value in [value for value in model.graph.input if value.name in weights]:
+        model.graph.input.remove(value)
+        # Older files must list them.
+        model.ir_version = max(model.ir_version, 4)
 
 
 def _inline(some: Iterable[onnx.TensorProto]) -> None:

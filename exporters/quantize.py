@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -214,6 +217,9 @@ def prepared(path: Path, scratch: Path) -> onnx.ModelProto:
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         onnx.shape_inference.infer_shapes_path(str(folded), str(inferred))
     except Exception as error:  # ONNX Runtime's and ONNX's share no base
+        # Both say of a full disk that something could not be serialized.
+        if shutil.disk_usage(scratch).free < path.stat().st_size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch.parent)) from error
         raise RecipeError(f"{path}: its constants cannot be folded or its shapes inferred: {error}") from error
     model = load(inferred)
     add_pre_process_metadata(model)

@@ -54,6 +54,8 @@ def quantize_bundle(
         raise RecipeError(f"recipe {recipe.name} measures activation ranges: give --calibration-set DIR")
     measured = calibration if recipe.needs_calibration else None
     with directory_in_making(target) as making, source.unchanged():
+        # It runs each new text tower, and is the same in both bundles.
+        tokenizer = TextTokenizer(source)
         source.copy((source.manifest.tokenizer, source.manifest.prompts), making)
         entries: dict[TowerName, Tower] = {}
         for name in ("image", "text"):
@@ -79,7 +81,7 @@ def quantize_bundle(
             }
         )
         write_manifest(making, manifest)
-        _check_runs(Bundle(making, manifest), recipe)
+        _check_runs(Bundle(making, manifest), recipe, tokenizer)
     return open_bundle(target)
 
 
@@ -129,12 +131,12 @@ def _refused(recipe: recipes.Recipe, path: Path) -> Iterator[None]:
         raise RecipeError(f"recipe {recipe.name} cannot be applied to {path}: {said[:400]}; {WAYS_OUT}") from error
 
 
-def _check_runs(bundle: Bundle, recipe: recipes.Recipe) -> None:
+def _check_runs(bundle: Bundle, recipe: recipes.Recipe, tokenizer: TextTokenizer) -> None:
     """Load each new tower and run one sample: a bundle that cannot run, or gives NaN, is never written."""
     height, width = bundle.manifest.preprocess.image_size
     feeds: dict[TowerName, Array] = {
         "image": np.zeros((1, 3, height, width), np.float32),
-        "text": TextTokenizer(bundle)(["a photo of a thing"]),
+        "text": tokenizer(["a photo of a thing"]),
     }
     for name in bundle.manifest.recipe.towers:
         tower = bundle.manifest.tower(name)

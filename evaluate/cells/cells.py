@@ -241,7 +241,9 @@ def fill_text_cell(
 
 def unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows scaled to length 1; raises EngineError for a row that is zero or not finite."""
-    length = np.linalg.norm(features, axis=-1, keepdims=True)
+    # What overflows is refused in the next line.
+    with np.errstate(over="ignore", invalid="ignore"):
+        length = np.linalg.norm(features, axis=-1, keepdims=True)
     if not np.isfinite(length).all() or (length == 0).any():
         raise EngineError("an embedding is zero or not finite: the engine is broken on this input")
     return np.asarray(features / length)

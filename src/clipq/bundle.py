@@ -60,7 +60,11 @@ def _prompt(template: str) -> str:
 Size = Annotated[Whole, Field(ge=1, le=2**16)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1)]
-Positive = Annotated[Number, Field(gt=0)]
+# Of pixels between 0 and 1, and of logits that a float32 tells apart.
+Mean = Annotated[Number, Field(ge=-10, le=10)]
+Std = Annotated[Number, Field(ge=1e-4, le=1e4)]
+LogitScale = Annotated[Number, Field(ge=1e-4, le=1e6)]
+LogitBias = Annotated[Number, Field(ge=-1e4, le=1e4)]
 
 
 class StoredFile(_Model):
@@ -135,8 +139,8 @@ class Preprocess(_Model):
     """open_clip's inference transform, as numbers (sizes in pixels, height first)."""
 
     image_size: tuple[Size, Size]
-    mean: tuple[Number, Number, Number]
-    std: tuple[Positive, Positive, Positive]
+    mean: tuple[Mean, Mean, Mean]
+    std: tuple[Std, Std, Std]
     interpolation: Literal["bicubic", "bilinear"]
     resize_mode: Literal["shortest", "longest", "squash"]
     fill_color: Whole = Field(default=0, ge=0, le=255)
@@ -186,8 +190,8 @@ class Manifest(_Model):
     image: Tower
     text: Tower
     embed_dim: Size
-    logit_scale: Positive
-    logit_bias: Number | None = None
+    logit_scale: LogitScale
+    logit_bias: LogitBias | None = None
     preprocess: Preprocess
     tokenizer: Tokenizer
     prompts: StoredFile
@@ -409,7 +413,11 @@ def _validated(model: type[_Checked], raw: Any, path: Path) -> _Checked:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        said = f"{where}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-        raise BundleError(f"{path}: {said}; export the bundle again") from error
+        raise BundleError(f"{path}: {first_reason(error)}; export the bundle again") from error
+
+
+def first_reason(error: ValidationError) -> str:
+    """The first thing that is wrong with a bundle's values, in one line: where, and what."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": ")

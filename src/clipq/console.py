@@ -19,7 +19,8 @@ fetch_option = click.option(
     help="Allow downloads of remote sources, kept in FOLDER [default: ~/.cache/clipq].",
 )  # fmt: skip
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+# A disk's end, a quota's, and a file system's largest file (4 GB on a USB stick): errors of writing name no file.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class OutputFolder(click.Path):
@@ -70,6 +71,9 @@ class Group(click.Group):
         except OSError as error:
             # Of a rename the second name is the one that the user gave.
             name = error.filename2 or error.filename
+            if name is None and error.errno == errno.ENOENT:
+                # Python asks where it is, and that was deleted.
+                name = "the folder that the command was called in"
             if name is None and error.errno not in _FULL:
                 raise
             where = f" ({name})" if name else ""

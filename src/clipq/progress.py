@@ -108,3 +108,24 @@ def quiet_logging() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Silence what libraries write to stderr by themselves, such as Rust's panics, whose exceptions say the same.
+
+    For a moment only: other threads are silenced too.
+    """
+    if sys.stderr is None:
+        # It was closed when Python began, and its number may be another file's by now.
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 (no path of ours)
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

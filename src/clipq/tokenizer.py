@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import ftfy
 import numpy as np
@@ -13,6 +14,7 @@ from tokenizers import Tokenizer
 
 from clipq.bundle import Bundle
 from clipq.errors import BundleError
+from clipq.progress import quiet_stderr
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -38,26 +40,38 @@ class TextTokenizer:
     def __init__(self, bundle: Bundle):
         self._entry = bundle.manifest.tokenizer
         self._dtype = np.dtype(bundle.manifest.text.input_dtype)
-        path, wanted = bundle.path / self._entry.file, self._entry.context_length
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
+        self._path, wanted = bundle.path / self._entry.file, self._entry.context_length
+        with self._refused("not a tokenizer file"), quiet_stderr():
+            self._tokenizer = Tokenizer.from_file(str(self._path))
             padding = self._tokenizer.padding or {}
             lengths = {padding.get("length") or wanted, padding.get("pad_to_multiple_of") or wanted}
             # Before anything is padded: what they say might fill the memory.
             if max(lengths) <= wanted:
                 lengths = {len(self._tokenizer.encode(text).ids) for text in ("a", "a " * wanted)}
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # the library raises bare Exception, and its panics are not even that
-            raise BundleError(f"{path}: not a tokenizer file ({error})") from error
+            dropout = getattr(self._tokenizer.model, "dropout", None)
+        if dropout:
+            raise BundleError(
+                f"{self._path}: leaves out merges at random (dropout {dropout:g}), as for training, so that a text has "
+                "other ids every time; set its dropout to null, and export the bundle again"
+            )
         if lengths != {wanted}:
             raise BundleError(
-                f"{path}: gives {' and '.join(map(str, sorted(lengths)))} tokens, the manifest says {wanted} of every "
-                "text; export the bundle again"
+                f"{self._path}: gives {' and '.join(map(str, sorted(lengths)))} tokens, the manifest says {wanted} of "
+                "every text; export the bundle again"
             )
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Ids of each text, ``(len(texts), context_length)``, padded and truncated as open_clip does it."""
         cleaned = [clean(text, self._entry.cleaning) for text in texts]
-        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(cleaned)]
+        with self._refused("cannot tokenize what it was given"):
+            rows = [encoding.ids for encoding in self._tokenizer.encode_batch(cleaned)]
         return np.array(rows, dtype=self._dtype).reshape(len(rows), self._entry.context_length)
+
+    @contextmanager
+    def _refused(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises bare Exception, and its panics are not even that
+            raise BundleError(f"{self._path}: {what} ({error}); export the bundle again") from error

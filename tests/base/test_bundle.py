@@ -88,7 +88,12 @@ NONSENSE = [
     ("logit_scale", 0),
     ("logit_scale", -1),
     ("logit_scale", float("inf")),
+    ("logit_scale", 1e-300),
+    ("logit_scale", 1e308),
     ("logit_bias", float("nan")),
+    ("logit_bias", -1e308),
+    ("preprocess", "mean", [123.7, 116.3, 103.5]),
+    ("preprocess", "std", [1e-40, 0.25, 0.25]),
     ("embed_dim", 10**30),
     ("embed_dim", 0),
     ("embed_dim", -3),
@@ -190,6 +195,26 @@ def padded(length):
     return change
 
 
+def with_dropout(tokenizer):
+    read = json.loads(tokenizer)
+    read["model"]["dropout"] = 0.5
+    return json.dumps(read).encode()
+
+
+def with_stride(tokenizer):
+    """The library's panic, which it writes to stderr itself, a page long."""
+    read = json.loads(tokenizer)
+    read["truncation"]["stride"] = 10_000
+    return json.dumps(read).encode()
+
+
+def of_few_words(tokenizer):
+    """It fails on any other, for it does not know its own word for them."""
+    read = json.loads(tokenizer) | {"normalizer": None, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None}
+    read |= {"model": {"type": "WordLevel", "vocab": {"a": 1}, "unk_token": "[UNK]"}, "added_tokens": []}
+    return json.dumps(read).encode()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -197,6 +222,9 @@ def padded(length):
         (padded(10**11), "tokens, the manifest says 24"),
         (padded(25), "tokens, the manifest says 24"),
         (lambda data: b"{}", "not a tokenizer file"),
+        (with_dropout, "at random (dropout 0.5)"),
+        (with_stride, "stride"),
+        (of_few_words, "cannot tokenize"),
         (untruncated, "tokens, the manifest says 24"),
         (unpadded, "tokens, the manifest says 24"),
     ],
@@ -208,6 +236,7 @@ def test_a_tokenizer_that_is_none_is_told_before_anything_is_embedded(copy, tmp_
     put(copy, "tokenizer", "bytes", len(data))
     done = evaluate("run", str(copy), "--data", "demo:test", "-o", str(tmp_path / "results"))
     assert_refused(done, "tokenizer.json", words)
+    assert len(done.stderr.splitlines()) == 1, done.stderr
     assert not (tmp_path / "results").exists()
 
 

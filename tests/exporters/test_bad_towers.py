@@ -220,6 +220,39 @@ def test_blocks_of_zeros(bundle, recipe):
     assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
 
 
+def test_weights_that_old_exporters_list_as_inputs(bundle, tmp_path):
+    def listed(model):
+        for tensor in model.graph.initializer:
+            model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+
+    store(bundle, changed(listed))
+    for recipe in ("fp16", "int8-dynamic", "int4-weight-only:algorithm=hqq", "int8-static"):
+        done = quantize(bundle, recipe, "--towers", "image", "-o", str(tmp_path / "out"))
+        assert done.returncode == 0, done.stderr
+    for path in (tmp_path / "out").glob("*/image.onnx"):
+        assert [value.name for value in onnx.load(path).graph.input] == ["image"]
+
+
+@pytest.mark.parametrize("place", ["int8-dynamic", "int8-dynamic/fp32", "linked"])
+def test_the_source_is_not_replaced_by_what_is_made_of_it(tmp_path, place):
+    source = shutil.copytree(DEMO_BUNDLE, tmp_path / place)
+    if place == "linked":
+        (tmp_path / "int8-dynamic").symlink_to(source)
+    elif source.name == "fp32":
+        (source.parent / "clipq.json").write_text("{}")
+    assert_refused(quantize(source, "int8-dynamic", "-o", str(tmp_path)), "where the FP32 bundle lies", "-o")
+    assert sha256_file(source / "clipq.json") == sha256_file(DEMO_BUNDLE / "clipq.json")
+
+
+def test_a_tokenizer_is_named_where_it_lies(bundle):
+    """Not in the folder in which the new bundle was made."""
+    (bundle / "tokenizer.json").write_text("{}")
+    raw = json.loads((bundle / "clipq.json").read_text())
+    raw["tokenizer"] |= {"sha256": sha256_file(bundle / "tokenizer.json"), "bytes": 2}
+    (bundle / "clipq.json").write_text(json.dumps(raw))
+    assert_refused(quantize(bundle, "fp16"), str(bundle / "tokenizer.json"))
+
+
 def test_towers_in_folders_of_the_bundle(bundle):
     raw = json.loads((bundle / "clipq.json").read_text())
     (bundle / "towers").mkdir()

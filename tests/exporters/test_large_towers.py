@@ -24,6 +24,7 @@ from clipq.evaluate.cells.subjects import Subject
 from clipq.evaluate.sweep import shipping
 from clipq.exporters import onnx_file, quantize
 from clipq.exporters.cli import main
+from clipq.exporters.recipes import Int8Dynamic
 from clipq.onnx_graph import data_files
 
 TOWERS = ("image", "text")
@@ -262,3 +263,29 @@ def test_exported_towers_follow_the_same_rule(small_files, tmp_path):
     made = open_bundle(tmp_path / "fp32").manifest
     assert [entry.file for tower in (made.image, made.text) for entry in tower.data] == ["image.onnx.data", "text.onnx.data"]  # fmt: skip
     assert {path.name for path in (tmp_path / "fp32").iterdir()} == {e.file for e in made.files()} | {"clipq.json"}
+
+
+def test_weights_that_several_linears_read_in_shares(tmp_path, monkeypatch):
+    """As in towers whose layers share weights; small linears are in every share, and nodes in any order."""
+    rng = np.random.default_rng(0)
+    sizes = {"A": (64, 64), "B": (64, 64), "S": (64, 1), "C": (64, 64)}
+    nodes = [
+        ("MatMul", ["x", "A"], "a"), ("Relu", ["a"], "r"), ("MatMul", ["r", "B"], "b"), ("MatMul", ["r", "A"], "c"),
+        ("MatMul", ["r", "S"], "s"), ("Add", ["b", "c"], "d"), ("Mul", ["d", "s"], "e"), ("MatMul", ["e", "C"], "y"),
+    ]  # fmt: skip
+    values = [onnx.helper.make_tensor_value_info(name, 1, [None, 5, 64]) for name in "xy"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(kind, given, [made], made) for kind, given, made in nodes], "g", values[:1], values[1:],
+        [numpy_helper.from_array(rng.normal(size=size).astype(np.float32), name) for name, size in sizes.items()],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, tmp_path / "x.onnx")
+    feed, outputs = {"x": rng.normal(size=(2, 5, 64)).astype(np.float32)}, []
+    for share in (2**30, 1000):
+        monkeypatch.setattr(quantize, "SHARE_BYTES", share)
+        made = quantize.quantize_tower(Int8Dynamic(), quantize.TowerSource(tmp_path / "x.onnx", tmp_path))
+        assert sum(node.op_type == "MatMulInteger" for node in made.graph.node) == 5
+        onnx_file.save(made, tmp_path / f"{share}.onnx")
+        with OrtEngine(tmp_path / f"{share}.onnx") as engine:
+            outputs.append(engine.run(feed)["y"])
+    np.testing.assert_array_equal(*outputs)
