@@ -282,9 +282,11 @@ def _latency(a: Entry, b: Entry) -> list[dict[str, Any]]:
 
 
 def _latency_ratio(entry: Entry, key: Key) -> Draws | None:
-    """An engine's p50 over that of its own run's reference; None for the reference itself."""
+    """An engine's p50 over that of its own run's reference; None for the reference itself, and without one."""
     reference = entry.reference
     if reference is None or reference is entry or key not in reference.rows:
+        return None
+    if not entry.was_timed_with(reference, key):
         return None
     mine, theirs = entry.draws(key), unpaired(reference.draws(key))
     return Draws(mine.value / theirs.value, mine.resampled / theirs.resampled, mine.n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 
@@ -17,6 +18,10 @@ from clipq.evaluate.results.folders import gather, read_results
 from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.pairing import write_pairing
 from clipq.evaluate.results.record import engine_name, write_record
+from clipq.evaluate.verdicts.by_axis import findings
+from clipq.evaluate.verdicts.compare import compare
+from clipq.evaluate.verdicts.gate import judge_policy
+from clipq.evaluate.verdicts.policy import Policy
 
 BASE = predictions(1000, accuracy=0.8)
 GROUPS = [exact("test", "race=Black", "acc1", 0.7), exact("test", "near", "auroc.mcm", 0.9)]
@@ -171,3 +176,30 @@ def test_reading_results_needs_no_engine_and_nothing_that_engines_need(asked, tm
     words = [asked[0], str(folder), *(str(folder) if word == "RESULTS" else word for word in asked[1:])]
     done = subprocess.run([sys.executable, "-c", READING, *words], capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1, 3) and "is asked for" not in done.stderr, done.stderr
+
+
+def test_times_of_another_run_than_the_references_are_not_compared_with_it(tmp_path):
+    """An engine of an earlier run in the same folder: its row says what the reference's time then was."""
+    made = {"int8": {"views": {"test": BASE}, "milliseconds": 2.0}, "int4": {"views": {"test": BASE}, "milliseconds": 2.0}}  # fmt: skip
+    folder = write_results(tmp_path / "r", {"test": BASE}, made)
+    reference = read_results([folder])["fp32"]
+    for name, then in (("int8", 1.0), ("int4", 1.1)):
+        path = folder / "records" / f"{name}__ort-cpu.json"
+        found = json.loads(path.read_text())
+        for row in found["measurements"]:
+            if row["metric"].startswith("latency_ms"):
+                theirs = reference[row["view"], row["group"], row["metric"]].value
+                row |= {"reference": "fp32", "delta": row["value"] - then * theirs}
+        path.write_text(json.dumps(found))
+    results = read_results([folder])
+    (times,) = results["int4"].record.latency
+    assert results["int8"].timed_beside(times) is not None and results["int4"].timed_beside(times) is None
+    assert "2.0× faster" in findings(results["int8"])
+    assert "speed not measured beside the reference" in findings(results["int4"])
+    for metric in ("latency_ms.p50", "throughput", "file_bytes"):
+        rule = {"metric": metric, "view": "tower:image", "min_ratio": 0.1}
+        found = {one.engine: one for one in judge_policy(results, Policy.model_validate({"rule": [rule]}))}
+        assert found["int8"].state == "pass"
+        assert ("another run" in found["int4"].reason) == (found["int4"].state == "fail") == (metric != "file_bytes")
+    pairs = {pair.a: pair for pair in compare(results, results).pairs}
+    assert pairs["int8"].latency and not pairs["int4"].latency
