@@ -138,7 +138,9 @@ def read_results(paths: Sequence[Path]) -> Results:
 
 
 def _one_engine(path: Path) -> Results:
-    record, folder = read_record(path), path.parent.parent
+    record, there = read_record(path), path.parent
+    # The parent of what has no name would be the same again.
+    folder = there / ".." if there.name in ("", "..") else there.parent
     if record.failed:
         raise ResultsError(f"{record.name} failed and has nothing to compare: {record.failed}")
     # Only what it can have been compared with: others' records must not stand in the way.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +134,17 @@ def test_one_record_of_a_folder_has_its_reference(folder):
     assert entry.name == "int8-static-minmax" and entry.reference is not None and entry.reference.name == "fp32"
     with pytest.raises(ClipqError, match="int4 failed and has nothing to compare: out of memory"):
         read_results([folder / "records" / "int4__ort-cpu.json"])
+
+
+@pytest.mark.parametrize("here", [".", "records", "records/deeper"])
+def test_one_record_wherever_the_process_is(folder, tmp_path, monkeypatch, here):
+    results = shutil.copytree(folder, tmp_path / "r")
+    (results / "records" / "deeper").mkdir()
+    monkeypatch.chdir(results / here)
+    path = Path(os.path.relpath(results / "records" / "int8-static-minmax__ort-cpu.json"))
+    (entry,) = read_results([path]).engines
+    assert entry.reference.record.name == "fp32"
+    assert entry.draws(Key("test", "", "acc1")).n == entry["test", "acc1"].n
 
 
 def test_a_policy_is_not_made_of_engines_without_a_reference(tmp_path):
