@@ -57,6 +57,14 @@ class Results:
                 f"{', '.join(old)}: recorded by an earlier clipq, without digests of labels, classes, templates and "
                 "the reference; that these are the same is taken as given"
             )
+        bundles: dict[tuple[Path, str], Entry] = {}
+        for entry in self.entries:
+            beside = bundles.setdefault((entry.folder, entry.record.bundle.name), entry)
+            if entry.record.bundle.digest != beside.record.bundle.digest:
+                found.append(
+                    f"{beside.name} and {entry.name} are of two bundles of one name: one was evaluated before the "
+                    "bundle was made anew; evaluate both again by one command"
+                )
         others: dict[str, list[str]] = {}
         for entry in self.entries:
             if what := made_otherwise(entry.record, (entry.reference or entry).record):

@@ -15,7 +15,7 @@ import pytest
 from support import assert_refused, evaluate
 from synthetic import exact, predictions, record, worse, write_results
 
-from clipq.errors import ClipqError, NotInResults
+from clipq.errors import ClipqError, NotInResults, ResultsError
 from clipq.evaluate.results.estimates import Engine
 from clipq.evaluate.results.folders import gather, read_results
 from clipq.evaluate.results.key import Key
@@ -217,3 +217,27 @@ def test_times_of_another_run_than_the_references_are_not_compared_with_it(tmp_p
         assert ("another run" in found["int4"].reason) == (found["int4"].state == "fail") == (metric != "file_bytes")
     pairs = {pair.a: pair for pair in compare(results, results).pairs}
     assert pairs["int8"].latency and not pairs["int4"].latency
+
+
+def test_two_bundles_of_one_name_are_said(folder, tmp_path):
+    """Of folders that an earlier clipq wrote, or a run that was killed between their records."""
+    copy = shutil.copytree(folder, tmp_path / "r")
+    assert not any("one name" in note for note in read_results([copy]).notes)
+    path = copy / "records" / "int2__ort-cpu__simulated.json"
+    found = json.loads(path.read_text())
+    found["bundle"]["digest"] = "0" * 64
+    path.write_text(json.dumps(found))
+    (note,) = [note for note in read_results([copy]).notes if "one name" in note]
+    assert "int2 and int2 (simulated) are of two bundles" in note
+
+
+def test_who_gives_another_folder_is_told_which_holds_records(folder, tmp_path):
+    made = tmp_path / "sweep" / "results" / "demo"
+    shutil.copytree(folder, made)
+    for given in (made / "records", made.parent.parent):
+        with pytest.raises(ResultsError, match=f"holds no records; did you mean {made}\\?$"):
+            read_results([given])
+    with pytest.raises(ResultsError, match="is a file and no record"):
+        read_results([made / "results.csv"])
+    with pytest.raises(ResultsError, match="clipq-eval run -o"):
+        read_results([tmp_path / "nothing"])
