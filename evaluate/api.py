@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipq.bundle import MANIFEST
 from clipq.errors import DataError, ResultsError
+from clipq.evaluate.report import FORMATS
 from clipq.evaluate.report.comparison import as_markdown
 from clipq.evaluate.report.formats import write
 from clipq.evaluate.report.notebook import data_frame, html_table
@@ -30,8 +31,6 @@ from clipq.progress import Progress, progress_bars
 
 if TYPE_CHECKING:
     import pandas as pd
-
-FORMATS = ("html", "md", "json", "csv", "pdf")
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,8 @@ def as_predictions(probabilities: ArrayLike, labels: ArrayLike, *, what: str) ->
         values, indices = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{what}: give arrays of numbers ({' '.join(str(error).split())})") from error
+    if np.ma.is_masked(probabilities) or np.ma.is_masked(labels):
+        raise DataError(f"{what}: some values are masked, which say nothing; leave these samples out")
     if values.ndim and not np.isfinite(values).all():
         row = int(np.argwhere(~np.isfinite(values))[0][0])
         raise DataError(f"{what}: sample {row} has a probability that is not finite; mend or leave out what is missing")

@@ -111,6 +111,8 @@ def refuse_other_data(plan: Plan, cohort: Cohort, results: Path) -> None:
             how = f"on another {other!r}" if other else "on fewer views"
         elif record.reference_digest not in ("", bundles.get(record.reference, record.reference_digest)):
             how = f"with another {record.reference!r}"
+        elif record.bundle.digest != bundles.get(record.bundle.name, record.bundle.digest):
+            how = f"from another bundle {record.bundle.name!r}"
         elif what := differs(Foundations(record, {}).whole, asked):
             how = f"with a difference in the {what}"
         if how:

@@ -143,6 +143,8 @@ P, Y = BASE.probabilities, BASE.labels
             "candidate: predictions are not probabilities: rows must be non-negative",
         ),
         ({"candidate": (P[:0], Y[:0])}, "one sample at least"),
+        ({"candidate": (np.ma.masked_array(P, P[3, 0] == P), Y)}, "candidate: some values are masked"),
+        ({"reference": (P, np.ma.masked_array(Y, Y[0] == Y))}, "reference: some values are masked"),
         ({"candidate": (P[:, 0], Y)}, "give samples × classes"),
         ({"reference": (P[:, :1], Y)}, "reference: fewer than two classes"),
         ({"candidate": (None, None)}, "candidate: labels are object"),

@@ -12,6 +12,7 @@ from clipq.errors import DataError, one_line
 from clipq.evaluate.cli.options import (
     json_option,
 )
+from clipq.evaluate.report import FORMATS
 from clipq.evaluate.results import strict_json
 
 
@@ -19,17 +20,21 @@ from clipq.evaluate.results import strict_json
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=OutputFile(), help="File to write [default: RESULTS/report.FORMAT].")
 @click.option(
-    "--format", "form", type=click.Choice(["html", "md", "json", "csv", "pdf"]), default="html", show_default=True,
+    "--format", "form", type=click.Choice(FORMATS), show_default="by the file's ending, else html",
     help="html: one page that needs no network; pdf: that page, printed by a headless Chromium.",
 )  # fmt: skip
 @click.option("--no-images", is_flag=True, help="Show no photo.")
-def report(results: Sequence[Path], output: Path | None, form: str, no_images: bool) -> None:
+def report(results: Sequence[Path], output: Path | None, form: str | None, no_images: bool) -> None:
     """Write the report of one or more results folders: verdicts, trade-offs, evidence, provenance."""
     from clipq.evaluate.api import read_results
     from clipq.evaluate.report.formats import write
 
     if output is None and len(results) > 1:
         raise click.UsageError("several results: say where the report goes with -o")
+    ending = "" if output is None else output.suffix.removeprefix(".")
+    if form is not None and ending in FORMATS and ending != form:
+        raise DataError(f"-o {output}: --format {form} says otherwise; leave one of them out")
+    form = form or (ending if ending in FORMATS else "html")
     target = output or results[0] / f"report.{form}"
     if target.exists() and target.suffix != f".{form}":
         raise DataError(f"{target} exists and is no .{form} file; choose another name with -o")

@@ -113,7 +113,7 @@ def run(
     latency = chosen.latency
     if batches or repeats:
         base = latency or LatencyEntry()
-        latency = LatencyEntry(batches=tuple(sorted(set(batches))) or base.batches, repeats=repeats or base.repeats)
+        latency = LatencyEntry(batches=tuple(batches) or base.batches, repeats=repeats or base.repeats)
     chosen = chosen.model_copy(update={**asked, "latency": None if no_bench else latency})
     settings = Settings(
         runtime=runtime,

@@ -7,7 +7,7 @@ import gzip
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -18,7 +18,7 @@ from clipq.evaluate.metrics.table import metric_of, title_of
 from clipq.evaluate.results.entry import Entry
 from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.key import Key
-from clipq.evaluate.results.record import LatencyRecord, Measurement, ReliabilityBin, ViewRecord
+from clipq.evaluate.results.record import Measurement, ReliabilityBin, ViewRecord
 from clipq.evaluate.verdicts.judgement import judge_row
 
 # A gallery that is looked at, and a page that opens at once.
@@ -156,7 +156,7 @@ def costs(entries: Sequence[Entry]) -> list[dict[str, Any]]:
             continue
         for latency in entry.record.latency:
             place = f"{latency.tower} tower, batch {latency.batch}"
-            base = same_latency(entry, latency)
+            base = entry.timed_beside(latency)
             if base is None:
                 p50 = percentile_draws(latency.milliseconds, 50)
                 note(f"p50 ms, {place}", index, p50.value, *p50.percentile_interval())
@@ -170,12 +170,6 @@ def costs(entries: Sequence[Entry]) -> list[dict[str, Any]]:
                 unit, value = ("MB", row.value / 1e6) if metric.unit == "bytes" else (metric.unit, row.value)
                 note(f"{metric.title} {unit}, {tower} tower", index, value, value, value)
     return [{"title": title, "values": values} for title, values in series.items()]
-
-
-def same_latency(entry: Entry, wanted: LatencyRecord) -> LatencyRecord | None:
-    """The reference's times of the same tower and batch."""
-    latencies: Iterable[LatencyRecord] = () if entry.reference is None else entry.reference.record.latency
-    return next((one for one in latencies if (one.tower, one.batch) == (wanted.tower, wanted.batch)), None)
 
 
 def _said(key: Key) -> tuple[bool, str, int]:

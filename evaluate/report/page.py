@@ -15,7 +15,7 @@ from clipq import __version__
 from clipq.evaluate.metrics.ood import SCORES
 from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.metrics.table import METRICS, Section, of_section, title_of
-from clipq.evaluate.report.data import PageData, same_latency
+from clipq.evaluate.report.data import PageData
 from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.key import Key, attack_group, batch_group, tower_view
 from clipq.evaluate.results.numbers import difference, number, ratio
@@ -230,7 +230,7 @@ class _Page:
         for index, entry in enumerate(self.results.entries):
             rows = []
             for latency in entry.record.latency:
-                base = same_latency(entry, latency)
+                base = entry.timed_beside(latency)
                 measured = {
                     row.metric: row.value
                     for row in entry.record.measurements

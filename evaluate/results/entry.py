@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -13,9 +14,9 @@ from clipq.errors import NotInResults, ResultsError
 from clipq.evaluate.metrics.statistics import Draws, percentile_draws
 from clipq.evaluate.metrics.table import title_of
 from clipq.evaluate.results.basis import Basis, Foundations, differs
-from clipq.evaluate.results.key import Key
+from clipq.evaluate.results.key import Key, batch_group, tower_view
 from clipq.evaluate.results.pairing import Pairing, read_pairing
-from clipq.evaluate.results.record import Measurement, Record, record_path
+from clipq.evaluate.results.record import LatencyRecord, Measurement, Record, record_path
 from clipq.given import closest
 
 
@@ -114,6 +115,26 @@ class Entry:
         """Whether a number and another engine's rest on the same samples and resamples."""
         mine, theirs = self.rests_on(key), other.rests_on(key)
         return mine is not None and theirs is not None and not differs(mine, theirs)
+
+    def was_timed_with(self, other: Entry, key: Key) -> bool:
+        """Whether a tower's time was taken in turns with another engine's: in another run the machine had other work.
+
+        Its row says by the difference what the other's was. Of what is no time, or does not say it, nothing is held
+        against it.
+        """
+        clock = key._replace(metric="latency_ms.p50")
+        mine, theirs = self.rows.get(clock), other.rows.get(clock)
+        if other is self or mine is None or theirs is None or mine.delta is None:
+            return True
+        return math.isclose(mine.value - mine.delta, theirs.value, rel_tol=1e-6)
+
+    def timed_beside(self, mine: LatencyRecord) -> LatencyRecord | None:
+        """The reference's times of the same tower and batch, where they were taken in turns with these."""
+        key = Key(tower_view(mine.tower), batch_group(mine.batch), "latency_ms.p50")
+        if self.reference is None or not self.was_timed_with(self.reference, key):
+            return None
+        same = (one for one in self.reference.record.latency if (one.tower, one.batch) == (mine.tower, mine.batch))
+        return next(same, None)
 
     def require_same_basis(self, beside: Entry) -> None:
         """Raise ResultsError where it was evaluated on other data than what it stands beside: mostly its reference.

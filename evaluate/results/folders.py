@@ -57,6 +57,14 @@ class Results:
                 f"{', '.join(old)}: recorded by an earlier clipq, without digests of labels, classes, templates and "
                 "the reference; that these are the same is taken as given"
             )
+        bundles: dict[tuple[Path, str], Entry] = {}
+        for entry in self.entries:
+            beside = bundles.setdefault((entry.folder, entry.record.bundle.name), entry)
+            if entry.record.bundle.digest != beside.record.bundle.digest:
+                found.append(
+                    f"{beside.name} and {entry.name} are of two bundles of one name: one was evaluated before the "
+                    "bundle was made anew; evaluate both again by one command"
+                )
         others: dict[str, list[str]] = {}
         for entry in self.entries:
             if what := made_otherwise(entry.record, (entry.reference or entry).record):
@@ -138,7 +146,9 @@ def read_results(paths: Sequence[Path]) -> Results:
 
 
 def _one_engine(path: Path) -> Results:
-    record, folder = read_record(path), path.parent.parent
+    record, there = read_record(path), path.parent
+    # The parent of what has no name would be the same again.
+    folder = there / ".." if there.name in ("", "..") else there.parent
     if record.failed:
         raise ResultsError(f"{record.name} failed and has nothing to compare: {record.failed}")
     # Only what it can have been compared with: others' records must not stand in the way.

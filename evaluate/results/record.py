@@ -312,8 +312,14 @@ def read_records(folder: Path) -> list[Record]:
     paths = sorted((folder / "records").glob("*.json"))
     if not paths and (folder / "clipq.json").is_file():
         raise ResultsError(f"{folder} is a bundle; give the folder that clipq-eval run wrote with -o")
+    if not paths and folder.is_file():
+        raise ResultsError(f"{folder} is a file and no record; give the folder that clipq-eval run wrote with -o")
     if not paths:
-        raise ResultsError(f"{folder} holds no records; clipq-eval run -o {folder} makes them")
+        # Of demo, of a sweep's groups, and of who gives the folder of records itself.
+        places = [folder.parent, folder / "results", *sorted(folder.glob("results/*"))]
+        meant = [str(one) for one in places if any((one / "records").glob("*.json"))]
+        way_out = f"did you mean {' or '.join(meant[:3])}?" if meant else f"clipq-eval run -o {folder} makes them"
+        raise ResultsError(f"{folder} holds no records; {way_out}")
     records = [read_record(path) for path in paths]
     for path, record in zip(paths, records, strict=True):
         if path != record_path(folder, record):

@@ -18,6 +18,14 @@ from clipq.given import hint, shown, unusable
 
 _TimedBatch = Annotated[Whole, Field(ge=TIMED_BATCH.least, le=TIMED_BATCH.most)]
 
+
+def _each_once(batches: tuple[int, ...]) -> tuple[int, ...]:
+    """In order: timed twice, a size would have two numbers of one name."""
+    return tuple(sorted(set(batches)))
+
+
+_TimedBatches = Annotated[tuple[_TimedBatch, ...], Field(min_length=1), AfterValidator(_each_once)]
+
 Role = Literal["in-distribution", "shifted", "near-ood", "far-ood", "groups", "retrieval"]
 
 
@@ -123,7 +131,7 @@ class SquareEntry(_Entry):
 class LatencyEntry(_Entry):
     """Batch sizes and timed repeats of the latency measurement."""
 
-    batches: tuple[_TimedBatch, ...] = Field(default=(1, 8), min_length=1)
+    batches: _TimedBatches = (1, 8)
     repeats: Whole = Field(default=30, ge=REPEATS.least, le=REPEATS.most)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from clipq.bundle import MANIFEST
 from clipq.engines.catalog import known_runtime
 from clipq.errors import ResultsError
 from clipq.evaluate.sweep.grid import Grid, folder_name
-from clipq.files import write_atomic
+from clipq.files import sha256_file, write_atomic
 from clipq.progress import Progress
 from clipq.text_files import read_bytes
 
@@ -24,7 +26,7 @@ MADE = "made.json"
 
 @dataclass
 class MadeBundles:
-    """The bundles of one checkpoint: what was made by which command, and which commands failed with what."""
+    """The bundles of one checkpoint: what each step made, and which steps failed with what."""
 
     folder: Path
     made: dict[str, list[str]] = field(default_factory=dict)
@@ -68,22 +70,56 @@ def _make(grid: Grid, checkpoint: str, parent: Path, progress: Progress, makes: 
     record = found.folder / MADE
     try:
         data = read_bytes(record, ResultsError) if record.exists() else b"{}"
-        known = TypeAdapter(dict[str, list[str]]).validate_json(data)
+        known = TypeAdapter(dict[str, dict[str, str] | list[str]]).validate_json(data)
     except ValidationError as error:
         raise ResultsError(f"{record} is damaged; delete it, and the engines beside it are made again") from error
+    content = _digest(_local_files(grid, checkpoint))
     for step, command in commands(grid, checkpoint, found.folder).items():
-        paths = known.get(" ".join(command))
-        if paths is None or not all((Path(path) / MANIFEST).is_file() for path in paths):
+        key = " ".join([*command, *([f"# {content}"] if content else [])])
+        paths = known.get(key)
+        if not isinstance(paths, dict) or paths != _manifests(paths):
             if not makes:
                 continue
-            paths = _export(command, step, found)
-            if paths is None:
+            made = _export(command, step, found)
+            if made is None:
                 continue
-            known[" ".join(command)] = paths
+            known[key] = paths = _manifests(made)
             write_atomic(record, json.dumps(known, indent=1))
         found.made[step] = [path for path in paths if Path(path) not in found.paths]
         progress.advance(1)
     return found
+
+
+def _manifests(paths: Iterable[str]) -> dict[str, str]:
+    """Bundles that are there, with the digests of their manifests: another command can have made them anew since.
+
+    Earlier versions remembered the paths alone, which does not say whose engines lie there now.
+    """
+    there = {path: Path(path) / MANIFEST for path in paths}
+    return {path: sha256_file(manifest) for path, manifest in there.items() if manifest.is_file()}
+
+
+def _local_files(grid: Grid, checkpoint: str) -> list[Path]:
+    """The files of this machine that engines are made of, which can be others under the same names one day."""
+    from clipq.data.image_files import find_images
+
+    found: list[Path] = []
+    if grid.calibration_set is not None:
+        found += [*find_images(grid.calibration_set).files, *sorted(grid.calibration_set.glob("*.csv"))]
+    if checkpoint.startswith("local-dir:"):
+        found += sorted(Path(checkpoint.removeprefix("local-dir:")).glob("*"))
+    else:
+        # A file of weights stands where others have a tag.
+        found.append(Path(checkpoint.partition("/")[2]))
+    return [path for path in found if path.is_file()]
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """SHA-256 over names and contents; of no files, nothing."""
+    state = hashlib.sha256()
+    for path in files:
+        state.update(os.fsencode(path) + f"\0{sha256_file(path)}\n".encode())
+    return state.hexdigest() if files else ""
 
 
 def _export(command: Sequence[str], step: str, found: MadeBundles) -> list[str] | None:

@@ -90,9 +90,11 @@ def _cost(entry: Entry) -> str:
         return f"{whose} size and speed say nothing"
     ratio = base.bundle.file_bytes / entry.record.bundle.file_bytes
     size = f"{times(ratio)} smaller" if ratio >= 1.05 else f"{times(1 / ratio)} larger" if ratio <= 0.95 else "as large"
-    mine, theirs = _largest(entry.record.latency), _largest(base.latency)
-    if mine is None or theirs is None or mine.batch != theirs.batch:
-        return f"{size}, speed not measured"
+    mine = _largest(entry.record.latency)
+    theirs = None if mine is None else entry.timed_beside(mine)
+    if mine is None or theirs is None:
+        beside = " beside the reference" if mine is not None and base.latency else ""
+        return f"{size}, speed not measured{beside}"
     ratio, least, most = median_ratio(mine.milliseconds, theirs.milliseconds)
     value, low, high = 1 / ratio, 1 / most, 1 / least
     where = f"image tower, batch {mine.batch}"

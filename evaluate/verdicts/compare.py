@@ -123,33 +123,37 @@ def compare(a: Results, b: Results, *, margin: float = MARGIN) -> Comparison:
 
     Raises ResultsError where nothing belongs together.
     """
-    broken = {one.record.name: one.record.failed for one in b.failed}
-    partners = _partners(a.entries, b.entries)
-    if not partners:
+    partners, failures = _partners(a, b)
+    if not partners and not failures:
         names = (", ".join(one.record.name for one in side) or "none" for side in (a, b))
         raise ResultsError("no working engine is in both: A has {}, B has {}; name two record files".format(*names))
     pairs = _judged([(one, two, _differences(one, two)) for one, two in partners], margin)
-    paired = {id(one) for pair in partners for one in pair}
-    alone_a, only_b = (tuple(one.record.name for one in side if id(one) not in paired) for side in (a, b))
-    failed = tuple(f"{name}: {broken[name]}" for name in alone_a if name in broken)
-    return Comparison(tuple(pairs), tuple(name for name in alone_a if name not in broken), only_b, failed, margin)
+    paired = {id(one) for pair in (*partners, *failures) for one in pair}
+    only_a, only_b = (tuple(one.record.name for one in side if id(one) not in paired) for side in (a, b))
+    failed = tuple(f"{one.record.name}: {two.record.failed}" for one, two in failures)
+    return Comparison(tuple(pairs), only_a, only_b, failed, margin)
 
 
-def _partners(a: Sequence[Entry], b: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
-    if len(a) == len(b) == 1:
-        return [(a[0], b[0])]
-    found = []
+_Pairs = list[tuple[Entry, Entry]]
+
+
+def _partners(a: Results, b: Results) -> tuple[_Pairs, _Pairs]:
+    """The working engines of A with their partners in B: those that worked there, and those that failed."""
+    if len(a.engines) == len(b.engines) == 1 and a.entries and b.entries:
+        return [(a.entries[0], b.entries[0])], []
+    found: tuple[_Pairs, _Pairs] = ([], [])
     named: dict[str, list[Entry]] = {}
-    for two in b:
+    for two in b.engines:
         named.setdefault(two.record.name, []).append(two)
-    count = Counter(one.record.name for one in a)
-    for one in a:
+    count = Counter(one.record.name for one in a.engines)
+    for one in a.entries:
         same_name = named.get(one.record.name, [])
         same_runtime = [two for two in same_name if two.record.runtime == one.record.runtime]
         # Another runtime is a partner too, where it is the only one: two runtimes are what people compare.
         alone = len(same_name) == 1 and count[one.record.name] == 1
         if same_runtime or alone:
-            found.append((one, (same_runtime or same_name)[0]))
+            two = (same_runtime or same_name)[0]
+            found[bool(two.record.failed)].append((one, two))
     return found
 
 
@@ -278,9 +282,11 @@ def _latency(a: Entry, b: Entry) -> list[dict[str, Any]]:
 
 
 def _latency_ratio(entry: Entry, key: Key) -> Draws | None:
-    """An engine's p50 over that of its own run's reference; None for the reference itself."""
+    """An engine's p50 over that of its own run's reference; None for the reference itself, and without one."""
     reference = entry.reference
     if reference is None or reference is entry or key not in reference.rows:
+        return None
+    if not entry.was_timed_with(reference, key):
         return None
     mine, theirs = entry.draws(key), unpaired(reference.draws(key))
     return Draws(mine.value / theirs.value, mine.resampled / theirs.resampled, mine.n)

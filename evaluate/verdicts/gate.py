@@ -148,8 +148,7 @@ def _judge(entry: Entry, keys: Sequence[Key], asked: tuple[str, float], confiden
         for key, draws in zip(block, quantities, strict=True):
             rule = rules[key.metric]
             if draws is None:
-                missing = "there is no reference to compare with"
-                found.append(Finding(entry.name, rule, "fail", missing, key.view, key.group))
+                found.append(Finding(entry.name, rule, "fail", _why_not(entry, key), key.view, key.group))
             else:
                 found.append(_finding((entry.name, rule), key, draws, next(bounds), (bound, limit.is_least)))
     return found
@@ -195,12 +194,22 @@ def _quantity(entry: Entry, key: Key, kind: Quantity) -> Draws | None:
     if kind.against is None:
         return entry.draws(key)
     reference = entry.reference
-    if reference is None or key not in reference.rows:
+    if reference is None or _why_not(entry, key):
         return None
     mine, theirs = entry.draws(key), reference.draws(key)
     if not entry.is_paired(reference, key):
         theirs = unpaired(theirs)
     return kind.against(mine, theirs)
+
+
+def _why_not(entry: Entry, key: Key) -> str:
+    """Why a number cannot be compared with the reference's, else nothing."""
+    if entry.reference is None:
+        return "there is no reference to compare with"
+    if key not in entry.reference.rows:
+        return "the reference has no such number to compare with"
+    together = entry.was_timed_with(entry.reference, key)
+    return "" if together else "was timed in another run than the reference: evaluate both by one command"
 
 
 def _unit(entry: Entry, key: Key, kind: Quantity) -> float:

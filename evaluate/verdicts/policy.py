@@ -91,7 +91,7 @@ class Policy(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     confidence: float = Field(default=0.95, ge=0, lt=1)
-    required: tuple[str, ...] = ()
+    required: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     rule: tuple[Rule, ...] = ()
 
     _plain = field_validator("confidence", mode="before")(plain_number)

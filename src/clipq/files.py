@@ -62,10 +62,12 @@ def remove_stale(folder: Path, pattern: str) -> None:
 
     Once in a process.
     """
-    for left in folder.glob(pattern):
-        with suppress(OSError):
-            if time.time() - left.lstat().st_mtime > STALE:
-                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink(missing_ok=True)
+    # Others remove what is theirs while it is listed.
+    with suppress(OSError):
+        for left in folder.glob(pattern):
+            with suppress(OSError):
+                if time.time() - left.lstat().st_mtime > STALE:
+                    shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -15,7 +15,7 @@ from support import CALIBRATION, DEMO_BUNDLE, assert_refused, export
 
 from clipq.bundle import open_bundle
 from clipq.errors import ClipqError
-from clipq.files import write_atomic
+from clipq.files import remove_stale, write_atomic
 from clipq.making import check_target, directory_in_making, restore
 from clipq.packed import Damaged, packed, unpacked
 
@@ -75,6 +75,15 @@ def test_killed_at_any_step_the_old_folder_or_the_new_one_is_there_and_whole(tmp
     else:
         raise AssertionError("it never came to an end")
     assert contents == {int(old), 3}
+
+
+def test_folders_that_others_remove_while_remainders_are_looked_for_stop_nobody(tmp_path, monkeypatch):
+    def vanishing(folder, pattern):
+        yield from ()
+        raise FileNotFoundError(2, "No such file or directory", str(folder / ".clipq-fetching-another's"))
+
+    monkeypatch.setattr(Path, "glob", vanishing)
+    remove_stale(tmp_path, "**/.clipq-fetching-*")
 
 
 def test_a_folder_that_is_being_made_is_left_alone(tmp_path):

@@ -303,6 +303,25 @@ def test_outputs_that_cannot_be_written_are_refused(results, tmp_path):
     assert_refused(evaluate("report", str(results), "-o", str(tmp_path / "file" / "r.html")), "file")
 
 
+def test_a_files_ending_says_its_form(results, tmp_path):
+    for name, begins in (
+        ("r.md", "# "),
+        ("r.json", "{"),
+        ("r.csv", "engine,"),
+        ("r.html", "<!DOCTYPE"),
+        ("r.x", "<!DOC"),
+    ):
+        done = evaluate("report", str(results), "--no-images", "-o", str(tmp_path / name))
+        assert done.returncode == 0 and (tmp_path / name).read_text().startswith(begins), done.stderr
+    for flags in (("--format", "md"), ("--format", "html")):
+        assert_refused(
+            evaluate("report", str(results), *flags, "-o", str(tmp_path / "new.json")), "new.json", "--format"
+        )
+    assert not (tmp_path / "new.json").exists()
+    done = evaluate("report", str(results), "--format", "md", "-o", str(tmp_path / "notes.txt"))
+    assert done.returncode == 0 and (tmp_path / "notes.txt").read_text().startswith("# ")
+
+
 def test_json_has_no_nan(tmp_path):
     nan = [exact("test", "near", "auroc.mcm", float("nan"))]
     base = predictions(300)

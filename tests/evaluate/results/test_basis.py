@@ -259,3 +259,23 @@ def test_a_run_refuses_what_another_run_was_asked_otherwise(bundles, tmp_path):
     path.write_bytes(data)
     with pytest.raises(ResultsError, match="not what belongs to the record"):
         read_pairing(out, record)
+
+
+def test_a_run_refuses_a_bundle_that_was_exchanged_beside_its_twin(bundles, tmp_path):
+    """The twin of the weights from before would stand beside the new ones, under one name."""
+    out, name = tmp_path / "out", "int8-static-minmax"
+    photos = tmp_path / "photos"
+    for number, path in enumerate(sorted((CALIBRATION / "images").glob("*.png"))[:24]):
+        (photos / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, photos / "ab"[number % 2] / path.name)
+    mine = tmp_path / "bundles"
+    for one in ("fp32", name):
+        shutil.copytree(bundles / one, mine / one)
+    assert run(mine, ("fp32", name), photos, out, "--simulated").returncode == 0
+    assert run(mine, ("fp32", name), photos, out).returncode == 0
+    manifest = json.loads((mine / name / "clipq.json").read_text())
+    manifest["recipe"]["calibration"]["digest"] = "0" * 64
+    (mine / name / "clipq.json").write_text(json.dumps(manifest))
+    assert_refused(run(mine, ("fp32", name), photos, out), "(simulated)", f"another bundle '{name}'", "or delete")
+    assert run(mine, ("fp32", name), photos, out, "--simulated").returncode == 0
+    assert len({read_record(path).bundle.digest for path in (out / "records").glob(f"{name}*")}) == 1

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from support import assert_refused, evaluate
 from synthetic import exact, predictions, record, worse, write_results
 
-from clipq.errors import ClipqError, NotInResults
+from clipq.errors import ClipqError, NotInResults, ResultsError
 from clipq.evaluate.results.estimates import Engine
 from clipq.evaluate.results.folders import gather, read_results
 from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.pairing import write_pairing
 from clipq.evaluate.results.record import engine_name, write_record
+from clipq.evaluate.verdicts.by_axis import findings
+from clipq.evaluate.verdicts.compare import compare
+from clipq.evaluate.verdicts.gate import judge_policy
+from clipq.evaluate.verdicts.policy import Policy
 
 BASE = predictions(1000, accuracy=0.8)
 GROUPS = [exact("test", "race=Black", "acc1", 0.7), exact("test", "near", "auroc.mcm", 0.9)]
@@ -128,6 +136,17 @@ def test_one_record_of_a_folder_has_its_reference(folder):
         read_results([folder / "records" / "int4__ort-cpu.json"])
 
 
+@pytest.mark.parametrize("here", [".", "records", "records/deeper"])
+def test_one_record_wherever_the_process_is(folder, tmp_path, monkeypatch, here):
+    results = shutil.copytree(folder, tmp_path / "r")
+    (results / "records" / "deeper").mkdir()
+    monkeypatch.chdir(results / here)
+    path = Path(os.path.relpath(results / "records" / "int8-static-minmax__ort-cpu.json"))
+    (entry,) = read_results([path]).engines
+    assert entry.reference.record.name == "fp32"
+    assert entry.draws(Key("test", "", "acc1")).n == entry["test", "acc1"].n
+
+
 def test_a_policy_is_not_made_of_engines_without_a_reference(tmp_path):
     made, found, answers = record("int8", {"test": BASE}, reference="gone")
     write_record(tmp_path / "r", made)
@@ -171,3 +190,54 @@ def test_reading_results_needs_no_engine_and_nothing_that_engines_need(asked, tm
     words = [asked[0], str(folder), *(str(folder) if word == "RESULTS" else word for word in asked[1:])]
     done = subprocess.run([sys.executable, "-c", READING, *words], capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1, 3) and "is asked for" not in done.stderr, done.stderr
+
+
+def test_times_of_another_run_than_the_references_are_not_compared_with_it(tmp_path):
+    """An engine of an earlier run in the same folder: its row says what the reference's time then was."""
+    made = {"int8": {"views": {"test": BASE}, "milliseconds": 2.0}, "int4": {"views": {"test": BASE}, "milliseconds": 2.0}}  # fmt: skip
+    folder = write_results(tmp_path / "r", {"test": BASE}, made)
+    reference = read_results([folder])["fp32"]
+    for name, then in (("int8", 1.0), ("int4", 1.1)):
+        path = folder / "records" / f"{name}__ort-cpu.json"
+        found = json.loads(path.read_text())
+        for row in found["measurements"]:
+            if row["metric"].startswith("latency_ms"):
+                theirs = reference[row["view"], row["group"], row["metric"]].value
+                row |= {"reference": "fp32", "delta": row["value"] - then * theirs}
+        path.write_text(json.dumps(found))
+    results = read_results([folder])
+    (times,) = results["int4"].record.latency
+    assert results["int8"].timed_beside(times) is not None and results["int4"].timed_beside(times) is None
+    assert "2.0× faster" in findings(results["int8"])
+    assert "speed not measured beside the reference" in findings(results["int4"])
+    for metric in ("latency_ms.p50", "throughput", "file_bytes"):
+        rule = {"metric": metric, "view": "tower:image", "min_ratio": 0.1}
+        found = {one.engine: one for one in judge_policy(results, Policy.model_validate({"rule": [rule]}))}
+        assert found["int8"].state == "pass"
+        assert ("another run" in found["int4"].reason) == (found["int4"].state == "fail") == (metric != "file_bytes")
+    pairs = {pair.a: pair for pair in compare(results, results).pairs}
+    assert pairs["int8"].latency and not pairs["int4"].latency
+
+
+def test_two_bundles_of_one_name_are_said(folder, tmp_path):
+    """Of folders that an earlier clipq wrote, or a run that was killed between their records."""
+    copy = shutil.copytree(folder, tmp_path / "r")
+    assert not any("one name" in note for note in read_results([copy]).notes)
+    path = copy / "records" / "int2__ort-cpu__simulated.json"
+    found = json.loads(path.read_text())
+    found["bundle"]["digest"] = "0" * 64
+    path.write_text(json.dumps(found))
+    (note,) = [note for note in read_results([copy]).notes if "one name" in note]
+    assert "int2 and int2 (simulated) are of two bundles" in note
+
+
+def test_who_gives_another_folder_is_told_which_holds_records(folder, tmp_path):
+    made = tmp_path / "sweep" / "results" / "demo"
+    shutil.copytree(folder, made)
+    for given in (made / "records", made.parent.parent):
+        with pytest.raises(ResultsError, match=f"holds no records; did you mean {made}\\?$"):
+            read_results([given])
+    with pytest.raises(ResultsError, match="is a file and no record"):
+        read_results([made / "results.csv"])
+    with pytest.raises(ResultsError, match="clipq-eval run -o"):
+        read_results([tmp_path / "nothing"])

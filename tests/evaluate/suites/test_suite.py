@@ -132,6 +132,13 @@ def test_what_is_no_text_and_no_batch_is_refused(tmp_path):
             read_suite(write(tmp_path, f"[[view]]\nsource = 'demo:test'\n[latency]\nbatches = {batches}\n"))
 
 
+def test_each_batch_size_is_timed_once(tmp_path):
+    """Two numbers of one name are a damaged record, which nobody learns before a run is over."""
+    found = read_suite(write(tmp_path, "[[view]]\nsource = 'demo:test'\n[latency]\nbatches = [8, 1, 8]\n"))
+    made = Suite(view=[{"source": "demo:test"}], latency={"batches": [8, 1, 8]})
+    assert found.latency is not None and found.latency.batches == (1, 8) and found.latency == made.latency
+
+
 def test_alexnet_baseline_needs_imagenet_c_whole(tmp_path):
     text = "[[view]]\nsource='demo:test'\n[[corruptions]]\nof='demo-test'\nbaseline='alexnet'\n"
     with pytest.raises(DataError, match="ImageNet-C whole"):

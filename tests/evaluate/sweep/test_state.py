@@ -7,9 +7,11 @@ import json
 import os
 
 import pytest
+from PIL import Image
 from support import assert_refused, evaluate
 
 from clipq.errors import ClipqError, ResultsError
+from clipq.evaluate.sweep import bundles
 from clipq.evaluate.sweep.bundles import make_bundles
 from clipq.evaluate.sweep.grid import Grid, checked_grid, folder_name
 from clipq.evaluate.sweep.state import Failure, SweepFolder
@@ -143,3 +145,45 @@ def test_a_checkpoints_folder_lies_in_the_results(name):
 def test_two_checkpoints_of_one_folder_are_refused(tmp_path):
     with pytest.raises(ClipqError, match="share the folder ViT-B-32--openai"):
         checked_grid(Grid(suite="quick", checkpoints=("ViT-B-32/openai", "ViT-B-32--openai")), tmp_path)
+
+
+def test_engines_are_made_anew_where_others_lie_in_their_place_or_their_files_changed(tmp_path, monkeypatch):
+    sets = [tmp_path / name for name in "ab"]
+    for index, folder in enumerate(sets):
+        (folder / "cat").mkdir(parents=True)
+        Image.new("RGB", (32, 32), (90 * index, 9, 200)).save(folder / "cat" / "1.png")
+    asked = []
+
+    def export(command, step, found):
+        """What the real one does with the manifest alone: another set is another manifest in the same folder."""
+        asked.append(command)
+        made = found.folder / step
+        made.mkdir(parents=True, exist_ok=True)
+        (made / "clipq.json").write_text(f"{command} {len(asked)}")
+        return [str(made)]
+
+    monkeypatch.setattr(bundles, "_export", export)
+
+    def made_by(folder, results=tmp_path / "r", **more):
+        grid = Grid.model_validate(GRID | {"recipes": ["int8-static"], "calibration_set": folder} | more)
+        before = len(asked)
+        make_bundles(grid, results, Progress())
+        return len(asked) - before
+
+    assert [made_by(sets[0]), made_by(sets[0])] == [1, 0]
+    # The engines of one set are not those of another one, whatever was made before.
+    assert [made_by(sets[1]), made_by(sets[0]), made_by(sets[0])] == [1, 1, 0]
+    Image.new("RGB", (32, 32), (7, 7, 7)).save(sets[0] / "cat" / "1.png")
+    assert [made_by(sets[0]), made_by(sets[0])] == [1, 0]
+    (sets[0] / "captions.csv").write_text("file,caption\ncat/1.png,a cat\n")
+    assert [made_by(sets[0]), made_by(sets[0])] == [1, 0]
+    # What an earlier clipq remembered does not say whose engines they are.
+    record = tmp_path / "r" / "bundles" / "demo" / "made.json"
+    record.write_text(json.dumps({key: list(paths) for key, paths in json.loads(record.read_text()).items()}))
+    assert [made_by(sets[0]), made_by(sets[0])] == [1, 0]
+    (tmp_path / "w").mkdir()
+    (weights := tmp_path / "w" / "open_clip_model.safetensors").write_bytes(b"1")
+    for name in (f"local-dir:{weights.parent}", f"ViT-B-32/{weights}"):
+        assert [made_by(sets[0], checkpoints=[name]), made_by(sets[0], checkpoints=[name])] == [2, 0]
+        weights.write_bytes(weights.read_bytes() + b"2")
+        assert [made_by(sets[0], checkpoints=[name]), made_by(sets[0], checkpoints=[name])] == [2, 0]

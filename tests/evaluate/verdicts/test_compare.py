@@ -201,6 +201,25 @@ def test_an_engine_that_failed_is_worse_and_a_missing_one_undecided(tmp_path):
     assert_refused(evaluate("compare", str(record), str(record)), "it answers NaN")
 
 
+def test_an_engine_that_failed_is_compared_with_no_other_one_in_its_place(tmp_path):
+    broken = {"views": {}, "failed": "out of memory"}
+    a = write_results(tmp_path / "a", {}, {"int8": {"views": {"test": BASE}}})
+    # What is left on each side is one engine, and not the same one.
+    b = write_results(tmp_path / "b", {"test": BASE}, {"int8": broken})
+    # Another runtime is no partner where the same one failed.
+    c = write_results(tmp_path / "c", {"test": BASE}, {"int8": broken})
+    other, found, answers = record("int8", {"test": BASE}, reference="fp32", runtime="ort-cuda")
+    write_record(c, write_pairing(c, other, found, answers))
+    # None of B's works.
+    d = write_results(tmp_path / "d", {}, {"int8": broken})
+    for folder in (b, c, d):
+        (a / "records" / "fp32__ort-cpu.json").unlink(missing_ok=True)
+        (d / "records" / "fp32__ort-cpu.json").unlink(missing_ok=True)
+        code, found = compare(a, folder, "--markdown", str(tmp_path / "c.md"))
+        assert code == 1 and found["failed"] == ["int8: out of memory"] and not found["pairs"]
+        assert "out of memory" in evaluate("compare", str(a), str(folder)).stdout
+
+
 def test_a_view_that_b_lacks_leaves_it_undecided(tmp_path):
     both = {"test": BASE, "sketch": predictions(3000, accuracy=0.7, seed=5)}
     a = write_results(tmp_path / "a", both, {"int8": {"views": both}})

@@ -223,6 +223,7 @@ def test_init_writes_a_policy_that_passes_and_still_stops(results, tmp_path):
         ("[[rule]]\nmetric = 'acc1'\nmin = nan", ["not finite"]),
         ("[[rule]]\nmetric = 'acc1'\nmin = 1\nconfidence = 95", ["confidence"]),
         ("[[rule", ["no TOML"]),
+        ("required = ['test', '']", ["required.1"]),
         ("[[rule]]\nmetric = 'accuracy1'\nmin = 0.5", ["there is no metric 'accuracy1'"]),
         ("[[rule]]\nmetric = 'auroc.mcm'\nmin_detla = 0.5", ["unknown key", "did you mean min_delta?"]),
         ("max = 1\n[[rule]]\nmetric = 'acc1'\nmin = 0.5", ["max: it belongs into a [[rule]]"]),
