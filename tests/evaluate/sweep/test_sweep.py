@@ -107,7 +107,8 @@ def test_what_is_there_is_kept(swept, grid, tmp_path):
     results = tmp_path / "results"
     shutil.copytree(swept, results)
     before = {path: path.stat().st_mtime_ns for path in (results / "cells").rglob("*.safetensors")}
-    lost = sorted(before)[:3]
+    # Of three cells, for one can have several chunks.
+    lost = sorted({path.parent: path for path in before}.values())[:3]
     for path in lost:
         path.unlink()
     assert status(results) == {"cells": CELLS, "done": CELLS - 3, "failed": 0, "missing": 3}
