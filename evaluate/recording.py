@@ -112,7 +112,7 @@ def planned_record(plan: Plan, subject: Subject) -> Record:
             role=planned.entry.role,
             baseline="" if planned.baseline is None else planned.baseline.name,
             digest=planned.view.digest,
-            digests=asked_on(planned.view, bundle, suite.templates),
+            digests=asked_on(planned.view, bundle, suite),
             n=0,
             skipped={},
             smallest_group=planned.entry.smallest_group if planned.entry.groups else None,
@@ -158,7 +158,6 @@ def _rows_against_twin(subject: Subject, evaluated: Evaluated) -> list[Measureme
 
 def attacks_of(plan: Plan, bundle: Bundle) -> tuple[AttackRecord, ...]:
     """The attacks that a bundle is asked to stand."""
-    templates = plan.suite.templates
     transfers = [
         AttackRecord(
             view=planned.name,
@@ -168,7 +167,7 @@ def attacks_of(plan: Plan, bundle: Bundle) -> tuple[AttackRecord, ...]:
             n=len(planned.clean.samples),
             options=planned.attack.manifest.options,
             digest=planned.attack.manifest.pixels_sha256,
-            digests=asked_on(planned.clean, bundle, templates),
+            digests=asked_on(planned.clean, bundle, plan.suite),
         )
         for planned in plan.transfers
     ]
@@ -181,7 +180,7 @@ def attacks_of(plan: Plan, bundle: Bundle) -> tuple[AttackRecord, ...]:
             n=len(planned.view.samples),
             options={"queries": planned.entry.queries},
             digest=planned.view.digest,
-            digests=asked_on(planned.view, bundle, templates),
+            digests=asked_on(planned.view, bundle, plan.suite),
         )
         for planned in plan.squares
     ]

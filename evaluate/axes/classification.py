@@ -79,7 +79,9 @@ def _resampled_scales(answers: Answers, held_out: Booleans, fitted: float, seed:
     slope = expected - cosines[np.arange(len(cosines)), answers.labels[held_out]]
     curvature = (probabilities * cosines**2).sum(1) - expected**2
     step: Statistic = lambda weights: fitted - (weights @ slope) / (weights @ curvature)  # noqa: E731
-    return bootstrap({"scale": step}, len(cosines), seed=seed)["scale"].resampled
+    # Where all is answered surely, no resample has a curvature: its scale is unknown.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return bootstrap({"scale": step}, len(cosines), seed=seed)["scale"].resampled
 
 
 def with_correct(estimates: list[Estimate], predictions: Predictions) -> list[Estimate]:

@@ -84,14 +84,13 @@ def measure(
 
 def _view_record(reading: Reading[PlannedView], found: Sequence[Found]) -> ViewRecord:
     planned, (rows, skipped) = reading.asked, reading.once(decoded)
-    bundle, templates = reading.subject.bundle, reading.suite.templates
     return ViewRecord(
         name=planned.view.name,
         source=planned.view.source,
         role=planned.entry.role,
         baseline="" if planned.baseline is None else planned.baseline.name,
         digest=planned.view.digest,
-        digests=asked_on(planned.view, bundle, templates),
+        digests=asked_on(planned.view, reading.subject.bundle, reading.suite),
         n=len(rows),
         skipped=skipped,
         left_out=dict(islice(planned.view.left_out.items(), MOST_LEFT_OUT)),

@@ -177,7 +177,7 @@ class Embeddings:
 
     def templates_of(self, view: View, subject: Subject) -> TemplateSet:
         """The prompt templates that a view is asked with."""
-        return choose_templates(view, subject.bundle, self.suite.templates)
+        return choose_templates(view, subject.bundle, self.suite.templates_of(view.name))
 
     def image_cell(self, view: View, subject: Subject) -> Cell:
         """The cell of a view's images."""

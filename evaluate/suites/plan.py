@@ -115,15 +115,19 @@ def open_plan(suite: Suite, cache: Path | None) -> Plan:
         raise DataError(complaint)
     opened: dict[str, View] = {}
     wrong: list[ClipqError] = []
-    # In-distribution views come first, for others refer to them.
-    for entry in sorted(suite.views, key=lambda entry: entry.role != "in-distribution"):
-        if wrong and entry.classes_of not in (None, *opened):
-            continue
-        try:
-            opened[view_name(entry)] = _open(entry, opened, suite.seed, cache)
-        except ClipqError as error:
-            wrong.append(error)
+    # Each after the one whose classes it has.
+    waiting = list(suite.views)
+    while ready := [entry for entry in waiting if entry.classes_of in (None, *opened)]:
+        waiting = [entry for entry in waiting if entry.classes_of not in (None, *opened)]
+        for entry in ready:
+            try:
+                opened[view_name(entry)] = _open(entry, opened, suite.seed, cache)
+            except ClipqError as error:
+                wrong.append(error)
     raise_together(wrong)
+    if waiting:
+        names = ", ".join(repr(view_name(entry)) for entry in waiting)
+        raise DataError(f"classes_of of {names}: each waits for another's classes; leave it out of one")
     inside = [view_name(entry) for entry in suite.views if entry.role == "in-distribution"]
     planned = []
     for entry in suite.views:

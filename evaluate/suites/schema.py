@@ -153,6 +153,10 @@ class Suite(_Entry):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
+    def templates_of(self, view: str) -> str | None:
+        """The name of the template set that is asked for on a view: its own, else the suite's; None where none is."""
+        return next((one.templates for one in self.views if one.templates and view_name(one) == view), self.templates)
+
 
 def view_name(entry: ViewEntry) -> str:
     """The name a view goes by: given, or from its source."""

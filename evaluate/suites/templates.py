@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from clipq.bundle import Bundle
 from clipq.data.views import View
 from clipq.errors import DataError
+from clipq.evaluate.suites.schema import Suite
 from clipq.files import sha256_bytes
 from clipq.given import hint
 
@@ -25,11 +26,11 @@ class TemplateSet:
         return [template.replace("{}", name) for name in class_names for template in self.templates]
 
 
-def asked_on(view: View, bundle: Bundle, asked: str | None) -> dict[str, str]:
+def asked_on(view: View, bundle: Bundle, suite: Suite) -> dict[str, str]:
     """SHA-256 of what a bundle is asked on a view besides its images, by what it is: annotations and templates."""
     if view.classes is None:
         return view.annotations
-    templates = choose_templates(view, bundle, asked).templates
+    templates = choose_templates(view, bundle, suite.templates_of(view.name)).templates
     return {**view.annotations, "templates": sha256_bytes("\0".join(templates).encode())}
 
 

@@ -40,7 +40,8 @@ def open_image(source: Path | io.BytesIO, name: str | None = None) -> Image.Imag
         if size == 0:
             raise DataError(f"{what}: the file is empty")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Of sizes, and of damage that an error says better.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
             image = Image.open(source, formats=_formats())
             image.load()
     except UnidentifiedImageError as error:

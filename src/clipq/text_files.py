@@ -11,6 +11,8 @@ from clipq.errors import ClipqError
 
 # Of a text that people write; a larger one is another kind of file, or made to fill the memory.
 MOST_BYTES = 64 * 2**20
+# What stands in a file's place where Git was asked for it without its large files.
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def read_bytes(path: Path, wrong: type[ClipqError], most: int = MOST_BYTES) -> bytes:
@@ -43,6 +45,8 @@ def read_text(path: Path, wrong: type[ClipqError], most: int = MOST_BYTES) -> st
 
 def as_text(data: bytes, where: object, wrong: type[ClipqError]) -> str:
     """Bytes as UTF-8; raises ``wrong`` with the line of the first that is not."""
+    if data.startswith(_POINTER):
+        raise wrong(f"{where}: is a pointer of Git LFS, not the file itself; fetch that (git lfs pull)")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -109,7 +109,15 @@ def test_dead_and_wrong_addresses(tmp_path, server):
 )
 @pytest.mark.parametrize(
     "page",
-    [b"<!DOCTYPE html><title>Log in {}</title>", b"\n <HTML>{}", b"\x1f\x8b\x08{}", b'{"error": "rate limit {}"}', b""],
+    [
+        b"<!DOCTYPE html><title>Log in {}</title>",
+        b"\n <HTML>{}",
+        b"<!-- {} --><html>",
+        b"<Error>{}</Error>",
+        b"\x1f\x8b\x08{}",
+        b'{"error": "rate limit {}"}',
+        b"",
+    ],
 )
 def test_what_a_server_sends_in_place_of_a_file_is_not_kept(tmp_path, server, name, page):
     place = shards(tmp_path / "set") / name

@@ -315,12 +315,25 @@ def test_other_addresses(tmp_path, root):
 
 
 @pytest.mark.parametrize(
-    "root", ["http://127.0.0.1:x/set", "http://a b/set", "http://é\u0000/set", "http://" + "a" * 300]
+    "root",
+    [
+        "http://127.0.0.1:x/set",
+        "http://127.0.0.1:99999/set",
+        "http://a b/set",
+        "http://é\u0000/set",
+        "http://" + "a" * 300,
+    ],
 )
 def test_addresses_that_nobody_has(tmp_path, server, root):
     with pytest.raises(DataError):
         Mirror.of(root, tmp_path).read("0.tar", content)
     assert not kept(tmp_path)
+
+
+def test_a_password_is_neither_sent_nor_said(tmp_path):
+    with pytest.raises(DataError, match=r"http://127\.0\.0\.1:9: comes with a user name") as refused:
+        Mirror.of("http://me:secret@127.0.0.1:9/set", tmp_path)
+    assert "secret" not in str(refused.value)
 
 
 def test_names_stay_below_the_address_and_its_query(tmp_path, server):

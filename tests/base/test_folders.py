@@ -188,3 +188,47 @@ def test_a_file_of_templates_without_any_is_refused(tmp_path):
     (tmp_path / "zeroshot_classification_templates.txt").write_text("\n\n")
     with pytest.raises(DataError, match="holds no template"):
         open_view(root)
+
+
+@pytest.mark.parametrize("names", ["star\ncircle\nring", "Circle\nStar\nring", "circle\nstar \nr i n g"])
+def test_class_names_in_another_order_are_refused(tmp_path, names):
+    root = with_classes(tmp_path, "circle", "ring", "star")
+    (tmp_path / "classnames.txt").write_text(names)
+    with pytest.raises(DataError, match=r"calls the class .* in the order of the classes"):
+        open_view(root)
+
+
+def test_class_names_of_their_own_are_in_any_words(tmp_path):
+    root = with_classes(tmp_path, "circle", "ring", "star")
+    (tmp_path / "classnames.txt").write_text("round thing\nRing!\nfive rays\n")
+    assert open_view(root).classes.names[1] == "Ring!"
+
+
+def test_counted_folders_are_in_one_order(tmp_path):
+    keys = [f"class_{number}" for number in range(11)]
+    root = with_classes(tmp_path, *keys)
+    (tmp_path / "classnames.txt").write_text("\n".join(f"name {number}" for number in range(11)))
+    with pytest.raises(DataError, match="leading zeros"):
+        open_view(root)
+    (tmp_path / "classnames.txt").write_text("\n".join(sorted(keys)))
+    assert open_view(root).classes.names[2] == "class_10"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [("train2017", "val2017"), ("test_set", "training_set"), ("images-test", "images-train"), ("fold1", "fold2"),
+     ("test", "train", "unlabeled"), ("gallery", "query", "train")],
+)  # fmt: skip
+def test_splits_by_other_names_are_no_classes(tmp_path, keys):
+    with pytest.raises(DataError, match="are splits"):
+        open_view(with_classes(tmp_path, *keys))
+
+
+def test_split_like_names_beside_others_are_classes(tmp_path):
+    assert len(open_view(with_classes(tmp_path, "train", "trainer", "test tube")).classes.names) == 3
+
+
+@pytest.mark.parametrize("keys", [("0", "1"), ("False", "True")])
+def test_classes_without_words_are_said(tmp_path, keys, caplog):
+    assert open_view(with_classes(tmp_path, *keys)).classes.names == keys
+    assert f"its classes are called {keys[0]}, {keys[1]}" in caplog.text

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 from photos import png
+from support import assert_refused, evaluate
 
+import clipq.demo
 from clipq.bundle import Preprocess
 from clipq.data.open import open_view
 from clipq.data.pixels import PixelReader
@@ -279,3 +285,63 @@ def test_a_path_to_no_regular_file_is_a_bad_image(tmp_path):
     for index in range(2):
         with pytest.raises(DataError, match="is no regular file"):
             view.image(index)
+
+
+def table(path, classes=NAMES):
+    datasets = pytest.importorskip("datasets", reason="needs the hf extra")
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=list(classes)))
+    rows = {"image": [{"bytes": png(index), "path": None} for index in range(3)], "label": [0, 1, 2]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
+
+
+def test_a_part_that_is_missing_is_missed(tmp_path):
+    for name in ("test-00000-of-00003", "test-00002-of-00003", "train-00000-of-00009"):
+        table(tmp_path / f"{name}.parquet")
+    with pytest.raises(DataError, match=r"test-00001-of-00003\.parquet is missing, 2 of 3 parts"):
+        open_view(f"hf:{tmp_path}")
+    table(tmp_path / "test-00001-of-00003.parquet")
+    assert len(open_view(f"hf:{tmp_path}").samples) == 9
+
+
+def test_tables_that_the_library_passes_over_are_named(tmp_path):
+    for name in ("test", "part2"):
+        table(tmp_path / f"{name}.parquet")
+    (tmp_path / "README.md").write_text("Photos.")
+    view = open_view(f"hf:{tmp_path}")
+    assert len(view.samples) == 3 and list(view.left_out) == ["part2.parquet"]
+
+
+def test_class_names_in_another_order_are_refused(tmp_path):
+    table(tmp_path / "test.parquet")
+    (tmp_path / "names.txt").write_text("star\ncircle\nring\n")
+    with pytest.raises(DataError, match="line 1 calls the class 'circle' 'star'"):
+        open_view(f"hf:{tmp_path}:names={tmp_path / 'names.txt'}")
+
+
+def test_a_cut_tar_is_no_shorter_one(tmp_path):
+    pytest.importorskip("datasets", reason="needs the hf extra")
+    starts, path = [], tmp_path / "test-0.tar"
+    with tarfile.open(path, "w") as tar:
+        for index in range(4):
+            starts.append(tar.offset)
+            for suffix, data in (("png", png(index)), ("txt", b"ab"[index % 2 : index % 2 + 1])):
+                member = tarfile.TarInfo(f"{index}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    whole, spec = path.read_bytes(), f"hf:{tmp_path}:image=png,label=txt"
+    assert len(open_view(spec).samples) == 4 and not open_view(spec).unverified
+    path.write_bytes(whole[: starts[3] + 200])
+    with pytest.raises(DataError, match="truncated inside a header"):
+        open_view(spec)
+    path.write_bytes(whole[: starts[3]])
+    assert open_view(spec).unverified == ("test-0.tar has no end marker: a cut could not be told",)
+
+
+@pytest.mark.parametrize("content", [b"PAR1 cut", b"version https://git-lfs.github.com/spec/v1\n"])
+def test_what_the_library_cannot_read_is_one_line(tmp_path, content):
+    pytest.importorskip("datasets", reason="needs the hf extra")
+    (tmp_path / "test.parquet").write_bytes(content)
+    done = evaluate(
+        "run", str(Path(clipq.demo.__file__).parent / "bundle"), "--data", f"hf:{tmp_path}", "-o", str(tmp_path / "out")
+    )
+    assert_refused(done, "datasets could not load it")

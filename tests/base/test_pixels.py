@@ -342,3 +342,10 @@ def test_normalizing_a_stack_is_normalizing_each(photos):
 
 def test_ahead_ends_at_the_end_and_not_at_nothing():
     assert list(ahead([1, None, 2])) == [1, None, 2] and list(ahead([])) == []
+
+
+def test_an_image_of_an_extreme_shape_is_named(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.new("1", (200_000, 1)).save(tmp_path / "a/long.png")
+    with pytest.raises(DataError, match=r"a/long\.png: an image of 200000x1 pixels"):
+        PixelReader(CONFIG).read(open_view(str(tmp_path), "images"), 0, 1)

@@ -25,3 +25,18 @@ def test_classes_of_another_view_by_key_and_by_map(tmp_path):
     (tmp_path / "map.csv").write_text("label,class\nfish,tench\n")
     with pytest.raises(DataError, match="says nothing about label 'flat'"):
         restrict_classes(other, inside, tmp_path / "map.csv")
+
+
+def test_numbers_of_another_data_set_are_other_classes(tmp_path, caplog):
+    """Both count their classes from 0 on."""
+    keys = ("0", "1", "2")
+    for name, names in (("in", "cat\ndog\nfox\n"), ("out", "dog\ncat\nfox\n"), ("like", "tabby\ndog\nfox\n")):
+        root = image_folder(tmp_path / name, keys, each=1)
+        (root / "classnames.txt").write_text(names)
+    inside, swapped, like = (open_view(str(tmp_path / name)) for name in ("in", "out", "like"))
+    with pytest.raises(DataError, match=r"label '0' is 'dog', in .*in it is 'cat'; give a label_map"):
+        restrict_classes(swapped, inside, None)
+    (tmp_path / "map.csv").write_text("label,class\n0,dog\n1,cat\n2,fox\n")
+    assert restrict_classes(swapped, inside, tmp_path / "map.csv").classes.names == ("dog", "cat", "fox")
+    assert restrict_classes(like, inside, None).classes.names == ("cat", "dog", "fox")
+    assert "its label 0 is 'tabby'" in caplog.text

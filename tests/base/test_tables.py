@@ -89,6 +89,15 @@ def test_one_file_by_two_names_is_named_twice(tmp_path):
         ("(0,)", "(0, 1)"),
         ("inf", "-inf"),
         ("0,5", "1"),
+        ("cat", "None"),
+        ("cat", "NULL"),
+        ("cat", "null"),
+        ("cat", "#N/A"),
+        ("cat", "NA"),
+        ("cat", "('dog', 'cat')"),
+        ("cat", "tensor(3)"),
+        ("cat", "array([0, 1])"),
+        ("Infinity", "1.5"),
     ],
 )
 def test_what_is_no_class_name_is_refused(tmp_path, labels):
@@ -141,3 +150,50 @@ def test_blanks_around_cells_and_empty_rows_do_not_count(tmp_path):
 def test_windows_folders_have_a_way_out(tmp_path):
     with pytest.raises(DataError, match="write / between folders"):
         file_beside(tmp_path / "labels.csv", r"test\a.png")
+
+
+@pytest.mark.parametrize("both", ["cat|dog", "dog; cat", "cat, dog"])
+def test_several_classes_in_a_cell_are_no_class(tmp_path, both):
+    image_folder(tmp_path)
+    rows = ["file,label", "circle/0.png,cat", "circle/1.png,dog", f'circle/2.png,"{both}"']
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    with pytest.raises(DataError, match=r"holds values such as .*, no names of classes"):
+        open_view(str(tmp_path / "labels.csv"))
+    (tmp_path / "classnames.txt").write_text(f"cat\ndog\n{both}\n")
+    assert open_view(str(tmp_path / "labels.csv")).classes.names[2] == both
+
+
+@pytest.mark.parametrize("name", ["crane, bird", "none", "(other)", "salt; pepper", "Nan"])
+def test_names_with_marks_are_classes(tmp_path, name):
+    image_folder(tmp_path)
+    (tmp_path / "labels.csv").write_text(f'file,label\ncircle/0.png,"{name}"\nring/0.png,crane\n')
+    assert name in open_view(str(tmp_path / "labels.csv")).classes.names
+
+
+def test_names_that_are_numbers_are_themselves(tmp_path):
+    image_folder(tmp_path)
+    (tmp_path / "labels.csv").write_text("file,label\ncircle/0.png,1991\nring/0.png,1990\n")
+    (tmp_path / "classnames.txt").write_text("1990\n1991\n")
+    assert [sample.label for sample in open_view(str(tmp_path / "labels.csv")).samples] == [1, 0]
+    (tmp_path / "labels.csv").write_text("file,label\ncircle/0.png,1\nring/0.png,0\n")
+    (tmp_path / "classnames.txt").write_text("1\n0\n")
+    with pytest.raises(DataError, match="numbers in another order"):
+        open_view(str(tmp_path / "labels.csv"))
+
+
+def test_one_file_by_its_whole_path_is_named_twice(tmp_path, monkeypatch):
+    image_folder(tmp_path)
+    (tmp_path / "labels.csv").write_text(f"file,label\ncircle/0.png,a\n{tmp_path}/circle/0.png,b\n")
+    monkeypatch.chdir(tmp_path)
+    for table in ("labels.csv", str(tmp_path / "labels.csv")):
+        with pytest.raises(DataError, match=r"names circle/0\.png more than once"):
+            open_view(table)
+
+
+def test_a_list_of_captions_is_no_caption(tmp_path):
+    image_folder(tmp_path)
+    (tmp_path / "c.csv").write_text("file,caption\ncircle/0.png,\"['a cat', 'a dog']\"\n")
+    with pytest.raises(DataError, match="is a list of captions"):
+        open_view(str(tmp_path / "c.csv"), "captions")
+    (tmp_path / "c.csv").write_text("file,caption\ncircle/0.png,[laughs] 'hi'\n")
+    assert open_view(str(tmp_path / "c.csv"), "captions").samples[0].captions == ("[laughs] 'hi'",)

@@ -59,3 +59,8 @@ def test_what_is_no_toml_is_refused(text: str) -> None:
 
 def test_a_message_is_one_line_whatever_a_library_says() -> None:
     assert str(ClipqError("a\n  b\x1b[2Jc\u2028d")) == "a   b [2Jc d"
+
+
+def test_a_pointer_in_a_file_s_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n")
+    assert "is a pointer of Git LFS" in refused(read_text, tmp_path / "a", DataError)

@@ -166,6 +166,8 @@ def test_a_shard_without_end_marker_is_told(tmp_path):
         open_view(spec)
     sizes.write_text(json.dumps({"0.tar": 2}))
     assert not open_view(spec).unverified
+    sizes.write_text(json.dumps({"0.tar": 2, "1.tar": 1, "2.tar": 5}))
+    assert list(open_view(spec).left_out) == ["test/2.tar"]
     for text in ('{"0.tar": "2"}', "[2]", '{"0.tar": true}', "{"):
         sizes.write_text(text)
         with pytest.raises(DataError, match=r"sizes\.json"):

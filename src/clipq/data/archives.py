@@ -98,7 +98,9 @@ def open_archives(source: Source, want: Want, cache: Path | None) -> ArchiveView
     unverified = _unproven(place, split, counts, unmarked)
     if isinstance(place, _Folder):
         read = {_COUNT, _SIZES, *counts}
-        others = sorted(path.name for path in (place.root / split).iterdir() if path.name not in read)
+        declared = place.read(f"{split}/{_SIZES}", _sizes) or {}
+        there = {path.name for path in (place.root / split).iterdir()}
+        others = sorted({*there, *declared} - read)
         left_out.update((f"{split}/{name}", f"is no shard that {_COUNT} counts") for name in others)
     classes = _classes(spec, place, samples) if want == "labels" else None
     return ArchiveView(
@@ -169,6 +171,6 @@ def _templates(path: Path, where: object) -> tuple[str, ...]:
 
 def _text(path: Path, where: object) -> str:
     text = as_text(read_bytes(path, DataError), where, DataError)
-    if re.match(r"\s*(<(!doctype|html|head|body|\?xml)|[{[]\s*[\"{[])", text, re.IGNORECASE):
+    if re.match(r"\s*(<[!?a-z]|[{[]\s*[\"{[])", text, re.IGNORECASE):
         raise DataError(f"{where}: is a web page or JSON, not the text that was meant; see the address in a browser")
     return text

@@ -40,7 +40,7 @@ def open_demo(source: Source, want: Want, cache: Path | None) -> View:
     if set_name not in fitting:
         raise DataError(f"{source.where}: unknown set of the demo world; fitting ones: {', '.join(fitting)}")
     least, most = DEMO_SAMPLES
-    if limit and not (limit.isdecimal() and least <= int(limit[:20]) <= most):
+    if limit and not (limit.isascii() and limit.isdecimal() and least <= int(limit[:20]) <= most):
         raise DataError(f"{source.where}: n={limit!r} is not a number from {least} to {most}")
     count = int(limit or world.SETS[set_name].count)
     if want == "labels" and count < len(world.CLASS_NAMES):

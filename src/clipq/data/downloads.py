@@ -51,8 +51,16 @@ class Mirror:
         root = root.rstrip("/").replace("/tree/main", "/resolve/main")
         try:
             parts = urlsplit(root)
+            # Numbers beyond 65535 are seen when they are asked for.
+            _ = parts.port
         except ValueError as error:
             raise DataError(f"{root}: is no address ({error})") from error
+        if "@" in parts.netloc:
+            # Unsaid: it would stand in logs and records.
+            raise DataError(
+                f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}: comes with a user name, which is not sent; "
+                "fetch it otherwise, and give the folder"
+            )
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise DataError(f"{root}: is no http:// or https:// address; other ones are not fetched")
         return cls(root, cache / "wds" / sha256_bytes(root.encode())[:16])
@@ -122,7 +130,10 @@ def _download(url: str, folder: Path, most: int) -> Path | None:
                 if error.code == 404:
                     return None
                 if error.code < 500 and error.code not in (408, 425, 429):
-                    raise DataError(f"{url}: the server refuses it ({error.code} {error.reason[:200]})") from error
+                    hint = "; object stores say so of what is not there, too" if error.code == 403 else ""
+                    raise DataError(
+                        f"{url}: the server refuses it ({error.code} {error.reason[:200]}){hint}"
+                    ) from error
                 reason = f"{error.code} {error.reason[:200]}"
             except (ValueError, http.client.InvalidURL) as error:
                 raise DataError(f"{url}: is no address ({error})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence, Set
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from clipq.data.source import (
     CLASS_NAMES,
     Source,
     Want,
+    checked_captions,
     class_keys,
     label_classes,
     read_class_names,
+    refuse_exchanged,
     side_file,
     side_templates,
 )
@@ -20,8 +23,13 @@ from clipq.data.tables import files_beside, read_csv
 from clipq.data.views import NO_GROUP, Classes, FileView, Sample, View
 from clipq.errors import DataError
 
-# Folders of a data set that are no classes, if all of them are so called.
-_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+# Folders of a data set that are no classes, if all of them are so called: train, test_set, images-val, val2017.
+_SPLIT = re.compile(
+    r"(images?[ _-]?)?(train(ing)?|val(id|idation)?|dev|test(ing)?|eval(uation)?|holdout|unlabell?ed|query|gallery|"
+    r"(fold|split)[ _-]?[0-9]+)([ _-]?(set|data|images?|split|[0-9]+))?",
+    re.IGNORECASE,
+)
+_NUMBERED = re.compile(r"([^0-9]*)([0-9]+)([^0-9]*)")
 
 
 def open_folder(source: Source, want: Want, cache: Path | None) -> View:
@@ -37,7 +45,7 @@ def open_folder(source: Source, want: Want, cache: Path | None) -> View:
     if not found.folders:
         raise DataError(f"{source.where}: no class folders in it (an ImageFolder has one folder per class)")
     keys = [folder.name for folder in found.folders]
-    if len(keys) > 1 and _SPLITS.issuperset(map(str.lower, keys)):
+    if len(keys) > 1 and all(map(_SPLIT.fullmatch, keys)):
         raise DataError(
             f"{source.where}: its folders are splits ({', '.join(keys)}), no classes; give {root / keys[-1]}"
         )
@@ -52,15 +60,25 @@ def open_folder(source: Source, want: Want, cache: Path | None) -> View:
     _refuse_empty(source, keys, {sample.label for sample in labelled})
     path_of_names = side_file(root, CLASS_NAMES)
     class_names = [key.replace("_", " ") for key in keys] if path_of_names is None else read_class_names(path_of_names)
-    if path_of_names is not None and all(map(str.isdecimal, keys)) and keys != sorted(keys, key=int):
-        raise DataError(
-            f"{root}: its class folders are numbers, which sort as texts (10 before 2), so that {path_of_names} "
-            "may name others than were meant; rename them with leading zeros (02)"
-        )
-    if len(class_names) != len(keys):
-        raise DataError(f"{path_of_names} names {len(class_names)} classes, {root} has {len(keys)} class folders")
+    if path_of_names is not None:
+        _check_order(root, path_of_names, class_names, keys)
     classes = Classes.plain(class_names, keys, side_templates(root))
     return FileView(source.name, source.path, tuple(labelled), classes, tuple(files), left_out=left_out)
+
+
+def _check_order(root: Path, path_of_names: Path, names: Sequence[str], keys: Sequence[str]) -> None:
+    """See that line k of a file of names means the k-th class folder."""
+    if len(names) != len(keys):
+        raise DataError(f"{path_of_names} names {len(names)} classes, {root} has {len(keys)} class folders")
+    refuse_exchanged(names, keys, path_of_names)
+    numbered = [found for key in keys if (found := _NUMBERED.fullmatch(key))]
+    numbers = [int(found[2]) for found in numbered]
+    alike = len(numbered) == len(keys) and len({(found[1], found[3]) for found in numbered}) == 1
+    if alike and numbers != sorted(numbers) and list(names) != list(keys):
+        raise DataError(
+            f"{root}: its class folders are numbered, which sort as texts (10 before 2), so that {path_of_names} "
+            "may name others than were meant; rename them with leading zeros (02)"
+        )
 
 
 def _refuse_empty(source: Source, keys: Sequence[str], labels: Set[int]) -> None:
@@ -90,18 +108,18 @@ def open_csv(source: Source, want: Want, cache: Path | None) -> View:
     rows = read_csv(path, ("file", label))
     columns = list(rows[0])
     names_path = side_file(path.parent, CLASS_NAMES)
-    keys: Sequence[str] = label_classes((row[label] for row in rows), f"{path}: column {label!r}")
-    names = keys
+    names: Sequence[str] = () if names_path is None else read_class_names(names_path)
+    found = label_classes({row[label] for row in rows}.difference(names), f"{path}: column {label!r}")
+    keys: Sequence[str] = found
     if names_path is not None:
-        names = read_class_names(names_path)
-        keys = class_keys(names, keys, f"{path}: {names_path}")
+        keys = class_keys(names, {row[label] for row in rows}, f"{path}: {names_path}")
     index = {key: number for number, key in enumerate(keys)}
     # The label is a group too where it has a name of its own: gender is asked for, and compared between genders.
     groups = [column for column in columns if column not in ("file", "label")]
     samples = tuple(
         Sample(row["file"], index[row[label]], {column: row[column] or NO_GROUP for column in groups}) for row in rows
     )
-    classes = Classes.plain(names, keys, side_templates(path.parent))
+    classes = Classes.plain(names or keys, keys, side_templates(path.parent))
     return FileView(source.name, source.path, samples, classes, files_beside(path, [row["file"] for row in rows]))
 
 
@@ -109,5 +127,6 @@ def _open_captions(name: str, path: Path) -> View:
     captions: dict[str, list[str]] = {}
     for row in read_csv(path, ("file", "caption")):
         captions.setdefault(row["file"], []).append(row["caption"])
-    samples = tuple(Sample(file, captions=tuple(texts)) for file, texts in captions.items())
+    where = f"{path}: column 'caption'"
+    samples = tuple(Sample(file, captions=checked_captions(tuple(texts), where)) for file, texts in captions.items())
     return FileView(name, str(path), samples, None, files_beside(path, list(captions)))

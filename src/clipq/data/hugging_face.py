@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,12 +14,25 @@ from typing import Any
 from PIL import Image
 
 from clipq.data.image_files import find_images
-from clipq.data.source import Source, Want, class_keys, label_classes, read_class_names
+from clipq.data.shards import read_shard
+from clipq.data.source import (
+    Source,
+    Want,
+    checked_captions,
+    class_keys,
+    label_classes,
+    read_class_names,
+    refuse_exchanged,
+)
 from clipq.data.views import MOST_BYTES, NO_GROUP, UNLABELLED, Classes, EncodedView, Sample
 from clipq.errors import DataError
 from clipq.files import sha256_bytes
 from clipq.text_files import read_bytes
 
+# Suffixes of what the library makes rows of, but for JSON, which also says something about a data set.
+_TABLES = {".parquet", ".arrow", ".csv", ".tsv", ".jsonl", ".ndjson", ".tar", ".zip"}
+# One of several files, as the hub's are called.
+_PART = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})(\.[^/]*)")
 # fsspec's names for what lies on this machine: files, and what is packed in them.
 _LOCAL = {None, "file", "local", "zip", "tar", "gzip", "bz2", "xz", "lz4", "zstd"}
 
@@ -59,7 +74,7 @@ class HuggingFaceView(EncodedView):
             return read_bytes(self.folder / stored["path"], DataError, MOST_BYTES)
         except DataError as error:
             raise DataError(
-                f"{self.samples[index].id}: its image is {stored['path']}, which cannot be read ({error})"
+                f"{self.samples[index].id}: its image is {stored['path'][:200]}, which cannot be read ({error})"
             ) from error
 
 
@@ -106,29 +121,68 @@ def open_hugging_face(source: Source, want: Want, cache: Path | None) -> Hugging
     )
     folder = Path(source.place).resolve()
     images = table.select_columns([options["image"]])
+    files = _data_files(source, cache)
     return HuggingFaceView(
         source.name, spec, samples, classes, images, options["image"], folder, unusable,
-        left_out=_unread(source, images, cache),
+        left_out=_unread(source, images, files), unverified=_unverified(source, files),
     )  # fmt: skip
 
 
-def _unread(source: Source, images: Any, cache: Path | None) -> dict[str, str]:
-    """Images in a folder that the library passes over: of suffixes that it does not know, without metadata."""
+def _data_files(source: Source, cache: Path | None) -> Mapping[str, Sequence[str]]:
+    """The files of a folder that the library reads, by split; none of what lies elsewhere."""
     import datasets
 
+    if not Path(source.place).is_dir():
+        return {}
+    return _ask(datasets.load_dataset_builder, source, cache).config.data_files or {}
+
+
+def _unverified(source: Source, files: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Tars of the split of which nobody says that they are whole; raises DataError where a file is missing or cut."""
+    asked = re.findall(r"\w+(?:\.\w+)*", source.options["split"])
+    wanted = [file for split, names in files.items() if str(split) in asked or "all" in asked for file in names]
+    parts: dict[tuple[str, ...], set[int]] = {}
+    for name in wanted:
+        if found := _PART.fullmatch(name):
+            before, number, count, after = found.groups()
+            parts.setdefault((before, count, after), set()).add(int(number))
+    for (before, count, after), numbers in parts.items():
+        if missing := sorted(set(range(int(count))) - numbers):
+            raise DataError(
+                f"{source.path}: {Path(before).name}-{missing[0]:05d}-of-{count}{after} is missing, {len(numbers)} of "
+                f"{int(count)} parts are there; fetch all of them, or take the count out of their names"
+            )
+    # The library's reader ends where a tar does, as if it were whole.
+    tars = [Path(name) for name in wanted if name.endswith(".tar") and "://" not in name]
+    return tuple(
+        f"{path.name} has no end marker: a cut could not be told"
+        for path in tars
+        if not read_shard(path, path).is_marked
+    )
+
+
+def _unread(source: Source, images: Any, files: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Files in a folder that the library passes over: tables beside those it chose, images of other suffixes."""
     folder, read = Path(source.place), set()
+    known = {os.path.realpath(name) for names in files.values() for name in names}
+    tables = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _TABLES) if files else ()
+    left_out = {
+        path.relative_to(folder).as_posix(): "is not read by the library datasets"
+        for path in tables
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and os.path.realpath(path) not in known
+    }
     for chunk in images.data.column(0).chunks:
         packed = chunk.field("bytes").is_valid().to_pylist()
         read |= {path for path, inside in zip(chunk.field("path").to_pylist(), packed, strict=True) if not inside}
     if not folder.is_dir() or not read - {None}:
-        return {}
+        return left_out
     # Those of another split are not passed over, nor those of the rest where a part of a split is asked for.
-    splits = _ask(datasets.load_dataset_builder, source, cache).config.data_files or {}
-    for split, files in splits.items():
-        read |= set() if split == source.options["split"] else set(files)
+    for split, names in files.items():
+        read |= set() if split == source.options["split"] else set(names)
     read = {os.path.realpath(folder / path) for path in read if path}
     missed = [path for path in find_images(folder).files if os.path.realpath(path) not in read]
-    return {path.relative_to(folder).as_posix(): "is not read by the library datasets" for path in missed}
+    return left_out | {path.relative_to(folder).as_posix(): "is not read by the library datasets" for path in missed}
 
 
 def _ask(load: Callable[..., Any], source: Source, cache: Path | None, **options: Any) -> Any:
@@ -136,6 +190,9 @@ def _ask(load: Callable[..., Any], source: Source, cache: Path | None, **options
     import datasets
 
     datasets.disable_progress_bars()
+    # What they log of a failure is in the error, and a failure is one line.
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         with _offline(cache is None):
             return load(
@@ -145,6 +202,8 @@ def _ask(load: Callable[..., Any], source: Source, cache: Path | None, **options
                 **options,
             )
     except Exception as error:
+        if isinstance(error, datasets.exceptions.DatasetGenerationError):
+            error = error.__cause__ or error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise DataError(f"{source.path}: datasets could not load it ({reason})") from error
 
@@ -200,6 +259,7 @@ def _labels(table: Any, source: Source) -> tuple[list[int], Classes]:
         keys: Sequence[str] = feature.names
         if names is not None and len(names) != len(keys):
             raise DataError(f"{where} has {len(keys)} classes, {names_file} names {len(names)}")
+        refuse_exchanged(names or keys, keys, names_file)
         if max(values, default=-1) >= len(keys):
             raise DataError(f"{where} holds {max(values)}, but has names for {len(keys)} classes")
         labels: list[int] = values
@@ -223,7 +283,8 @@ def _captions(table: Any, source: Source) -> list[tuple[str, ...]]:
     if not _is_value(_items(feature) or feature, "string"):
         raise DataError(f"{source.path}: column {column!r} holds {feature}, no texts; :caption=COLUMN chooses another")
     rows = [(one,) if isinstance(one, str) else tuple(one or ()) for one in table[column]]
-    return [row if all(text and text.strip() for text in row) else () for row in rows]
+    where = f"{source.path}: column {column!r}"
+    return [checked_captions(row, where) if all(text and text.strip() for text in row) else () for row in rows]
 
 
 def _rows_without_image(table: Any, column: str) -> dict[int, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,8 @@ from clipq.data.source import checked_classes
 from clipq.data.tables import read_csv
 from clipq.data.views import Classes, View
 from clipq.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 
 def join_columns(view: View, columns: str) -> View:
@@ -43,10 +47,30 @@ def restrict_classes(view: View, to: View, label_map: Path | None) -> View:
             if wanted not in known:
                 where = label_map or view.source
                 raise DataError(f"{where}: {wanted!r} is no class of {to.source}; give a label_map (CSV: label,class)")
+            if label_map is None:
+                _check_meaning(view, to, label, known)
             names.append(to.classes.names[known[wanted]])
             labels.append(label)
     templates = view.classes.templates or to.classes.templates
     return checked_classes(replace(view, classes=Classes(tuple(names), view.classes.keys, tuple(labels), templates)))
+
+
+def _check_meaning(view: View, to: View, label: int, known: Mapping[str, int]) -> None:
+    """See that a label is no other class's in the other view: numbers are the same in any two data sets."""
+    assert view.classes is not None and to.classes is not None
+    key, name = view.classes.keys[label], view.classes.names[label]
+    other = to.classes.names[known[key]]
+    if name in (key, other) or other == key:
+        return
+    if known.get(name, known[key]) != known[key]:
+        raise DataError(
+            f"{view.source}: its label {key!r} is {name!r}, in {to.source} it is {other!r}; give a label_map "
+            "(CSV: label,class)"
+        )
+    if key.isdecimal():
+        logger.warning(
+            "%s: its label %s is %r, in %s it is %r; is that one class?", view.source, key, name, to.source, other
+        )
 
 
 def _read_label_map(path: Path) -> dict[str, list[str]]:

@@ -28,10 +28,17 @@ TEMPLATES = "zeroshot_classification_templates.txt"
 # What says something about the images of a folder and lies among them.
 SIDE_FILES = {CLASS_NAMES, TEMPLATES}
 
-# What tables hold in place of a class: several of them ([0, 1], {}, (0,)), none, or numbers, of which only whole ones
-# can be classes, and only where there are no others (0.0, 1e-3, -1, nan).
-_NO_NAME = re.compile(r"\[.*\]|\{.*\}|\([-+\d., ]*\)|nan|NaN|<NA>|NaT")
-_NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?|[-+]?inf|nan", re.IGNORECASE)
+# What tables hold in place of a class: several of them ([0, 1], {}, (0,), tensor(0)), none as programs write it, or
+# numbers, of which only whole ones can be classes, and only where there are no others (0.0, 1e-3, -1, nan).
+_NO_NAME = re.compile(
+    r"\[.*\]|\{.*\}|\([-+\d., ]*\)|\(\s*['\"].*\)|(array|tensor)\(.*\)|nan|NaN|<NA>|NaT|None|NULL|null|#?N/A|n/a|NA"
+)
+_NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?|[-+]?inf(inity)?|nan", re.IGNORECASE)
+# What stands between several classes in one cell.
+_BETWEEN = re.compile(r"\s*[|;,]\s*")
+# Several texts written as one: ["a cat", "a dog"].
+_TEXTS = re.compile(r"\[\s*(['\"]).*\1\s*\]", re.DOTALL)
+_NO_WORD = re.compile(r"[0-9]+|true|false", re.IGNORECASE)
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -131,16 +138,43 @@ def checked_templates(path: object, lines: Sequence[str]) -> tuple[str, ...]:
 
 
 def label_classes(labels: Iterable[str], where: str) -> list[str]:
-    """The classes that a column of labels names; raises DataError where those are fractions or lists."""
+    """The classes that a column of labels names; raises DataError where those are none, fractions, or several."""
     found = sorted(set(labels))
     odd = [label for label in found if _NO_NAME.fullmatch(label)]
     if not odd and all(map(_NUMBER.fullmatch, found)):
         odd = [label for label in found if not label.isdecimal()]
+    if not odd:
+        odd = [label for label in found if _BETWEEN.search(label) and set(_BETWEEN.split(label)) <= set(found)]
     if odd:
         raise DataError(
-            f"{where} holds values such as {odd[0][:80]}, no names of classes; choose or write another column"
+            f"{where} holds values such as {odd[0][:80]}, no names of classes; choose or write another column, or "
+            f"name the classes in a file ({CLASS_NAMES} beside a CSV, :names=FILE)"
         )
     return found
+
+
+def checked_captions(captions: tuple[str, ...], where: str) -> tuple[str, ...]:
+    """The captions of an image; raises DataError for one that is a list of several."""
+    listed = next(filter(_TEXTS.fullmatch, captions), None)
+    if listed is not None:
+        raise DataError(f"{where}: {listed[:80]} is a list of captions; write each in a row or line of its own")
+    return captions
+
+
+def refuse_exchanged(names: Sequence[str], keys: Sequence[str], where: object) -> None:
+    """Raise DataError where a file names a class as another one is called, so that its lines are in another order."""
+    called = {_letters(key): key for key in keys}
+    for line, (name, key) in enumerate(zip(names, keys, strict=True), start=1):
+        other = called.get(_letters(name), key)
+        if _letters(other) != _letters(key):
+            raise DataError(
+                f"{where}: line {line} calls the class {key!r} {name!r}, as class {other!r} is called; write the names "
+                "in the order of the classes"
+            )
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))
 
 
 def refuse_unwritable(names: Iterable[str], where: str) -> None:
@@ -155,7 +189,13 @@ def class_keys(names: Sequence[str], labels: Collection[str], where: object) -> 
 
     Raises DataError for a label that is neither.
     """
-    keys = [str(number) for number in range(len(names))] if all(map(str.isdecimal, labels)) else names
+    numbers = [str(number) for number in range(len(names))]
+    keys: Sequence[str] = numbers if all(map(str.isdecimal, labels)) else names
+    # Years, say, or digits, which are names themselves.
+    if keys is numbers and set(labels) <= set(names):
+        if set(labels) <= set(numbers) and any(names[int(label)] != label for label in labels):
+            raise DataError(f"{where}: its names are numbers in another order; write them from 0 on")
+        keys = names
     unknown = sorted(set(labels).difference(keys))
     if unknown:
         raise DataError(f"{where}: has no class name for label {unknown[0][:80]!r} (it names {len(names)})")
@@ -188,6 +228,10 @@ def checked_classes(view: View) -> View:
         raise DataError(f"{view.source}: class name {odd[0][:80]!r} holds a tab or another control letter; take it out")
     if alike := _alike(names, [name.casefold() for name in read]):
         logger.warning("%s: %s to tokenizers without capitals; should it be one?", view.source, alike)
+    if all(map(_NO_WORD.fullmatch, read)):
+        logger.warning(
+            "%s: its classes are called %s; %s gives them names", view.source, ", ".join(read[:3]), CLASS_NAMES
+        )
     if len(view.classes.keys) < 2:
         raise DataError(f"{view.source}: only one class ({names[0]!r}); classification needs two")
     if len(view.samples) < len(view.classes.keys):

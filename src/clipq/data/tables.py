@@ -53,9 +53,10 @@ def read_csv(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
 
 def files_beside(path: Path, names: Sequence[str]) -> tuple[Path, ...]:
     """Where the files lie that a CSV names; raises DataError for one that is missing or named twice."""
-    repeated = [name for name, count in Counter(map(os.path.normpath, names)).items() if count > 1]
+    places = Counter(os.path.abspath(path.parent / name) for name in names)  # noqa: PTH100
+    repeated = [place for place, count in places.items() if count > 1]
     if repeated:
-        raise DataError(f"{path}: names {repeated[0]} more than once")
+        raise DataError(f"{path}: names {os.path.relpath(repeated[0], path.parent)} more than once")
     return tuple(file_beside(path, name) for name in names)
 
 

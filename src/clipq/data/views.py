@@ -121,7 +121,15 @@ class View(ABC):
 
     def cropped(self, index: int, config: Preprocess) -> NDArray[np.uint8]:
         """Sample ``index`` as the tower sees it, before normalization: uint8, H × W × 3."""
-        return np.asarray(resize_and_crop(self.image(index), config))
+        image = self.image(index)
+        try:
+            return np.asarray(resize_and_crop(image, config))
+        except DataError as error:
+            raise DataError(f"{self._where(index)}: {error}") from error
+
+    def _where(self, index: int) -> str:
+        """What errors call a sample."""
+        return self.samples[index].id
 
 
 @dataclass(frozen=True)
@@ -210,9 +218,6 @@ class EncodedView(View, ABC):
         if not is_steady or self._digests.setdefault(index, digest) != digest:
             raise _changed(self._where(index))
         return data
-
-    def _where(self, index: int) -> str:
-        return self.samples[index].id
 
 
 def _changed(where: str, how: str = "") -> DataChanged:

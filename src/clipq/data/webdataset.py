@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from clipq.data.shards import Member, Shard
-from clipq.data.source import IMAGE_SUFFIXES, Want, side_lines
+from clipq.data.source import IMAGE_SUFFIXES, Want, checked_captions, side_lines
 from clipq.data.views import UNLABELLED
 from clipq.errors import DataError
 from clipq.text_files import as_text
@@ -114,7 +114,7 @@ def _pair(shard: Shard, stream: BinaryIO, group: _Group, want: Want) -> Pair:
         captions = side_lines(text)
         if not captions:
             raise DataError(f"{shard.path}: {member.name} is empty; write captions in it, one a line")
-        return Pair(image, captions=captions)
+        return Pair(image, captions=checked_captions(captions, f"{shard.path}: {member.name}"))
     # Not what int() takes: 007, +3, 1_0 and other scripts' digits are some other number's names.
     if not re.fullmatch(r"[ \t\r\n]*(0|[1-9][0-9]{0,8})[ \t\r\n]*", text):
         raise DataError(f"{shard.path}: {member.name} holds {text[:40]!r}, which is no class index (0, 1, 2 and so on)")

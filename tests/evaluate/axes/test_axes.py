@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -17,6 +19,7 @@ import pytest
 from support import assert_refused, evaluate
 
 from clipq.bundle import open_bundle, stored_file, write_manifest
+from clipq.evaluate.axes.classification import _resampled_scales
 from clipq.evaluate.metrics.table import METRICS, metric_of
 from clipq.evaluate.results.folders import read_results
 from clipq.evaluate.suites.suite import suite_text
@@ -207,3 +210,11 @@ def test_engines_join_a_folder_of_every_axis(bundles, tmp_path):
         assert done.returncode == 0, done.stderr
     found = {entry.record.bundle.name for entry in read_results([tmp_path / "out"])}
     assert found == {"fp32", *others}
+
+
+def test_sure_answers_have_no_interval_and_no_warning():
+    answers = SimpleNamespace(cosines=np.array([[1.0, -1.0]] * 6), labels=np.zeros(6, np.int64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scales = _resampled_scales(answers, np.ones(6, bool), 5000.0, 0)
+    assert not np.isfinite(scales).any()

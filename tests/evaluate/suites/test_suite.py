@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from support import assert_refused, evaluate
 
+import clipq
+import clipq.demo
 from clipq.errors import DataError
 from clipq.evaluate.cli.run import demo
 from clipq.evaluate.demo import demo_suite
+from clipq.evaluate.results.record import read_records
 from clipq.evaluate.suites.plan import groups_of, open_plan
 from clipq.evaluate.suites.schema import Suite, ViewEntry
 from clipq.evaluate.suites.suite import BUILT_IN, read_suite, suite_text
@@ -209,3 +213,33 @@ def test_what_is_written_as_no_number_is_none(line, tmp_path):
     for head in ("seed = true", "tune_fraction = '0.5'", "ece_bins = true", "simulated = 1"):
         path.write_text(f"{head}\n[[view]]\nsource = 'demo:test:n=48'\nname = 't'\n")
         assert_refused(evaluate("suite", "check", str(path)), head.split()[0])
+
+
+@pytest.mark.parametrize("pairs", [(("a", "a"),), (("a", "b"), ("b", "a"))])
+def test_classes_of_in_a_circle_are_refused(pairs):
+    views = tuple(ViewEntry(source=f"demo:{['test', 'outline'][index]}:n=24", name=name, classes_of=of)
+                  for index, (name, of) in enumerate(pairs))  # fmt: skip
+    with pytest.raises(DataError, match="each waits for another's classes"):
+        open_plan(Suite(views=views), None)
+
+
+def test_classes_of_a_later_view():
+    views = (
+        ViewEntry(source="demo:outline:n=24", name="first", classes_of="second"),
+        ViewEntry(source="demo:test:n=24", name="second"),
+    )
+    assert [planned.view.name for planned in open_plan(Suite(views=views), None).views] == ["first", "second"]
+
+
+def test_a_view_has_templates_of_its_own(tmp_path):
+    suite = Suite(
+        templates="imagenet-80",
+        views=(
+            ViewEntry(source="demo:test:n=24", name="a", templates="simple-7"),
+            ViewEntry(source="demo:outline:n=24", name="b"),
+        ),
+    )
+    clipq.evaluate(Path(clipq.demo.__file__).parent / "bundle", suite=suite, output=tmp_path / "out")
+    (record,) = read_records(tmp_path / "out")
+    assert [view.templates for view in record.views] == ["simple-7", "imagenet-80"]
+    assert len({view.digests["templates"] for view in record.views}) == 2
