@@ -31,8 +31,8 @@ from clipq.text_files import read_bytes
 
 # Suffixes of what the library makes rows of, but for JSON, which also says something about a data set.
 _TABLES = {".parquet", ".arrow", ".csv", ".tsv", ".jsonl", ".ndjson", ".tar", ".zip"}
-# One of several files, as the hub's are called.
-_PART = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})(\.[^/]*)")
+# One of several files, as the hub's are called, with a digest or without.
+_PART = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})(?:-[0-9a-f]{16})?(\.[^/]*)")
 # fsspec's names for what lies on this machine: files, and what is packed in them.
 _LOCAL = {None, "file", "local", "zip", "tar", "gzip", "bz2", "xz", "lz4", "zstd"}
 
