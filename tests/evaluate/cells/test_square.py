@@ -90,9 +90,9 @@ def test_several_classes_of_one_label_are_attacked_as_they_are_predicted(tmp_pat
     bundle = tmp_path / "fp32"
     shutil.copytree(DEMO_BUNDLE, bundle)
     manifest = json.loads((bundle / "clipq.json").read_text())
-    # So warm that the label of more classes has the larger sum, whatever an image shows.
+    # So warm that the label of more classes has the larger sum, though all images show arrows.
     (bundle / "clipq.json").write_text(json.dumps({**manifest, "logit_scale": 0.5}))
-    names = ("circle", "crescent", "cross", "diamond")
+    names = ("circle", "crescent", "cross", "arrow")
     fine, coarse, label_map = (tmp_path / name for name in ("fine", "coarse", "map.csv"))
     image_folder(fine, names, each=1)
     image_folder(coarse, ("a",), each=4)
