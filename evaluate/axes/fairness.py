@@ -68,7 +68,7 @@ def fairness(
 ) -> list[Estimate]:
     """Gap, spread, worst group and ratio of top-1 accuracy, and the equalized-odds difference; the group is ``column``.
 
-    Groups under ``smallest_group`` are left out; raises DataError where fewer than two remain.
+    Groups under ``smallest_group`` are left out, and their samples are not counted; raises DataError where fewer than two remain.
     """
     large = [members for members in groups.values() if members.sum() >= smallest_group]
     if len(large) < 2:
@@ -91,4 +91,4 @@ def fairness(
 
     functions: dict[str, Statistic] = {name: partial(summarized, summary) for name, summary in summaries.items()}
     functions["equalized_odds_difference"] = partial(metrics.equalized_odds_difference, predictions, members)
-    return estimate(functions, len(predictions), view=view, group=column, seed=seed)
+    return estimate(functions, len(predictions), view=view, group=column, seed=seed, n=int(members.any(0).sum()))
