@@ -68,7 +68,8 @@ def fairness(
 ) -> list[Estimate]:
     """Gap, spread, worst group and ratio of top-1 accuracy, and the equalized-odds difference; the group is ``column``.
 
-    Groups under ``smallest_group`` are left out, and their samples are not counted; raises DataError where fewer than two remain.
+    Groups under ``smallest_group`` are left out, and their samples are not counted; raises DataError where fewer than
+    two remain.
     """
     large = [members for members in groups.values() if members.sum() >= smallest_group]
     if len(large) < 2:

@@ -15,7 +15,7 @@ from clipq.evaluate.axes.reading import Found, answers_of
 from clipq.evaluate.results.estimates import accuracy_estimate
 from clipq.evaluate.run import evaluate
 from clipq.evaluate.settings import Settings
-from clipq.evaluate.suites.schema import CorruptionsEntry, Role, Suite, ViewEntry
+from clipq.evaluate.suites.schema import CorruptionsEntry, Role, Suite, TransferEntry, ViewEntry
 from clipq.progress import Progress
 
 
@@ -56,13 +56,17 @@ def test_n_counts_each_sample_that_a_number_rests_on_once(tmp_path):
         ViewEntry(source="demo:textures", name="far", samples=4, role="far-ood"),
     )
     corruptions = CorruptionsEntry(of="in", names=("fog", "contrast"), severities=(5,), samples=10)
-    suite = Suite(view=views, corruptions=(corruptions,))
+    attack = TransferEntry(source=DEMO_BUNDLE.parent / "attack")
+    suite = Suite(view=views, corruptions=(corruptions,), transfer=(attack,))
     (record,) = evaluate([DEMO_BUNDLE], suite, tmp_path / "r", Settings(), given={}, progress=Progress())
     n = {row.key: row.n for row in record.measurements}
     assert n["near", "near", "auroc.mcm"] == 24 + 6 and n["in", "near", "auroc.mcm"] == 24 + 6 + 5
     assert n["in", "far", "auroc.mcm"] == n["far", "far", "auroc.mcm"] == 24 + 4
     # Of site c there are three samples.
     assert n["in", "site", "group_gap.acc1"] == n["in", "site", "equalized_odds_difference"] == 21
+    assert n["pgd", "pgd/1", "robust_acc1"] == 96
+    # Of images on which it fools the model that it was made for.
+    assert 0 < n["pgd", "pgd/1", "attack_success"] < n["pgd", "pgd/2", "attack_success"] < 96
     assert n["in-c", "", "corruption_ece"] == n["in-c", "", "corruption_acc1"] == 10
 
 
