@@ -14,7 +14,7 @@ from clipq.data.relabel import join_columns, restrict_classes
 from clipq.data.views import View, choose_samples
 from clipq.errors import ClipqError, DataError, raise_together
 from clipq.evaluate.metrics.predictions import Booleans
-from clipq.evaluate.results.key import part_group
+from clipq.evaluate.results.key import part_group, parts_complaint
 from clipq.evaluate.suites.corruptions import corrupted_views
 from clipq.evaluate.suites.names import name_complaints
 from clipq.evaluate.suites.schema import LABELLED, CorruptionsEntry, SquareEntry, Suite, ViewEntry, view_name
@@ -138,6 +138,8 @@ def open_plan(suite: Suite, cache: Path | None) -> Plan:
         if entry.role in ("near-ood", "far-ood") and baseline is not None:
             _refuse_overlap(view, baseline)
         planned.append(PlannedView(entry, view, baseline))
+        if planned[-1].is_labelled and (wrong_name := parts_complaint(groups_of(planned[-1]))):
+            raise DataError(f"{view.source}: {wrong_name}")
     return Plan(
         suite,
         tuple(planned),
@@ -167,7 +169,7 @@ def _open(entry: ViewEntry, opened: dict[str, View], seed: int, cache: Path | No
     view = replace(open_view(entry.source, want, cache), name=view_name(entry))  # type: ignore[arg-type]
     if entry.classes_of is not None and want == "labels":
         view = restrict_classes(view, opened[entry.classes_of], entry.label_map)
-    for columns in entry.groups:
+    for columns in dict.fromkeys(entry.groups):
         view = join_columns(view, columns)
         if len({sample.groups[columns] for sample in view.samples}) < 2:
             raise DataError(f"{view.source}: column {columns!r} has a single value; a gap needs two groups")

@@ -16,15 +16,28 @@ logger = logging.getLogger(__name__)
 
 
 def join_columns(view: View, columns: str) -> View:
-    """The view with a crossing of group columns (``race*gender``) as one more column."""
-    parts = columns.split("*")
+    """The view with a crossing of group columns (``race*gender``) as one more column.
+
+    Raises DataError where that would put different groups under one name, or is called as a column of the data.
+    """
+    parts, known = columns.split("*"), view.samples[0].groups
     for part in parts:
-        if part not in view.samples[0].groups:
-            known = ", ".join(view.samples[0].groups) or "none"
-            raise DataError(f"{view.source}: has no group column {part!r}; it has: {known}")
+        if part not in known:
+            raise DataError(f"{view.source}: has no group column {part!r}; it has: {', '.join(known) or 'none'}")
+    if len(parts) > 1 and columns in known:
+        raise DataError(f"{view.source}: {columns!r} is a column of it, and a crossing of others; rename the column")
+    values = [tuple(sample.groups[part] for part in parts) for sample in view.samples]
+    named: dict[str, tuple[str, ...]] = {}
+    for crossed in dict.fromkeys(values):
+        name = " * ".join(crossed)
+        if named.setdefault(name, crossed) != crossed:
+            raise DataError(
+                f"{view.source}: two groups of {columns!r} are called {name!r} ({named[name]} and {crossed}); "
+                "write their values without ' * '"
+            )
     samples = tuple(
-        replace(sample, groups={**sample.groups, columns: " * ".join(sample.groups[part] for part in parts)})
-        for sample in view.samples
+        replace(sample, groups={**sample.groups, columns: " * ".join(crossed)})
+        for sample, crossed in zip(view.samples, values, strict=True)
     )
     return replace(view, samples=samples)
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from photos import image_folder
 from PIL import Image
 from support import assert_refused, evaluate
 
@@ -172,6 +173,24 @@ def test_one_group_is_no_comparison(tmp_path):
     (tmp_path / "labels.csv").write_text("\n".join(["file,label,light", *rows]))
     entry = ViewEntry(source=str(tmp_path / "labels.csv"), role="groups", groups=("light",))
     with pytest.raises(DataError, match="column 'light' has a single value"):
+        open_plan(Suite(views=(entry,)), None)
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "groups", "words"),
+    [
+        ("a,a=b", [("b=c", "c"), ("d", "d")], (), "'a' and 'a=b' both have a group 'a=b=c'; rename a column"),
+        ("a,b", [("x * y", "z"), ("x", "y * z")], ("a*b",), r"two groups of 'a\*b' are called 'x \* y \* z'"),
+        ("a,b,a*b", [("x", "z", "1"), ("y", "z", "2")], ("a*b",), r"'a\*b' is a column of it, and a crossing"),
+    ],
+)
+def test_groups_of_one_name_are_not_taken_for_one(tmp_path, header, rows, groups, words):
+    image_folder(tmp_path, each=2)
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+    lines = [",".join((file, file.split("/")[0], *rows[place % 2])) for place, file in enumerate(files)]
+    (tmp_path / "labels.csv").write_text("\n".join([f"file,label,{header}", *lines]))
+    entry = ViewEntry(source=str(tmp_path / "labels.csv"), groups=groups)
+    with pytest.raises(DataError, match=words):
         open_plan(Suite(views=(entry,)), None)
 
 
