@@ -16,6 +16,7 @@ from clipq.evaluate.results.estimates import accuracy_estimate
 from clipq.evaluate.run import evaluate
 from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.schema import CorruptionsEntry, Role, Suite, TransferEntry, ViewEntry
+from clipq.evaluate.verdicts.headline import title
 from clipq.progress import Progress
 
 
@@ -61,6 +62,9 @@ def test_n_counts_each_sample_that_a_number_rests_on_once(tmp_path):
     (record,) = evaluate([DEMO_BUNDLE], suite, tmp_path / "r", Settings(), given={}, progress=Progress())
     n = {row.key: row.n for row in record.measurements}
     assert n["near", "near", "auroc.mcm"] == 24 + 6 and n["in", "near", "auroc.mcm"] == 24 + 6 + 5
+    # Of averages of several in-distribution sets, each says whose it is.
+    (near,) = (title(row) for row in record.measurements if row.key == ("in", "near", "auroc.mcm"))
+    assert near == "in, near OOD: AUROC, mcm"
     assert n["in", "far", "auroc.mcm"] == n["far", "far", "auroc.mcm"] == 24 + 4
     # Of site c there are three samples.
     assert n["in", "site", "group_gap.acc1"] == n["in", "site", "equalized_odds_difference"] == 21
