@@ -17,7 +17,7 @@ from clipq.evaluate.metrics.predictions import Booleans
 from clipq.evaluate.results.key import part_group, parts_complaint
 from clipq.evaluate.suites.corruptions import corrupted_views
 from clipq.evaluate.suites.names import name_complaints
-from clipq.evaluate.suites.schema import LABELLED, CorruptionsEntry, SquareEntry, Suite, ViewEntry, view_name
+from clipq.evaluate.suites.schema import BASED, LABELLED, CorruptionsEntry, SquareEntry, Suite, ViewEntry, view_name
 
 MOST_GROUPS = 40
 
@@ -133,7 +133,7 @@ def open_plan(suite: Suite, cache: Path | None) -> Plan:
     for entry in suite.views:
         view = opened[view_name(entry)]
         baseline = None
-        if entry.role in ("shifted", "near-ood", "far-ood") and inside:
+        if entry.role in BASED and inside:
             baseline = opened[entry.baseline or inside[0]]
         if entry.role in ("near-ood", "far-ood") and baseline is not None:
             _refuse_overlap(view, baseline)
