@@ -18,6 +18,7 @@ from clipq.evaluate.results.key import part_group, parts_complaint
 from clipq.evaluate.suites.corruptions import corrupted_views
 from clipq.evaluate.suites.names import name_complaints
 from clipq.evaluate.suites.schema import BASED, LABELLED, CorruptionsEntry, SquareEntry, Suite, ViewEntry, view_name
+from clipq.files import sha256_bytes
 
 MOST_GROUPS = 40
 
@@ -178,6 +179,8 @@ def _open(entry: ViewEntry, opened: dict[str, View], seed: int, cache: Path | No
 
 def _refuse_overlap(view: View, inside: View) -> None:
     known = dict(zip(inside.image_digests, inside.samples, strict=True))
+    # Samples without an image are bad ones, and none is another's.
+    known.pop(sha256_bytes(b""), None)
     shared = [(sample.id, known[digest].id) for sample, digest in zip(view.samples, view.image_digests, strict=True)
               if digest in known]  # fmt: skip
     if shared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,18 @@ def test_an_ood_set_that_shares_images_is_refused():
     suite = Suite(views=(ViewEntry(source="demo:test:n=48"), ViewEntry(source="b=demo:test:n=72", role="far-ood")))
     with pytest.raises(DataError, match="shares 48 images with 'demo-test'"):
         open_plan(suite, None)
+
+
+def test_empty_files_are_no_image_that_sets_share(tmp_path):
+    inside, outside = image_folder(tmp_path / "in", each=2), image_folder(tmp_path / "out", ("heart",), each=1)
+    (outside / "heart" / "0.png").write_bytes(b"")
+    views = ViewEntry(source=str(inside)), ViewEntry(source=str(outside), role="far-ood")
+    with pytest.raises(DataError, match="shares"):
+        shutil.copy(inside / "star" / "0.png", outside / "heart" / "1.png")
+        open_plan(Suite(views=views), None)
+    (outside / "heart" / "1.png").unlink()
+    (inside / "star" / "0.png").write_bytes(b"")
+    assert open_plan(Suite(views=views), None).views
 
 
 def test_a_column_of_one_value_is_refused(tmp_path):
