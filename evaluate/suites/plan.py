@@ -13,6 +13,7 @@ from clipq.data.open import open_view
 from clipq.data.relabel import join_columns, restrict_classes
 from clipq.data.views import View, choose_samples
 from clipq.errors import ClipqError, DataError, raise_together
+from clipq.evaluate.metrics.fairness import large_groups
 from clipq.evaluate.metrics.predictions import Booleans
 from clipq.evaluate.results.key import part_group, parts_complaint
 from clipq.evaluate.suites.corruptions import corrupted_views
@@ -139,8 +140,8 @@ def open_plan(suite: Suite, cache: Path | None) -> Plan:
         if entry.role in ("near-ood", "far-ood") and baseline is not None:
             _refuse_overlap(view, baseline)
         planned.append(PlannedView(entry, view, baseline))
-        if planned[-1].is_labelled and (wrong_name := parts_complaint(groups_of(planned[-1]))):
-            raise DataError(f"{view.source}: {wrong_name}")
+        if planned[-1].is_labelled:
+            _check_groups(planned[-1])
     return Plan(
         suite,
         tuple(planned),
@@ -163,6 +164,16 @@ def groups_of(planned: PlannedView, rows: np.ndarray | None = None) -> dict[str,
         if len(distinct) <= MOST_GROUPS or planned.entry.groups:
             members[column] = {part_group(column, value): values == value for value in distinct}
     return members
+
+
+def _check_groups(planned: PlannedView) -> None:
+    """Raise DataError for groups that results could not tell apart, and for columns without groups to compare."""
+    columns, entry, view = groups_of(planned), planned.entry, planned.view
+    if wrong := parts_complaint(columns):
+        raise DataError(f"{view.source}: {wrong}")
+    for column in columns if entry.groups else ():
+        # Before hours of images; that some cannot be decoded shows later.
+        large_groups(columns[column], entry.smallest_group, column=column, view=view.name)
 
 
 def _open(entry: ViewEntry, opened: dict[str, View], seed: int, cache: Path | None) -> View:

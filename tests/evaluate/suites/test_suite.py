@@ -193,6 +193,15 @@ def test_one_group_is_no_comparison(tmp_path):
         open_plan(Suite(views=(entry,)), None)
 
 
+def test_small_groups_are_no_comparison_either():
+    """Of a part of the samples, say: before any image is embedded."""
+    entry = ViewEntry(source="demo:test", groups=("light",), samples=30)
+    with pytest.raises(
+        DataError, match=r"demo-test: column 'light' has fewer than two groups of 20 samples \(light=day"
+    ):
+        open_plan(Suite(views=(entry,)), None)
+
+
 @pytest.mark.parametrize(
     ("header", "rows", "groups", "words"),
     [
