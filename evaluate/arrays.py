@@ -21,7 +21,7 @@ from clipq.evaluate.metrics.statistics import bootstrap
 from clipq.evaluate.metrics.table import METRICS, functions_of, metric_of, title_of
 from clipq.evaluate.report.notebook import data_frame, html_table
 from clipq.evaluate.results.estimates import Engine, Estimate, estimate, measurements
-from clipq.evaluate.results.key import part_group
+from clipq.evaluate.results.key import part_group, parts_complaint
 from clipq.evaluate.results.numbers import delta, value
 from clipq.evaluate.results.record import Measurement
 from clipq.evaluate.verdicts.judgement import Verdict, judge_row
@@ -193,7 +193,10 @@ def _columns(groups: object, n: int) -> dict[str, dict[str, np.ndarray]]:
         return {}
     if not hasattr(groups, "items"):
         raise DataError(f"groups {shown(groups)}: give a value per sample by column, {{'race': [...]}}")
-    return {as_text(column, "groups column"): _members(column, values, n) for column, values in groups.items()}
+    found = {as_text(column, "groups column"): _members(column, values, n) for column, values in groups.items()}
+    if wrong := parts_complaint(found):
+        raise DataError(f"groups: {wrong}")
+    return found
 
 
 def _members(column: str, values: Any, n: int) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from clipq.bundle import TOWERS
 from clipq.data.open import complaint
-from clipq.errors import DataError, EngineError, ResultsError
+from clipq.errors import BundleError, DataError, EngineError, ResultsError
 from clipq.evaluate.axes.measure import measure
 from clipq.evaluate.bench.batch_size import measured_batch
 from clipq.evaluate.bench.bench import BenchSettings, SubjectBench, bench
@@ -54,13 +54,12 @@ def evaluate_plan(
     plan: Plan, cohort: Cohort, results: Path, settings: Settings, *, given: dict[str, Any], progress: Progress
 ) -> list[Record]:
     """``evaluate`` where subjects are gathered and the data is open already."""
+    _refuse_other_questions(plan, cohort)
     refuse_other_data(plan, cohort, results)
     settings = settings.within(results)
     if settings.batch == "measure":
         settings = replace(settings, batch=measured_batch(cohort.subjects, progress))
     with Embeddings(settings, plan.suite, progress) as embeddings:
-        for view in plan.classified_views():
-            embeddings.templates_of(view, cohort.subjects[0])
         cohort = fill(plan, cohort, embeddings)
     _require_working(cohort)
     benches: dict[str, SubjectBench] = {}
@@ -119,6 +118,25 @@ def refuse_other_data(plan: Plan, cohort: Cohort, results: Path) -> None:
             raise ResultsError(
                 f"{results} holds {record.name}, evaluated {how}: give another folder (-o, output=), evaluate it too, "
                 f"or delete {path}"
+            )
+
+
+def _refuse_other_questions(plan: Plan, cohort: Cohort) -> None:
+    """Raise BundleError for an engine that would be asked otherwise than the reference: by templates of its own.
+
+    Raises DataError where an engine does not have the templates that are asked for.
+    """
+    # Engines made of one checkpoint have the same prompts, but for those that somebody wrote into one.
+    distinct = {subject.bundle.manifest.prompts.sha256: subject for subject in reversed(cohort.subjects)}
+    asked = {name: Foundations(planned_record(plan, subject), {}).whole for name, subject in distinct.items()}
+    if cohort.reference is None:
+        return
+    theirs = asked[cohort.reference.bundle.manifest.prompts.sha256]
+    for name, subject in distinct.items():
+        if what := differs(asked[name], theirs):
+            raise BundleError(
+                f"{subject.bundle.name} and the reference {cohort.reference.bundle.name} would not be asked the same: "
+                f"they differ in the {what}; give both one prompts.json, or evaluate them apart"
             )
 
 

@@ -159,6 +159,7 @@ P, Y = BASE.probabilities, BASE.labels
         ({"groups": {"race": [("a", "b")] * 2000}}, "give one value per sample"),
         ({"groups": {"age": list(range(2000))}}, "(age=0 1, age=1 1, age=2 1, age=3 1, age=4 1, …)"),
         ({"groups": {"race": ["a"]}}, "groups 'race'"),
+        ({"groups": {"a": ["b=c", "d"] * 1000, "a=b": ["c", "d"] * 1000}}, "both have a group 'a=b=c'"),
         ({"groups": {"race": ["a"] * 2000}}, "fewer than two groups"),
         ({"candidate": (np.c_[P, np.zeros(len(P))], Y)}, "another number of classes"),
     ],

@@ -56,7 +56,7 @@ def robustness(
     at_stake = clean if fooled is None else clean & fooled
     if at_stake.any():
         functions: dict[str, Statistic] = {"attack_success": partial(share, at_stake & ~attacked, at_stake)}
-        rows += estimate(functions, len(clean), view=view, group=group, seed=seed)
+        rows += estimate(functions, len(clean), view=view, group=group, seed=seed, n=int(at_stake.sum()))
     return rows
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -86,8 +85,8 @@ def corruption(
         for (group, metric), one in draws.items()
     ]
     for metric in ("corruption_acc1", "corruption_ece"):
-        mean = mean_of([one for (_, name), one in draws.items() if name == metric])
-        rows.append(Estimate(view, "", metric, replace(mean, n=len(clean)), "fraction"))
+        mean = mean_of([one for (_, name), one in draws.items() if name == metric], shared=len(clean))
+        rows.append(Estimate(view, "", metric, mean, "fraction"))
     standard = [name for name in dict.fromkeys(name for name, _ in corrupted) if name in STANDARD]
     if standard and base is not None:
         rows += _corruption_errors(clean.correct, corrupted, standard, base, view=view, seed=seed)

@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 
-from clipq.errors import DataError
 from clipq.evaluate.axes.classification import with_correct
 from clipq.evaluate.axes.reading import Found, Reading, answers_of, decoded
 from clipq.evaluate.metrics import accuracy, calibration
@@ -68,17 +67,10 @@ def fairness(
 ) -> list[Estimate]:
     """Gap, spread, worst group and ratio of top-1 accuracy, and the equalized-odds difference; the group is ``column``.
 
-    Groups under ``smallest_group`` are left out; raises DataError where fewer than two remain.
+    Groups under ``smallest_group`` are left out, and their samples are not counted; raises DataError where fewer than
+    two remain.
     """
-    large = [members for members in groups.values() if members.sum() >= smallest_group]
-    if len(large) < 2:
-        sizes = ", ".join(f"{name} {int(members.sum())}" for name, members in [*groups.items()][:5])
-        sizes += ", …" if len(groups) > 5 else ""
-        raise DataError(
-            f"{view and view + ': '}column {column!r} has fewer than two groups of {smallest_group} samples ({sizes}); "
-            "choose another column or a lower smallest_group"
-        )
-    members = np.stack(large)
+    members = np.stack(metrics.large_groups(groups, smallest_group, column=column, view=view))
     summaries = {
         "group_gap.acc1": metrics.group_gap,
         "group_std.acc1": metrics.group_std,
@@ -91,4 +83,4 @@ def fairness(
 
     functions: dict[str, Statistic] = {name: partial(summarized, summary) for name, summary in summaries.items()}
     functions["equalized_odds_difference"] = partial(metrics.equalized_odds_difference, predictions, members)
-    return estimate(functions, len(predictions), view=view, group=column, seed=seed)
+    return estimate(functions, len(predictions), view=view, group=column, seed=seed, n=int(members.any(0).sum()))

@@ -80,6 +80,4 @@ def write_thumbnail(view: View, index: int, results: Path) -> str:
 
 def _names(classes: Classes) -> tuple[str, ...]:
     """What a label is called: its class's name; where several classes share a label, the data set's own key."""
-    if classes.label_of_class == tuple(range(len(classes.names))):
-        return classes.names
-    return classes.keys
+    return classes.names if classes.is_plain else classes.keys

@@ -78,7 +78,7 @@ def measure(
             findings[reading.subject.label].add(reading, [step(reading) for step in steps])
         progress.advance(1)
     for found in findings.values():
-        found.estimates += ood.near_and_far(plan, found.estimates)
+        found.estimates += ood.near_and_far(plan, found.estimates, {view.name: view.n for view in found.views})
     return findings
 
 

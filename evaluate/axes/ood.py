@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -33,12 +33,15 @@ def measure(reading: Reading[PlannedView]) -> Found:
     )
 
 
-def near_and_far(plan: Plan, estimates: Sequence[Estimate]) -> list[Estimate]:
-    """The averages of each in-distribution view over the out-of-distribution views that belong to it."""
+def near_and_far(plan: Plan, estimates: Sequence[Estimate], sizes: Mapping[str, int]) -> list[Estimate]:
+    """The averages of each in-distribution view over the out-of-distribution views that belong to it.
+
+    ``sizes`` are how many samples of each view the engine saw.
+    """
     outside = {one.view.name: one.baseline.name for one in plan.views if "-ood" in one.entry.role and one.baseline}
     found: list[Estimate] = []
     for inside in dict.fromkeys(outside.values()):
-        found += averages([row for row in estimates if outside.get(row.view) == inside], inside)
+        found += averages([row for row in estimates if outside.get(row.view) == inside], inside, sizes[inside])
     return found
 
 
@@ -60,14 +63,14 @@ def detection(
     return estimate(functions, *sizes, view=view, group=distance, seed=seed)
 
 
-def averages(rows: Sequence[Estimate], view: str) -> list[Estimate]:
-    """Near and far means over the OOD views, as OpenOOD averages them; the view is the in-distribution one."""
+def averages(rows: Sequence[Estimate], view: str, size: int) -> list[Estimate]:
+    """Near and far means over the OOD views, as OpenOOD averages them; view and size are the in-distribution one's."""
     means = []
     for distance in ("near", "far"):
         of_distance = [row for row in rows if row.group == distance]
         for metric in dict.fromkeys(row.metric for row in of_distance):
             draws = [row.draws for row in of_distance if row.metric == metric]
-            means.append(Estimate(view, distance, metric, mean_of(draws), "fraction"))
+            means.append(Estimate(view, distance, metric, mean_of(draws, shared=size), "fraction"))
     return means
 
 

@@ -27,7 +27,7 @@ def measure(reading: Reading[PlannedView]) -> Found:
     kept = place[owner] >= 0
     return Found(
         retrieval(images, captions[kept], place[owner][kept], view=view.name, seed=reading.suite.seed),
-        view={"captions": len(owner)},
+        view={"captions": int(kept.sum())},
     )
 
 

@@ -6,6 +6,7 @@ import json
 import zlib
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -39,12 +40,16 @@ def attack_cell(planned: PlannedSquare, epsilon: int, subject: Subject, embeddin
     """The cell of one engine's attack: clean, right and queries by image."""
     view = planned.view
     classes = embeddings.class_cell(view, subject)
-    identity = {
+    identity: dict[str, Any] = {
         **json.loads(embeddings.image_cell(view, subject).identity),
         "attack": ["square", epsilon, planned.entry.queries, embeddings.suite.seed],
         "labels": [sample.label for sample in view.samples],
         "classes": classes.name,
     }
+    assert view.classes is not None
+    if not view.classes.is_plain:
+        # Which classes a label's probability is summed of, and at which temperature.
+        identity["counted"] = [view.classes.label_of_class, subject.bundle.manifest.logit_scale]
     return open_cell(embeddings.storage, identity, len(view.samples), CHUNK)
 
 
@@ -96,11 +101,12 @@ class _Victim:
     batch: BatchSize
 
     def margin(self, pixels: Pixels, rows: Integers) -> Floats:
-        """The label's logit minus the largest other label's, of attacks on these rows."""
+        """The log-probability of the label minus the largest other label's, of attacks on these rows."""
         embedded = unit(run_on_pixels(self.engine, pixels, self.preprocess, self.batch))
         logits = self.classifier.logits(self.classifier.cosines(embedded))
         by_label = np.full((self.classifier.labels, len(logits)), -np.inf)
-        np.maximum.at(by_label, self.classifier.label_of_class, logits.T)
+        # Several classes that count as one label have the sum of their probabilities, as wherever a label is predicted.
+        np.logaddexp.at(by_label, self.classifier.label_of_class, logits.T)
         columns = np.arange(len(rows))
         own = by_label[self.labels[rows], columns].copy()
         by_label[self.labels[rows], columns] = -np.inf

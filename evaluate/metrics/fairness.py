@@ -6,10 +6,26 @@ the orientation of its metric.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from clipq.errors import DataError
 from clipq.evaluate.metrics.accuracy import share
 from clipq.evaluate.metrics.predictions import Booleans, Floats, Predictions
+
+
+def large_groups(groups: Mapping[str, Booleans], smallest: int, *, column: str, view: str) -> list[Booleans]:
+    """The groups of a column with so many samples or more; raises DataError where they are fewer than two."""
+    large = [members for members in groups.values() if members.sum() >= smallest]
+    if len(large) < 2:
+        sizes = ", ".join(f"{name} {int(members.sum())}" for name, members in [*groups.items()][:5])
+        sizes += ", …" if len(groups) > 5 else ""
+        raise DataError(
+            f"{view and view + ': '}column {column!r} has fewer than two groups of {smallest} samples ({sizes}); "
+            "choose another column or a lower smallest_group"
+        )
+    return large
 
 
 def group_accuracies(predictions: Predictions, members: Booleans, weights: Floats) -> Floats:

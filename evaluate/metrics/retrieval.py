@@ -2,6 +2,7 @@
 
 ``image_retrieval_recall@k``: part of the captions whose image is among their k nearest images.
 ``text_retrieval_recall@k``: part of the images with at least one of their captions among their k nearest captions.
+What is as near as the own one, such as a second copy of it, is not nearer.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ KS = (1, 5, 10)
 # Similarities are made in blocks of this many queries, so that 5,000 images × 25,000 captions need no gigabyte.
 _BLOCK = 1024
 
+# Equal rows have products that differ in the last digits by where in a matrix they stand, and equal images or texts
+# embeddings that do so by where in a batch; nearer is what is so by more.
+_ROUNDING = 1e-6
+
 
 def image_ranks(images: NDArray[np.float32], captions: NDArray[np.float32], image_of: Integers) -> Integers:
     """Per caption: how many images are nearer to it than its own (rows have unit length)."""
@@ -23,7 +28,7 @@ def image_ranks(images: NDArray[np.float32], captions: NDArray[np.float32], imag
     for start in range(0, len(captions), _BLOCK):
         similarity = captions[start : start + _BLOCK] @ images.T
         own = similarity[np.arange(len(similarity)), image_of[start : start + _BLOCK]]
-        ranks.append((similarity > own[:, None]).sum(1))
+        ranks.append((similarity > own[:, None] + _ROUNDING).sum(1))
     return np.concatenate(ranks)
 
 
@@ -34,7 +39,7 @@ def caption_ranks(images: NDArray[np.float32], captions: NDArray[np.float32], im
         similarity = images[start : start + _BLOCK] @ captions.T
         owned = image_of[None] == np.arange(start, start + len(similarity))[:, None]
         best = np.where(owned, similarity, -np.inf).max(1)
-        ranks.append((similarity > best[:, None]).sum(1))
+        ranks.append((similarity > best[:, None] + _ROUNDING).sum(1))
     return np.concatenate(ranks)
 
 

@@ -89,12 +89,15 @@ def intervals(draws: Sequence[Draws], confidence: float = CONFIDENCE) -> list[tu
     return found
 
 
-def mean_of(draws: Sequence[Draws]) -> Draws:
-    """The average of several values, resample by resample (near and far averages over OOD sets)."""
+def mean_of(draws: Sequence[Draws], shared: int = 0) -> Draws:
+    """The average of several values, resample by resample (near and far averages over OOD sets).
+
+    ``shared`` is how many samples are behind each of them, the same ones: they count once.
+    """
     return Draws(
         float(np.mean([one.value for one in draws])),
         np.mean([one.resampled for one in draws], axis=0),
-        sum(one.n for one in draws),
+        shared + sum(one.n - shared for one in draws),
     )
 
 

@@ -99,7 +99,7 @@ METRICS: dict[str, Metric] = {
         _share("cosine", "embedding cosine", True, "agreement", low=-1.0, note=_SAME),
         _share("ece_untuned", "ECE as shipped", False, "tuning", binned=True, note="on the half that is not held out"),
         _share("ece_tuned", "ECE after tuning", False, "tuning", binned=True,
-               note="logit scale fitted on a held-out half; on the rest"),
+               note="logit scale fitted on a held-out half, unless all of it is right; on the rest"),
         Metric("logit_scale_tuned", "tuned logit scale", "scale", None, "tuning", note="the fitted scale"),
         _share("relative_drop", "relative drop", False, "shift", low=None, forms=_TOP1,
                note="view = the shifted set: 1 − accuracy ÷ in-distribution accuracy"),

@@ -62,11 +62,20 @@ class Estimate:
 
 
 def estimate(
-    functions: Mapping[str, Statistic], *sizes: int, view: str, group: str = "", seed: int = 0, paired: bool = False
+    functions: Mapping[str, Statistic],
+    *sizes: int,
+    view: str,
+    group: str = "",
+    seed: int = 0,
+    paired: bool = False,
+    n: int | None = None,
 ) -> list[Estimate]:
-    """Bootstrap functions named by their metric into estimates of one view and group."""
+    """Bootstrap functions named by their metric into estimates of one view and group.
+
+    ``n`` is how many of the samples the values rest on, where it is not all of them.
+    """
     return [
-        Estimate(view, group, name, draws, metric_of(name).unit, paired=paired)
+        Estimate(view, group, name, draws if n is None else replace(draws, n=n), metric_of(name).unit, paired=paired)
         for name, draws in bootstrap(functions, *sizes, seed=seed).items()
     ]
 

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from clipq.evaluate.metrics.table import metric_of
@@ -119,6 +120,17 @@ def attack_group(method: str, epsilon: int) -> str:
 def part_group(column: str, value: str) -> str:
     """The group of the samples that have a value in a column."""
     return f"{column}={value}"
+
+
+def parts_complaint(parts: Mapping[str, Iterable[str]]) -> str:
+    """What is wrong with the groups of each column: of ``a``, ``b=c`` is called as ``c`` of ``a=b``; else empty."""
+    column_of: dict[str, str] = {}
+    for column, groups in parts.items():
+        for group in groups:
+            other = column_of.setdefault(group, column)
+            if other != column:
+                return f"columns {other!r} and {column!r} both have a group {group!r}; rename a column"
+    return ""
 
 
 def is_reserved(view: str) -> bool:

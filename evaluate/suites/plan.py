@@ -13,11 +13,13 @@ from clipq.data.open import open_view
 from clipq.data.relabel import join_columns, restrict_classes
 from clipq.data.views import View, choose_samples
 from clipq.errors import ClipqError, DataError, raise_together
+from clipq.evaluate.metrics.fairness import large_groups
 from clipq.evaluate.metrics.predictions import Booleans
-from clipq.evaluate.results.key import part_group
+from clipq.evaluate.results.key import part_group, parts_complaint
 from clipq.evaluate.suites.corruptions import corrupted_views
 from clipq.evaluate.suites.names import name_complaints
-from clipq.evaluate.suites.schema import LABELLED, CorruptionsEntry, SquareEntry, Suite, ViewEntry, view_name
+from clipq.evaluate.suites.schema import BASED, LABELLED, CorruptionsEntry, SquareEntry, Suite, ViewEntry, view_name
+from clipq.files import sha256_bytes
 
 MOST_GROUPS = 40
 
@@ -133,11 +135,13 @@ def open_plan(suite: Suite, cache: Path | None) -> Plan:
     for entry in suite.views:
         view = opened[view_name(entry)]
         baseline = None
-        if entry.role in ("shifted", "near-ood", "far-ood") and inside:
+        if entry.role in BASED and inside:
             baseline = opened[entry.baseline or inside[0]]
         if entry.role in ("near-ood", "far-ood") and baseline is not None:
             _refuse_overlap(view, baseline)
         planned.append(PlannedView(entry, view, baseline))
+        if planned[-1].is_labelled:
+            _check_groups(planned[-1])
     return Plan(
         suite,
         tuple(planned),
@@ -162,12 +166,22 @@ def groups_of(planned: PlannedView, rows: np.ndarray | None = None) -> dict[str,
     return members
 
 
+def _check_groups(planned: PlannedView) -> None:
+    """Raise DataError for groups that results could not tell apart, and for columns without groups to compare."""
+    columns, entry, view = groups_of(planned), planned.entry, planned.view
+    if wrong := parts_complaint(columns):
+        raise DataError(f"{view.source}: {wrong}")
+    for column in columns if entry.groups else ():
+        # Before hours of images; that some cannot be decoded shows later.
+        large_groups(columns[column], entry.smallest_group, column=column, view=view.name)
+
+
 def _open(entry: ViewEntry, opened: dict[str, View], seed: int, cache: Path | None) -> View:
     want = "labels" if entry.role in LABELLED else "captions" if entry.role == "retrieval" else "images"
     view = replace(open_view(entry.source, want, cache), name=view_name(entry))  # type: ignore[arg-type]
     if entry.classes_of is not None and want == "labels":
         view = restrict_classes(view, opened[entry.classes_of], entry.label_map)
-    for columns in entry.groups:
+    for columns in dict.fromkeys(entry.groups):
         view = join_columns(view, columns)
         if len({sample.groups[columns] for sample in view.samples}) < 2:
             raise DataError(f"{view.source}: column {columns!r} has a single value; a gap needs two groups")
@@ -176,6 +190,8 @@ def _open(entry: ViewEntry, opened: dict[str, View], seed: int, cache: Path | No
 
 def _refuse_overlap(view: View, inside: View) -> None:
     known = dict(zip(inside.image_digests, inside.samples, strict=True))
+    # Samples without an image are bad ones, and none is another's.
+    known.pop(sha256_bytes(b""), None)
     shared = [(sample.id, known[digest].id) for sample, digest in zip(view.samples, view.image_digests, strict=True)
               if digest in known]  # fmt: skip
     if shared:

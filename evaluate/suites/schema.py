@@ -38,6 +38,8 @@ def _given(path: Path) -> Path:
 GivenPath = Annotated[Path, AfterValidator(_given)]
 
 LABELLED: tuple[Role, ...] = ("in-distribution", "shifted", "groups")
+# What is measured beside an in-distribution view.
+BASED: tuple[Role, ...] = ("shifted", "near-ood", "far-ood")
 
 
 def _said(place: tuple[Any, ...], kind: str, error: Mapping[str, Any], keys: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from clipq.errors import DataError
 from clipq.evaluate.suites.corruptions import NAMED_SETS, SEVERITIES, STANDARD
 from clipq.evaluate.suites.names import name_complaints
 from clipq.evaluate.suites.schema import (
+    BASED,
     LABELLED,
     CorruptionsEntry,
     LatencyEntry,
@@ -171,8 +172,11 @@ def _check(suite: Suite) -> list[Complaint]:
             complain((*here, "role"), "role groups needs groups = [column, ...]")
         if entry.role in ("near-ood", "far-ood") and not inside:
             complain((*here, "role"), f"role {entry.role} needs a view with role in-distribution")
-        if entry.groups and entry.role not in LABELLED:
-            complain((*here, "groups"), f"role {entry.role} has no labels, so no groups")
+        for key in ("groups", "classes_of", "templates"):
+            if getattr(entry, key) and entry.role not in LABELLED:
+                complain((*here, key), f"role {entry.role} has no labels, so no {key}")
+        if entry.baseline is not None and entry.role not in BASED:
+            complain((*here, "baseline"), f"role {entry.role} has no baseline; {', '.join(BASED)} have one")
         if entry.label_map is not None and not entry.label_map.is_file():
             complain((*here, "label_map"), f"label_map {entry.label_map}: no such file")
         if entry.label_map is not None and entry.classes_of is None:

@@ -84,7 +84,7 @@ def title(row: Measurement) -> str:
     """What a headline measurement is called in a table."""
     key, metric = row.key, metric_of(row.metric)
     if key.distance:
-        return f"{key.distance} OOD: {title_of(row.metric)}"
+        return f"{row.view}, {key.distance} OOD: {title_of(row.metric)}"
     if key.column:
         return f"{row.view}: gap over {key.column}"
     if key.attack is not None:

@@ -40,3 +40,21 @@ def test_numbers_of_another_data_set_are_other_classes(tmp_path, caplog):
     assert restrict_classes(swapped, inside, tmp_path / "map.csv").classes.names == ("dog", "cat", "fox")
     assert restrict_classes(like, inside, None).classes.names == ("cat", "dog", "fox")
     assert "its label 0 is 'tabby'" in caplog.text
+
+
+def test_classes_of_a_view_whose_labels_are_several_classes(tmp_path):
+    """A shifted set of ObjectNet, say, which counts several of ImageNet's classes as one label: all of them are meant."""
+    imagenet = open_view(str(image_folder(tmp_path / "imagenet", ("n01", "n02", "n03", "n04"), each=1)))
+    (tmp_path / "map.csv").write_text("label,class\nfish,n01\nfish,n02\nflat,n03\n")
+    objects, shifted = (open_view(str(image_folder(tmp_path / name, ("fish", "flat"), each=1))) for name in "ab")
+    objects = restrict_classes(objects, imagenet, tmp_path / "map.csv")
+    assert restrict_classes(shifted, objects, None).classes == objects.classes
+    (tmp_path / "map.csv").write_text("label,class\nfish,flat\nflat,fish\n")
+    crossed = restrict_classes(shifted, objects, tmp_path / "map.csv").classes
+    assert (crossed.names, crossed.label_of_class) == (("n03", "n01", "n02"), (0, 1, 1))
+    # A class of several by its own name, and a label that means another one there.
+    (tmp_path / "map.csv").write_text("label,class\nfish,n02\nflat,n03\n")
+    assert restrict_classes(shifted, objects, tmp_path / "map.csv").classes.names == ("n02", "n03")
+    (tmp_path / "a" / "classnames.txt").write_text("n03\nsole\n")
+    with pytest.raises(DataError, match=r"label 'fish' is 'n03', in .* it is 'n01' or 'n02'; give a label_map"):
+        restrict_classes(open_view(str(tmp_path / "a")), objects, None)

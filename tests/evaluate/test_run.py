@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from support import assert_refused, evaluate, export
 
+from clipq.bundle import open_bundle, stored_file, write_manifest
 from clipq.evaluate.metrics.table import METRICS
 from clipq.evaluate.results.record import CSV_COLUMNS, Record, read_records
 from clipq.progress import Progress
@@ -319,6 +320,22 @@ def test_bundles_of_two_checkpoints_are_refused(bundles, tmp_path):
         "run", str(bundles / "fp32"), str(other), "--data", "demo:test:n=48", "-o", str(tmp_path / "out"), "--no-bench"
     )
     assert_refused(done, "differ in their checkpoint")
+
+
+def test_bundles_with_templates_of_their_own_are_refused_before_the_run(bundles, tmp_path):
+    other = shutil.copytree(bundles / "int8-dynamic", tmp_path / "other")
+    prompts = json.loads((other / "prompts.json").read_text())
+    prompts["templates"]["imagenet-80"].pop()
+    (other / "prompts.json").write_text(json.dumps(prompts))
+    manifest = open_bundle(bundles / "int8-dynamic").manifest
+    prompts_file = manifest.prompts.model_copy(update=stored_file(other, "prompts.json"))
+    write_manifest(other, manifest.model_copy(update={"prompts": prompts_file}))
+    output = tmp_path / "out"
+    ask = ["run", str(bundles / "fp32"), str(other), "--data", "demo:test:n=48", "-o", str(output), "--no-bench"]
+    assert_refused(evaluate(*ask), "other and the reference fp32", "templates of 'demo-test'", "prompts.json")
+    assert not output.exists()
+    # With a set that is the same in both.
+    assert evaluate(*ask, "--templates", "simple-7").returncode == 0
 
 
 def test_damaged_records_are_refused(results, tmp_path):

@@ -237,4 +237,4 @@ def _decode(view: View, config: Preprocess, index: int) -> np.ndarray | DataErro
 
 
 def _unusable(reason: str) -> DataError:
-    return DataError(f"{reason}; mend it, or leave such files out with --on-bad-image skip")
+    return DataError(f"{reason}; mend it or take it out, or leave such files out with clipq-eval's --on-bad-image skip")

@@ -64,6 +64,11 @@ class Classes:
         """One class per label."""
         return cls(tuple(names), tuple(keys or names), tuple(range(len(names))), templates)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every class is a label of its own."""
+        return self.label_of_class == tuple(range(len(self.names)))
+
 
 @dataclass(frozen=True)
 class View(ABC):

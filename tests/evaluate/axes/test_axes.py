@@ -19,8 +19,9 @@ import pytest
 from support import assert_refused, evaluate
 
 from clipq.bundle import open_bundle, stored_file, write_manifest
-from clipq.evaluate.axes.classification import _resampled_scales
+from clipq.evaluate.axes.classification import _resampled_scales, tuned
 from clipq.evaluate.metrics.table import METRICS, metric_of
+from clipq.evaluate.metrics.zeroshot import Answers, Classifier
 from clipq.evaluate.results.folders import read_results
 from clipq.evaluate.suites.suite import suite_text
 
@@ -218,3 +219,19 @@ def test_sure_answers_have_no_interval_and_no_warning():
         warnings.simplefilter("error")
         scales = _resampled_scales(answers, np.ones(6, bool), 5000.0, 0)
     assert not np.isfinite(scales).any()
+
+
+def test_no_scale_is_fitted_where_the_largest_is_best():
+    """Two engines whose held-out answers are all right had 123 and 285, and a difference of 162."""
+    rng = np.random.default_rng(0)
+    classifier = Classifier(np.eye(4, dtype=np.float32), np.arange(4), 30.0, None)
+    labels = rng.integers(0, 4, 60)
+    embeddings = np.eye(4, dtype=np.float32)[labels]
+    answers = Answers(embeddings, classifier, labels, tuple(map(str, range(60))))
+    assert tuned(answers, view="v", fraction=0.5) == []
+    wrong = Answers(embeddings, classifier, np.where(np.arange(60) < 50, labels, 0), answers.ids)
+    assert [one.metric for one in tuned(wrong, view="v", fraction=0.5)] == [
+        "ece_untuned",
+        "ece_tuned",
+        "logit_scale_tuned",
+    ]

@@ -6,6 +6,7 @@ import csv
 import typing
 
 import pytest
+from photos import image_folder
 from support import DEMO_BUNDLE
 
 from clipq.errors import ClipqError
@@ -14,7 +15,8 @@ from clipq.evaluate.axes.reading import Found, answers_of
 from clipq.evaluate.results.estimates import accuracy_estimate
 from clipq.evaluate.run import evaluate
 from clipq.evaluate.settings import Settings
-from clipq.evaluate.suites.schema import Role, Suite, ViewEntry
+from clipq.evaluate.suites.schema import CorruptionsEntry, Role, Suite, TransferEntry, ViewEntry
+from clipq.evaluate.verdicts.headline import title
 from clipq.progress import Progress
 
 
@@ -38,6 +40,38 @@ def test_an_axis_is_a_function_and_a_row(tmp_path, monkeypatch):
     (row,) = (row for row in rows if row["group"] == "sure")
     assert row["view"] == "demo-test" and 0.5 < float(row["value"]) <= 1 and 0 < int(row["n"]) <= 96
     assert [row["group"] for row in rows if row["view"] == "demo-test" and row["group"] != "far"][-1] == "sure"
+
+
+def test_n_counts_each_sample_that_a_number_rests_on_once(tmp_path):
+    """Of averages over several sets, and of what is made of some samples alone."""
+    root = tmp_path / "set"
+    image_folder(root, each=8)
+    files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    site = ["a", "b", "b", "c", "a", "b", "b", "a"]
+    lines = [f"{file},{file.split('/')[0]},{site[place % 8]}\n" for place, file in enumerate(files)]
+    (root / "labels.csv").write_text("file,label,site\n" + "".join(lines))
+    views = (
+        ViewEntry(source=str(root / "labels.csv"), name="in", groups=("site",), smallest_group=9),
+        ViewEntry(source="demo:unseen-shapes", name="near", samples=6, role="near-ood"),
+        ViewEntry(source="demo:textures", name="nearer", samples=5, role="near-ood"),
+        ViewEntry(source="demo:textures", name="far", samples=4, role="far-ood"),
+    )
+    corruptions = CorruptionsEntry(of="in", names=("fog", "contrast"), severities=(5,), samples=10)
+    attack = TransferEntry(source=DEMO_BUNDLE.parent / "attack")
+    suite = Suite(view=views, corruptions=(corruptions,), transfer=(attack,))
+    (record,) = evaluate([DEMO_BUNDLE], suite, tmp_path / "r", Settings(), given={}, progress=Progress())
+    n = {row.key: row.n for row in record.measurements}
+    assert n["near", "near", "auroc.mcm"] == 24 + 6 and n["in", "near", "auroc.mcm"] == 24 + 6 + 5
+    # Of averages of several in-distribution sets, each says whose it is.
+    (near,) = (title(row) for row in record.measurements if row.key == ("in", "near", "auroc.mcm"))
+    assert near == "in, near OOD: AUROC, mcm"
+    assert n["in", "far", "auroc.mcm"] == n["far", "far", "auroc.mcm"] == 24 + 4
+    # Of site c there are three samples.
+    assert n["in", "site", "group_gap.acc1"] == n["in", "site", "equalized_odds_difference"] == 21
+    assert n["pgd", "pgd/1", "robust_acc1"] == 96
+    # Of images on which it fools the model that it was made for.
+    assert 0 < n["pgd", "pgd/1", "attack_success"] < n["pgd", "pgd/2", "attack_success"] < 96
+    assert n["in-c", "", "corruption_ece"] == n["in-c", "", "corruption_acc1"] == 10
 
 
 @pytest.mark.parametrize("wrong", [{"batch": 0}, {"batch": 257}, {"batch": "fast"}, {"threads": -1}])

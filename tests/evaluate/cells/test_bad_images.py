@@ -28,6 +28,22 @@ def test_bad_images_stop_or_are_counted(bundles, tmp_path):
     assert_refused(evaluate(*arguments), "1.png")
 
 
+def test_captions_of_bad_images_are_not_counted(bundles, tmp_path):
+    root = image_folder(tmp_path / "set", each=4)
+    (root / "ring" / "1.png").write_bytes(b"")
+    files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    lines = [f"{file},{word} {file}\n" for word in ("a", "the") for file in files]
+    (root / "captions.csv").write_text("file,caption\n" + "".join(lines))
+    suite = tmp_path / "suite.toml"
+    suite.write_text(f"on_bad_image = 'skip'\n[[view]]\nsource = '{root / 'captions.csv'}'\nrole = 'retrieval'\n")
+    output = tmp_path / "results"
+    done = evaluate("run", str(bundles / "fp32"), "--suite", str(suite), "-o", str(output), "--no-bench")
+    assert done.returncode == 0, done.stderr
+    (record,) = read_records(output)
+    assert record.views[0].n == 11 and record.views[0].captions == 22
+    assert {row.n for row in record.measurements if "retrieval" in row.metric} == {11}
+
+
 def test_files_that_are_no_samples_are_counted_and_named(bundles, tmp_path):
     root = image_folder(tmp_path / "set", each=5)
     for number in range(120):

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
+from photos import image_folder
+from support import DEMO_BUNDLE
 
+import clipq
 from clipq.evaluate.cells.square import square_attack
 
 RNG = np.random.default_rng(0)
@@ -77,3 +83,29 @@ def test_as_strong_as_the_adversarial_robustness_toolbox():
     their_rate = (margin(theirs, np.arange(24)) > 0).mean()
     ours = square_attack(PIXELS, margin, epsilon=2, queries=101, rngs=generators()).right.mean()
     assert ours <= their_rate + 0.1
+
+
+def test_several_classes_of_one_label_are_attacked_as_they_are_predicted(tmp_path):
+    """By the sum of their probabilities, and what was stored of another label map is not read."""
+    bundle = tmp_path / "fp32"
+    shutil.copytree(DEMO_BUNDLE, bundle)
+    manifest = json.loads((bundle / "clipq.json").read_text())
+    # So warm that the label of more classes has the larger sum, though all images show arrows.
+    (bundle / "clipq.json").write_text(json.dumps({**manifest, "logit_scale": 0.5}))
+    names = ("circle", "crescent", "cross", "arrow")
+    fine, coarse, label_map = (tmp_path / name for name in ("fine", "coarse", "map.csv"))
+    image_folder(fine, names, each=1)
+    image_folder(coarse, ("a",), each=4)
+    image_folder(coarse, ("b",), each=2)
+    views = (
+        clipq.View(source=str(fine)),
+        clipq.View(source=str(coarse), classes_of="fine", label_map=label_map),
+    )
+    suite = clipq.Suite(view=views, square=[{"of": "coarse", "epsilons": (8,), "queries": 5}])
+    settings = clipq.Settings(cells=str(tmp_path / "cells"))
+    for labels, right in (("aaab", 4 / 6), ("abbb", 2 / 6)):
+        lines = [f"{label},{name}\n" for label, name in zip(labels, names, strict=True)]
+        label_map.write_text("label,class\n" + "".join(lines))
+        engine = clipq.evaluate(bundle, suite=suite, settings=settings, output=tmp_path / labels)["fp32"]
+        assert engine["coarse", "acc1"].value == right
+        assert engine["coarse", "square/8", "clean_acc1"].value == right

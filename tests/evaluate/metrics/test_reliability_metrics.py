@@ -152,6 +152,17 @@ def test_retrieval_is_clip_benchmarks(k):
     assert to_caption == pytest.approx(any_hit(scores.T, positive.T))
 
 
+def test_copies_are_as_near_as_what_they_are_copies_of():
+    """Wherever they stand: float32 products of equal rows differ in the last digits."""
+    rng = np.random.default_rng(0)
+    images, captions = (rng.normal(size=(60, 512)).astype(np.float32) for _ in range(2))
+    captions = images + captions / 2
+    images, captions = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (images, captions))
+    images, captions = np.concatenate([images, images[:41]]), np.concatenate([captions, captions[:41]])
+    assert (image_ranks(images, captions, np.arange(101)) == 0).all()
+    assert (caption_ranks(images, captions, np.arange(101)) == 0).all()
+
+
 def test_corruption_errors_by_hand():
     # Two corruptions of two severities: errors .2 .4 and .5 .5; baseline .4 .8 and .5 .5; clean .1 and .2.
     mine, base = [np.array([[0.2, 0.4]]), np.array([[0.5, 0.5]])], [np.array([[0.4, 0.8]]), np.array([[0.5, 0.5]])]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from photos import image_folder
 from PIL import Image
 from support import assert_refused, evaluate
 
@@ -42,6 +44,7 @@ samples = 24
 
 
 CIFAR = "[[view]]\nname = 'cifar10'\nsource = 'demo:test'\n[[corruptions]]\nof = 'cifar10'\n"
+OOD = CIFAR + "\n[[view]]\nsource = 'demo:textures'\nrole = 'near-ood'\n"
 
 
 def write(tmp_path, text):
@@ -107,6 +110,9 @@ severities = [0]
         (CIFAR + "[[transfer]]\nname = 'cifar10'\nsource = 'demo'", "a view and an attack would both be called 'cifar10'"),
         ("[[view]]\nname = 'tower:image'\nsource = 'demo:test'", "cannot be called 'tower:image'"),
         ("[[view]]\nsource = 'demo:textures'\nrole = 'near-ood'", "line 3: role near-ood needs a view"),
+        (OOD + "templates = 'simple-7'", "line 10: role near-ood has no labels, so no templates"),
+        (OOD + "classes_of = 'cifar10'", "line 10: role near-ood has no labels, so no classes_of"),
+        ("[[view]]\nsource = 'demo:test'\nbaseline = 'demo-test'", "role in-distribution has no baseline; shifted, near-ood, far-ood have one"),
         ("[[view]]\nsource = 'demo:test'\n[[square]]\nof = 'other'", "line 4: of 'other' is no labelled view"),
         ("[[view]]\nsource = 'demo:test'\n[[square]]\nof = 'demo-test'\nepsilons = [0]", "line 5: epsilons are whole"),
         (
@@ -157,6 +163,18 @@ def test_an_ood_set_that_shares_images_is_refused():
         open_plan(suite, None)
 
 
+def test_empty_files_are_no_image_that_sets_share(tmp_path):
+    inside, outside = image_folder(tmp_path / "in", each=2), image_folder(tmp_path / "out", ("heart",), each=1)
+    (outside / "heart" / "0.png").write_bytes(b"")
+    views = ViewEntry(source=str(inside)), ViewEntry(source=str(outside), role="far-ood")
+    with pytest.raises(DataError, match="shares"):
+        shutil.copy(inside / "star" / "0.png", outside / "heart" / "1.png")
+        open_plan(Suite(views=views), None)
+    (outside / "heart" / "1.png").unlink()
+    (inside / "star" / "0.png").write_bytes(b"")
+    assert open_plan(Suite(views=views), None).views
+
+
 def test_a_column_of_one_value_is_refused(tmp_path):
     plan = Suite(views=(ViewEntry(source="demo:test:n=48", role="groups", groups=("weather",)),))
     with pytest.raises(DataError, match="no group column 'weather'; it has: light, size"):
@@ -172,6 +190,33 @@ def test_one_group_is_no_comparison(tmp_path):
     (tmp_path / "labels.csv").write_text("\n".join(["file,label,light", *rows]))
     entry = ViewEntry(source=str(tmp_path / "labels.csv"), role="groups", groups=("light",))
     with pytest.raises(DataError, match="column 'light' has a single value"):
+        open_plan(Suite(views=(entry,)), None)
+
+
+def test_small_groups_are_no_comparison_either():
+    """Of a part of the samples, say: before any image is embedded."""
+    entry = ViewEntry(source="demo:test", groups=("light",), samples=30)
+    with pytest.raises(
+        DataError, match=r"demo-test: column 'light' has fewer than two groups of 20 samples \(light=day"
+    ):
+        open_plan(Suite(views=(entry,)), None)
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "groups", "words"),
+    [
+        ("a,a=b", [("b=c", "c"), ("d", "d")], (), "'a' and 'a=b' both have a group 'a=b=c'; rename a column"),
+        ("a,b", [("x * y", "z"), ("x", "y * z")], ("a*b",), r"two groups of 'a\*b' are called 'x \* y \* z'"),
+        ("a,b,a*b", [("x", "z", "1"), ("y", "z", "2")], ("a*b",), r"'a\*b' is a column of it, and a crossing"),
+    ],
+)
+def test_groups_of_one_name_are_not_taken_for_one(tmp_path, header, rows, groups, words):
+    image_folder(tmp_path, each=2)
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+    lines = [",".join((file, file.split("/")[0], *rows[place % 2])) for place, file in enumerate(files)]
+    (tmp_path / "labels.csv").write_text("\n".join([f"file,label,{header}", *lines]))
+    entry = ViewEntry(source=str(tmp_path / "labels.csv"), groups=groups)
+    with pytest.raises(DataError, match=words):
         open_plan(Suite(views=(entry,)), None)
 
 
