@@ -296,7 +296,11 @@ def table(path, classes=NAMES):
 
 def test_a_part_that_is_missing_is_missed(tmp_path):
     # Earlier versions of the library wrote digests into the names.
-    for name in ("test-00000-of-00003-4c1d73f0f5ad2fd1", "test-00002-of-00003-a2b7b3bd3ab8b1c0", "train-00000-of-00009"):
+    for name in (
+        "test-00000-of-00003-4c1d73f0f5ad2fd1",
+        "test-00002-of-00003-a2b7b3bd3ab8b1c0",
+        "train-00000-of-00009",
+    ):
         table(tmp_path / f"{name}.parquet")
     with pytest.raises(DataError, match=r"test-00001-of-00003\.parquet is missing, 2 of 3 parts"):
         open_view(f"hf:{tmp_path}")
