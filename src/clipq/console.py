@@ -8,6 +8,7 @@ import sys
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from clipq.errors import ClipqError
 from clipq.given import as_file, as_folder, is_unicode, shown
@@ -82,6 +83,18 @@ class Group(click.Group):
         except MemoryError as error:
             reason = f"out of memory ({error or 'no reason given'}); give less at once, or a larger machine"
             _end(context, ClipqError(reason))
+
+
+def refuse_idle(why: str, *names: str) -> None:
+    """Raise ClipqError where one of these parameters was given, which beside the others would change nothing.
+
+    ``why`` ends the line that begins with the option.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is not ParameterSource.DEFAULT:
+            raise ClipqError(f"{parameter.opts[0]} {why}")
 
 
 def _end(context: click.Context, error: ClipqError) -> NoReturn:
