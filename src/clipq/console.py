@@ -24,6 +24,10 @@ fetch_option = click.option(
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+# Of what is written somewhere, by one command or another.
+_ENDINGS = (".html", ".md", ".json", ".csv", ".pdf", ".toml", ".xml")
+
+
 class OutputFolder(click.Path):
     """A folder that a command writes to: refused before the command begins where that cannot be."""
 
@@ -33,11 +37,25 @@ class OutputFolder(click.Path):
 
 
 class OutputFile(click.Path):
-    """A file that a command writes: refused before the command begins where that cannot be."""
+    """A file that a command writes: refused before the command begins where that cannot be.
+
+    ``ending`` is that of what is written, where there is no choice: names that end in another format's are refused.
+    """
+
+    def __init__(self, ending: str = "") -> None:
+        super().__init__()
+        self._ending = ending
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The file's path."""
-        return as_file(value, param.opts[0] if param else "-o")
+        option = param.opts[0] if param else "-o"
+        path = as_file(value, option)
+        ending = path.suffix.lower()
+        if self._ending and ending in _ENDINGS and ending != self._ending:
+            raise ClipqError(
+                f"{option} {path}: what is written is no {ending}; give a name that ends in {self._ending}"
+            )
+        return path
 
 
 class Group(click.Group):
