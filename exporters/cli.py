@@ -325,7 +325,8 @@ def attack(
     from clipq.making import check_target
 
     if method == "fgsm":
-        refuse_idle("is PGD's; --method fgsm goes one step, from the image itself", "steps", "restarts")
+        unseeded = ("seed",) if samples is None else ()
+        refuse_idle("is PGD's; --method fgsm goes one step, from the image itself", "steps", "restarts", *unseeded)
     check_target(output)
     view = choose_samples(open_view(data, cache=Path(cache).expanduser() if cache else None), samples, seed)
     settings = AttackSettings(

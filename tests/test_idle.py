@@ -176,3 +176,32 @@ def test_keys_of_grids(tmp_path, line, words):
     (tmp_path / "grid.toml").write_text(f"suite = 'demo'\nbundles = ['{FP32}']\n{line}\n")
     with pytest.raises(DataError, match=words):
         read_grid(tmp_path / "grid.toml")
+
+
+@pytest.mark.parametrize(
+    ("command", "ending"),
+    [
+        (("card", "RESULTS", "-o", "card.html"), ".md"),
+        (("compare", "RESULTS", "RESULTS", "--markdown", "tables.HTML"), ".md"),
+        (("gate", "RESULTS", "--policy", "strict", "--junit", "junit.json"), ".xml"),
+        (("gate", "init", "RESULTS", "-o", "policy.json"), ".toml"),
+        (("suite", "init", "-o", "suite.json"), ".toml"),
+    ],
+)
+def test_files_are_what_their_names_end_in(tmp_path, command, ending):
+    assert_refused(evaluate(*command, cwd=tmp_path), ending)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_to_simulate():
+    assert_refused(evaluate("inspect", FP32, "--simulated"), "no Q/DQ nodes")
+
+
+def test_arguments_from_python():
+    import clipq
+
+    pair = ([[0.9, 0.1], [0.2, 0.8]], [0, 1])
+    with pytest.raises(DataError, match="acc1 has no bins"):
+        clipq.metrics.acc1(*pair, bins=5)
+    with pytest.raises(DataError, match="there are no groups"):
+        clipq.compare_predictions(reference=pair, candidate=pair, smallest_group=5)
