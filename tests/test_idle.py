@@ -19,7 +19,9 @@ from clipq.evaluate.sweep.grid import read_grid
 from clipq.exporters.api import quantized
 from clipq.exporters.calibration_set import open_calibration_set
 from clipq.exporters.catalog import option_values
+from clipq.exporters.placement import place
 from clipq.exporters.recipes import known_recipes, parse_recipe
+from clipq.exporters.scaling import protect_salient, smooth
 from clipq.progress import Progress
 
 FP32 = str(DEMO_BUNDLE)
@@ -205,3 +207,17 @@ def test_arguments_from_python():
         clipq.metrics.acc1(*pair, bins=5)
     with pytest.raises(DataError, match="there are no groups"):
         clipq.compare_predictions(reference=pair, candidate=pair, smallest_group=5)
+
+
+def test_scaling_without_layer_norms_is_told_of(caplog):
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = numpy_helper.from_array(np.eye(32, dtype=np.float32), "weight")
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 32]) for name in ("x", "y")]
+    node = helper.make_node("MatMul", ["x", "weight"], ["y"], name="product")
+    model = helper.make_model(helper.make_graph([node], "tower", ends[:1], ends[1:], [weight]))
+    smooth(model, place(model), 0.5, iter(()))
+    protect_salient(model, place(model), parse_recipe("int4-weight-only:algorithm=awq"), iter(()))
+    said = [record.getMessage().split(" changes")[0] for record in caplog.records]
+    assert said == ["smoothing=0.5", "algorithm=awq"]
