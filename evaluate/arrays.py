@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+SMALLEST_GROUP = 20
+
+
 @dataclass(frozen=True)
 class Value:
     """A metric's value with its 95 % interval, from ``n`` samples."""
@@ -99,7 +102,7 @@ def compare_predictions(
     candidate: tuple[ArrayLike, ArrayLike],
     groups: Mapping[str, ArrayLike] | pd.DataFrame | None = None,
     bins: int = BINS,
-    smallest_group: int = 20,
+    smallest_group: int = SMALLEST_GROUP,
     seed: int = 0,
 ) -> PredictionsCompared:
     """Compare one's own predictions as a run compares engines: every metric, paired, with intervals and p-values.
@@ -119,6 +122,8 @@ def compare_predictions(
         raise DataError(f"the labels differ at sample {where}: both must be of the same samples in the same order")
     if base.probabilities.shape != mine.probabilities.shape:
         raise DataError("the reference and the candidate have another number of classes")
+    if groups is None and smallest_group != SMALLEST_GROUP:
+        raise DataError(f"smallest_group {smallest_group}: there are no groups; give them too, or leave it out")
     columns = _columns(groups, len(mine))
 
     def estimates(predictions: Predictions) -> list[Estimate]:
@@ -147,6 +152,8 @@ def metric_function(name: str) -> Callable[..., Value]:
     """A metric as a function of probabilities and labels."""
 
     def measured(probabilities: ArrayLike, labels: ArrayLike, *, bins: int = BINS, seed: int = 0) -> Value:
+        if bins != BINS and not METRICS[name].binned:
+            raise DataError(f"{name} has no bins; leave out bins={shown(bins)}")
         bins, seed = as_number(bins, "bins", 1, ECE_BINS.most), as_number(seed, "seed", *SEED)
         predictions = as_predictions(probabilities, labels, what=name)
         draws = bootstrap({name: functions_of(predictions, bins)[name]}, len(predictions), seed=seed)[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from clipq.exporters.recipes import Recipe, parse_recipe
 from clipq.given import PathLike, as_folder, as_list, as_path, as_text
 from clipq.making import check_target, directory_in_making
 from clipq.progress import Progress, progress_bars
+
+logger = logging.getLogger(__name__)
 
 # The built-in checkpoint and bundle, whatever folders there are: a folder of that name is "./demo".
 DEMO = "demo"
@@ -60,10 +63,10 @@ def quantize(
         raise RecipeError(f"recipes {recipes!r}: give a list of recipes")
     towers_of(towers)
     texts = [as_text(recipe, "recipe") for recipe in as_list(recipes, "recipes")]
-    chosen = parse_recipes(texts, known_runtime(runtime).name)
+    chosen = parse_recipes(texts, known_runtime(runtime).name, towers)
     folder = None if calibration is None else as_path(calibration, "calibration")
     source, parent = as_path(bundle, "bundle"), None if output is None else as_folder(output, "output")
-    folder = check_calibration_set(DEMO_SET if bundle == DEMO and folder is None else folder, chosen)
+    folder = check_calibration_set(folder, chosen, built_in=bundle == DEMO)
     check_targets(chosen, towers, parent or source.parent, source)
     if bundle == DEMO:
         source = demo_bundle(parent)
@@ -91,9 +94,15 @@ def towers_of(towers: str) -> tuple[TowerName, ...]:
     return meant[towers]
 
 
-def parse_recipes(texts: Sequence[str], runtime: str) -> list[Recipe]:
-    """Recipes as they are written, fitted to a runtime; raises RecipeError where two would make one bundle."""
+def parse_recipes(texts: Sequence[str], runtime: str, towers: str) -> list[Recipe]:
+    """Recipes as they are written, fitted to a runtime.
+
+    Raises RecipeError where two would make one bundle, and for an option about a tower that is left as it is.
+    """
     parsed = [parse_recipe(text, runtime) for text in texts if text != "fp32"]
+    for recipe in parsed:
+        if towers == "image" and recipe.options().get("token_table"):
+            raise RecipeError(f"{recipe.name}: token_table=true is about the text tower, which --towers image leaves")
     slugs = [recipe.slug() for recipe in parsed]
     for slug in slugs:
         if slugs.count(slug) > 1:
@@ -118,16 +127,24 @@ def check_targets(recipes: Sequence[Recipe], towers: str, parent: Path, source: 
         check_target(target)
 
 
-def check_calibration_set(folder: Path | None, recipes: Sequence[Recipe]) -> Path | None:
-    """The folder, if it is one, or None where no recipe needs it; raises RecipeError else, before anything is made."""
+def check_calibration_set(folder: Path | None, recipes: Sequence[Recipe], *, built_in: bool) -> Path | None:
+    """The folder, if it is one, or None where no recipe needs it; raises RecipeError else, before anything is made.
+
+    ``built_in``: where none is given, the set that ships is meant.
+    """
+    if folder is not None and not folder.is_dir():
+        raise RecipeError(f"--calibration-set {folder}: no such folder")
     calibrated = sorted({recipe.name for recipe in recipes if recipe.needs_calibration})
-    if folder is None and calibrated:
+    if not calibrated:
+        if folder is not None:
+            # No error: a script gives one set to all of its recipes.
+            logger.warning("--calibration-set %s: is not used, for no recipe here measures ranges", folder)
+        return None
+    if folder is None and not built_in:
         raise RecipeError(
             f"recipe {', '.join(calibrated)} measures activation ranges: give --calibration-set DIR (calibration=DIR)"
         )
-    if folder is not None and not folder.is_dir():
-        raise RecipeError(f"--calibration-set {folder}: no such folder")
-    return folder
+    return folder or DEMO_SET
 
 
 def demo_bundle(parent: Path | None) -> Path:

@@ -11,7 +11,7 @@ import click
 
 from clipq import __version__
 from clipq.bounds import ATTACK_RESTARTS, ATTACK_STEPS, EPSILON, SAMPLES, SEED
-from clipq.console import Group, OutputFolder, fetch_option
+from clipq.console import Group, OutputFolder, fetch_option, refuse_idle
 from clipq.data.open import describe_sources
 from clipq.engines.catalog import DEFAULT_RUNTIME, RUNTIMES, known_runtime, require_runtime
 from clipq.errors import RecipeError
@@ -78,8 +78,8 @@ def list_command(checkpoints: bool, as_json: bool) -> None:
     from clipq.exporters.catalog import known_checkpoints, overview
 
     if checkpoints:
-        for name in known_checkpoints():
-            click.echo(name)
+        names = known_checkpoints()
+        click.echo(json.dumps(names, indent=2) if as_json else "\n".join(names))
         return
     rows = overview()
     if as_json:
@@ -134,12 +134,11 @@ def quantize(
     """
     from clipq.bundle import open_bundle
     from clipq.exporters.api import DEMO, check_calibration_set, check_targets, demo_bundle, parse_recipes
-    from clipq.exporters.calibration_set import DEMO_SET
 
-    parsed = parse_recipes(recipes, known_runtime(runtime).name)
+    parsed = parse_recipes(recipes, known_runtime(runtime).name, towers)
     if not parsed:
         raise RecipeError("nothing to do: give --recipe NAME (clipq-export list shows them)")
-    calibration_set = check_calibration_set(calibration_set or (DEMO_SET if bundle == DEMO else None), parsed)
+    calibration_set = check_calibration_set(calibration_set, parsed, built_in=bundle == DEMO)
     source = Path(bundle)
     check_targets(parsed, towers, output or source.parent, source)
     if bundle == DEMO:
@@ -172,12 +171,15 @@ def run(
     output: Path,
 ) -> None:
     """All of it: export CHECKPOINT (bundle `fp32`), quantize it by each recipe, build plans for TensorRT runtimes."""
-    from clipq.exporters.api import bundle_name, check_calibration_set, parse_recipes
+    from clipq.exporters.api import DEMO, bundle_name, check_calibration_set, parse_recipes
     from clipq.exporters.build import BuildSettings, open_toolchain
-    from clipq.exporters.calibration_set import DEMO_SET
 
     # Everything that can be refused is refused before minutes go into the export.
-    parsed = {known_runtime(runtime).name: parse_recipes(recipes, runtime) for runtime in runtimes}
+    parsed = {known_runtime(runtime).name: parse_recipes(recipes, runtime, towers) for runtime in runtimes}
+    if not any(parsed.values()):
+        refuse_idle("is for recipes, and no --recipe is given", "towers", "calibration_set")
+    if not any(known_runtime(runtime).takes == "plan" for runtime in parsed):
+        refuse_idle(f"is for plans, which --runtime {', '.join(parsed)} does not take", "target", "batch")
     builds = {}
     for runtime in parsed:
         if known_runtime(runtime).takes == "plan":
@@ -186,8 +188,9 @@ def run(
         else:
             require_runtime(runtime)
     calibration_set = check_calibration_set(
-        calibration_set or (DEMO_SET if checkpoint == "demo" else None),
+        calibration_set,
         [recipe for chosen in parsed.values() for recipe in chosen],
+        built_in=checkpoint == DEMO,
     )
     source = _export(checkpoint, pretrained, output / "fp32", int(opset))
     click.echo(str(source.path))
@@ -234,6 +237,10 @@ def build(
     from clipq.bundle import open_bundle
     from clipq.exporters.build import BuildSettings, open_toolchain
 
+    if calibrator is None:
+        refuse_idle("is for --calibrator, which is not given", "calibration_set", "calibration_cache")
+    if calibration_cache is not None:
+        refuse_idle("measures the ranges that --calibration-cache has; leave one of them out", "calibration_set")
     settings = BuildSettings(
         cast("Any", runtime), _batch(batch), target, tf32, cast("Any", calibrator), calibration_cache
     )
@@ -317,6 +324,9 @@ def attack(
     from clipq.exporters.checkpoints import load_checkpoint, parse_checkpoint
     from clipq.making import check_target
 
+    if method == "fgsm":
+        unseeded = ("seed",) if samples is None else ()
+        refuse_idle("is PGD's; --method fgsm goes one step, from the image itself", "steps", "restarts", *unseeded)
     check_target(output)
     view = choose_samples(open_view(data, cache=Path(cache).expanduser() if cache else None), samples, seed)
     settings = AttackSettings(

@@ -42,6 +42,10 @@ class Recipe(ABC):
         """Whether it measures activations on a calibration set."""
         return False
 
+    def idle(self) -> dict[str, str]:
+        """Options that change nothing beside the others, each with what it goes with; given, they are refused."""
+        return {}
+
     def slug(self) -> str:
         """A folder name that tells this recipe from its variants, e.g. ``int8-static-entropy``."""
         parts = [self.name]
@@ -100,6 +104,10 @@ class Static(Recipe):
     def needs_calibration(self) -> bool:
         """Always: activations need ranges."""
         return True
+
+    def idle(self) -> dict[str, str]:
+        """The share of magnitudes to keep, where ranges are found otherwise."""
+        return {} if self.ranges == "percentile" else {"percentile": "ranges=percentile"}
 
 
 @dataclass(frozen=True)
@@ -190,7 +198,7 @@ class WeightOnly(Recipe):
     ``matmulnbits`` (ONNX Runtime's operator) or ``qdq`` (standard ONNX and what TensorRT reads: 4 bits, symmetric with
     positive scales, any algorithm but ``hqq``, whose zero points it cannot express). ``floats``: the type of the rest.
     ``kernel``: with ``int8`` the runtime may round activations to 8 bits for speed, with ``float`` it may not.
-    ``token_table``: quantize the text tower's token embeddings too.
+    ``token_table``: quantize the text tower's token embeddings too, at 4 bits.
     """
 
     bits: ClassVar[int]
@@ -214,8 +222,9 @@ class WeightOnly(Recipe):
                 f"{self.name}: form=qdq exists for 4 bits, symmetric=true and algorithm=rtn|awq|gptq "
                 "(hqq fits zero points); use form=matmulnbits"
             )
-        if self.form == "qdq" and self.token_table:
-            raise RecipeError(f"{self.name}: token_table=true needs form=matmulnbits")
+        if self.token_table and (self.form == "qdq" or self.bits != 4):
+            # ONNX Runtime's operator for tables of other widths does not exist, and its quantizer leaves them.
+            raise RecipeError(f"{self.name}: token_table=true exists for 4 bits and needs form=matmulnbits")
         if self.algorithm == "hqq" and (self.symmetric or self.bits != 4):
             raise RecipeError(
                 f"{self.name}: algorithm=hqq fits zero points at 4 bits; it goes with symmetric=false only"
@@ -232,6 +241,10 @@ class WeightOnly(Recipe):
     def needs_calibration(self) -> bool:
         """Where the algorithm looks at inputs."""
         return self.algorithm in ("gptq", "awq")
+
+    def idle(self) -> dict[str, str]:
+        """The kernel of an operator that is not in the file."""
+        return {"kernel": "form=matmulnbits"} if self.form == "qdq" else {}
 
     @property
     def grid(self) -> Literal["asymmetric", "symmetric", "positive"]:
@@ -380,11 +393,16 @@ def parse_recipe(text: str, runtime: str = DEFAULT_RUNTIME) -> Recipe:
         if option in values:
             raise RecipeError(f"{name}: option {option!r} is given twice")
         values[option] = _convert(name, option, value.strip(), types[option])
+    given = set(values)
     if runtime in kind.no_kernels:
         raise RecipeError(f"{name}: {runtime} has no kernels for it; use int8-static")
     for option, value in kind.fitted.get(runtime, {}).items():
         values.setdefault(option, _convert(name, option, value, types[option]))
-    return kind(**values)
+    recipe = kind(**values)
+    for option, wanted in recipe.idle().items():
+        if option in given:
+            raise RecipeError(f"{name}: {option} changes nothing without {wanted}; give that too, or leave it out")
+    return recipe
 
 
 def _convert(recipe: str, option: str, value: str, kind: Any) -> Any:

@@ -6,6 +6,7 @@ that read it multiply their weights' row by s.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from clipq.exporters.onnx_file import values_of
 from clipq.exporters.placement import Placement
 from clipq.exporters.ranges import observe
 from clipq.exporters.recipes import WeightOnly
+
+logger = logging.getLogger(__name__)
 
 Vector = NDArray[np.float64]
 
@@ -59,9 +62,19 @@ def normalized_linears(model: onnx.ModelProto, placement: Placement) -> list[Nor
     return found
 
 
+def _are_none(groups: list[NormalizedLinears], option: str) -> bool:
+    """Whether there are none, which is told: ``option`` then changes nothing."""
+    if not groups:
+        # No error: of a convolutional image tower and a transformer for texts one has them.
+        logger.warning("%s changes nothing in a tower: it has no LayerNorm that linears alone read", option)
+    return not groups
+
+
 def smooth(model: onnx.ModelProto, placement: Placement, alpha: float, feeds: Iterable[dict[str, Array]]) -> None:
     """SmoothQuant (Xiao et al., 2023), in place: s = max|x| ** alpha ÷ max|w| ** (1 − alpha) per channel."""
     groups = normalized_linears(model, placement)
+    if _are_none(groups, f"smoothing={alpha:g}"):
+        return
     peaks: dict[str, Vector] = {}
     for seen in observe(model, [group.tensor for group in groups], feeds):
         for group in groups:
@@ -98,6 +111,8 @@ def protect_salient(
     inputs' second moments give without running anything again.
     """
     groups = normalized_linears(model, placement)
+    if _are_none(groups, "algorithm=awq"):
+        return
     moments = second_moments(model, [group.tensor for group in groups], feeds)
     for group in groups:
         inputs = moments[group.tensor]

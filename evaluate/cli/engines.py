@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from clipq.bounds import TIMED_BATCH
+from clipq.errors import BundleError
 from clipq.evaluate.cli.options import (
     batches_option,
     bundles_argument,
@@ -39,12 +40,14 @@ def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: in
     from clipq.bundle import TOWERS, open_bundle
     from clipq.engines.catalog import check_fits, require_runtime
     from clipq.evaluate.bench.bench import plausible_feed, subject_census
-    from clipq.evaluate.cells.subjects import Subject, runtime_of
+    from clipq.evaluate.cells.subjects import Subject, has_twin, runtime_of
     from clipq.evaluate.report.terminal import print_census
 
     opened = open_bundle(bundle)
     subject = Subject(opened, runtime_of(opened, runtime), threads, simulated)
     check_fits(opened, subject.runtime, simulated=simulated)
+    if simulated and not has_twin(opened):
+        raise BundleError(f"--simulated: {opened.name} has no Q/DQ nodes (int8-static has); nothing to simulate")
     require_runtime(subject.runtime)
     rows = [subject_census(subject, tower, plausible_feed(opened, tower, batch)) for tower in TOWERS]
     if as_json:

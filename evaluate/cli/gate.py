@@ -38,7 +38,7 @@ def gate() -> None:
     "--policy", required=True, metavar="FILE|NAME",
     help="TOML with [[rule]] tables, or strict, mlperf-99, mlperf-99.9, demo.",
 )  # fmt: skip
-@click.option("--junit", type=OutputFile(), metavar="FILE", help="Also write JUnit XML.")
+@click.option("--junit", type=OutputFile(".xml"), metavar="FILE", help="Also write JUnit XML.")
 @click.option("--github", is_flag=True, help="Also print GitHub annotations.")
 @json_option
 def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_json: bool) -> None:
@@ -75,7 +75,9 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
 
 @gate.command("init")
 @click.argument("results", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=OutputFile(), default=Path("policy.toml"), show_default=True, metavar="FILE")
+@click.option(
+    "-o", "--output", type=OutputFile(".toml"), default=Path("policy.toml"), show_default=True, metavar="FILE"
+)
 @click.option("--bundle", "bundles", multiple=True, metavar="NAME", help="Engines to take; repeatable [default: all].")
 @click.option(
     "--margin", default=0.01, show_default=True, type=click.FloatRange(min=0), help="To spare beyond the intervals."

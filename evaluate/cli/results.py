@@ -31,12 +31,12 @@ def report(results: Sequence[Path], output: Path | None, form: str | None, no_im
 
     if output is None and len(results) > 1:
         raise click.UsageError("several results: say where the report goes with -o")
-    ending = "" if output is None else output.suffix.removeprefix(".")
+    ending = "" if output is None else output.suffix.removeprefix(".").lower()
     if form is not None and ending in FORMATS and ending != form:
         raise DataError(f"-o {output}: --format {form} says otherwise; leave one of them out")
     form = form or (ending if ending in FORMATS else "html")
     target = output or results[0] / f"report.{form}"
-    if target.exists() and target.suffix != f".{form}":
+    if target.exists() and target.suffix.lower() != f".{form}":
         raise DataError(f"{target} exists and is no .{form} file; choose another name with -o")
     click.echo(str(write(read_results(*results), form, target, images=not no_images)))
 
@@ -49,7 +49,7 @@ def report(results: Sequence[Path], output: Path | None, form: str | None, no_im
     help="Engines are the same where the whole interval lies within ± this (0.01: one point).",
 )  # fmt: skip
 @click.option(
-    "--markdown", type=OutputFile(), metavar="FILE", help="Also write tables for a pull request."
+    "--markdown", type=OutputFile(".md"), metavar="FILE", help="Also write tables for a pull request."
 )  # fmt: skip
 @json_option
 def compare(a: Path, b: Path, margin: float, markdown: Path | None, as_json: bool) -> None:
@@ -79,7 +79,7 @@ def compare(a: Path, b: Path, margin: float, markdown: Path | None, as_json: boo
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option("--bundle", metavar="NAME", help="Engine to describe [default: the only deployed candidate].")
-@click.option("-o", "--output", type=OutputFile(), default=Path("CARD.md"), show_default=True, metavar="FILE")
+@click.option("-o", "--output", type=OutputFile(".md"), default=Path("CARD.md"), show_default=True, metavar="FILE")
 def card(results: Path, bundle: str | None, output: Path) -> None:
     """Write a Hugging Face model card: evaluation block, differences to FP32, fairness, limitations, provenance."""
     from clipq.evaluate.api import read_results

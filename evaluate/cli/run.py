@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from clipq.bounds import ECE_BINS, REPEATS, SAMPLES, SEED, TIMED_BATCH
-from clipq.console import OutputFolder, fetch_option
+from clipq.console import OutputFolder, fetch_option, refuse_idle
 from clipq.data.open import describe_sources
 from clipq.evaluate.cli.options import (
     as_batch_size,
@@ -46,7 +46,10 @@ if TYPE_CHECKING:
     "--simulated", is_flag=True, help="Also run each Q/DQ bundle with integer kernels off (fake quantization)."
 )
 @click.option(
-    "--templates", metavar="NAME", help="Template set of the bundle [default: the data set's own, else imagenet-80]."
+    "--templates",
+    metavar="NAME",
+    help="Template set of the bundle, but for a suite's views with one of their own [default: the data set's own, else "
+    "imagenet-80].",
 )
 @click.option(
     "--on-bad-image", type=click.Choice(["error", "skip"]),
@@ -100,10 +103,12 @@ def run(
     """Evaluate BUNDLES by a suite or on data, compared with the FP32 one; writes records, results.csv, report.html."""
     from clipq.evaluate.api import suite_of
     from clipq.evaluate.suites.schema import LatencyEntry
-    from clipq.evaluate.suites.suite import read_suite
+    from clipq.evaluate.suites.suite import check_suite, read_suite
 
     if bool(suite) == bool(data):
         raise click.UsageError("give --suite FILE, or --data SOURCE (repeatable)")
+    if no_bench:
+        refuse_idle("times nothing beside --no-bench; leave one of them out", "batches", "repeats")
     given = {
         "reference": reference, "simulated": simulated or None, "templates": templates, "on_bad_image": on_bad_image,
         "ece_bins": ece_bins, "seed": seed,
@@ -115,6 +120,8 @@ def run(
         base = latency or LatencyEntry()
         latency = LatencyEntry(batches=tuple(batches) or base.batches, repeats=repeats or base.repeats)
     chosen = chosen.model_copy(update={**asked, "latency": None if no_bench else latency})
+    if suite and templates:
+        check_suite(chosen)
     settings = Settings(
         runtime=runtime,
         threads=threads,

@@ -20,7 +20,7 @@ def suite() -> None:
 
 @suite.command("init")
 @click.argument("name", default="template")
-@click.option("-o", "--output", type=OutputFile(), default=Path("suite.toml"), show_default=True, metavar="FILE")
+@click.option("-o", "--output", type=OutputFile(".toml"), default=Path("suite.toml"), show_default=True, metavar="FILE")
 def suite_init(name: str, output: Path) -> None:
     """Write the built-in suite NAME [template] to a file of your own."""
     from clipq.evaluate.suites.suite import suite_text
@@ -35,7 +35,7 @@ def suite_init(name: str, output: Path) -> None:
 
 @suite.command("check")
 @click.argument("name", metavar="FILE|NAME")
-@click.option("--open", "opens", is_flag=True, help="Also open every local data set, as a run would.")
+@click.option("--open", "opens", is_flag=True, help="Also open every data set, as a run without --fetch would.")
 def suite_check(name: str, opens: bool) -> None:
     """Say what is wrong with a suite, all at once, each with its line."""
     from clipq.evaluate.suites.plan import open_plan

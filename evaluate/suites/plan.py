@@ -18,7 +18,7 @@ from clipq.evaluate.metrics.predictions import Booleans
 from clipq.evaluate.results.key import part_group, parts_complaint
 from clipq.evaluate.suites.corruptions import corrupted_views
 from clipq.evaluate.suites.names import name_complaints
-from clipq.evaluate.suites.schema import BASED, LABELLED, CorruptionsEntry, SquareEntry, Suite, ViewEntry, view_name
+from clipq.evaluate.suites.schema import LABELLED, ROLES_OF, CorruptionsEntry, SquareEntry, Suite, ViewEntry, view_name
 from clipq.files import sha256_bytes
 
 MOST_GROUPS = 40
@@ -135,7 +135,7 @@ def open_plan(suite: Suite, cache: Path | None) -> Plan:
     for entry in suite.views:
         view = opened[view_name(entry)]
         baseline = None
-        if entry.role in BASED and inside:
+        if entry.role in ROLES_OF["baseline"] and inside:
             baseline = opened[entry.baseline or inside[0]]
         if entry.role in ("near-ood", "far-ood") and baseline is not None:
             _refuse_overlap(view, baseline)

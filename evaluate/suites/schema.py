@@ -38,8 +38,11 @@ def _given(path: Path) -> Path:
 GivenPath = Annotated[Path, AfterValidator(_given)]
 
 LABELLED: tuple[Role, ...] = ("in-distribution", "shifted", "groups")
-# What is measured beside an in-distribution view.
-BASED: tuple[Role, ...] = ("shifted", "near-ood", "far-ood")
+# The roles that make something of a view's key; those that are not here do so in every role.
+ROLES_OF: dict[str, tuple[Role, ...]] = {
+    **dict.fromkeys(("classes_of", "label_map", "templates", "groups", "smallest_group"), LABELLED),
+    "baseline": ("shifted", "near-ood", "far-ood"),
+}
 
 
 def _said(place: tuple[Any, ...], kind: str, error: Mapping[str, Any], keys: Sequence[str]) -> str:

@@ -21,8 +21,8 @@ from clipq.errors import DataError
 from clipq.evaluate.suites.corruptions import NAMED_SETS, SEVERITIES, STANDARD
 from clipq.evaluate.suites.names import name_complaints
 from clipq.evaluate.suites.schema import (
-    BASED,
     LABELLED,
+    ROLES_OF,
     CorruptionsEntry,
     LatencyEntry,
     SquareEntry,
@@ -172,11 +172,6 @@ def _check(suite: Suite) -> list[Complaint]:
             complain((*here, "role"), "role groups needs groups = [column, ...]")
         if entry.role in ("near-ood", "far-ood") and not inside:
             complain((*here, "role"), f"role {entry.role} needs a view with role in-distribution")
-        for key in ("groups", "classes_of", "templates"):
-            if getattr(entry, key) and entry.role not in LABELLED:
-                complain((*here, key), f"role {entry.role} has no labels, so no {key}")
-        if entry.baseline is not None and entry.role not in BASED:
-            complain((*here, "baseline"), f"role {entry.role} has no baseline; {', '.join(BASED)} have one")
         if entry.label_map is not None and not entry.label_map.is_file():
             complain((*here, "label_map"), f"label_map {entry.label_map}: no such file")
         if entry.label_map is not None and entry.classes_of is None:
@@ -209,8 +204,24 @@ def _check(suite: Suite) -> list[Complaint]:
             complain(
                 (*here, "baseline"), "AlexNet's errors are for ImageNet-C whole: all 15 corruptions, severities 1-5"
             )
+    _check_idle(suite, complain)
     _check_attacks(suite, complain)
     return complaints
+
+
+def _check_idle(suite: Suite, complain: Callable[[tuple[Any, ...], str], None]) -> None:
+    """Keys that were given and beside the others would change nothing."""
+    for index, entry in enumerate(suite.views):
+        given = [key for key in sorted(entry.model_fields_set) if getattr(entry, key) not in (None, ())]
+        for key in given:
+            if entry.role not in (roles := ROLES_OF.get(key, (entry.role,))):
+                wrong = f"role {entry.role} makes nothing of {key}, which is for {', '.join(roles)}"
+                complain(("view", index, key), wrong)
+        if "smallest_group" in given and not entry.groups:
+            complain(("view", index, "smallest_group"), "smallest_group needs groups = [column, ...]: it is about gaps")
+    asked = [entry for entry in suite.views if entry.role in LABELLED and entry.templates is None]
+    if suite.templates is not None and not asked and not suite.transfer:
+        complain(("templates",), f"templates {suite.templates!r}: no view is left for them; leave them out")
 
 
 def _check_attacks(suite: Suite, complain: Callable[[tuple[Any, ...], str], None]) -> None:

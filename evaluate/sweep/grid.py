@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.bounds import BATCH, GPUS, THREADS
-from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
+from clipq.engines.catalog import DEFAULT_RUNTIME, RUNTIMES, known_runtime
 from clipq.errors import ClipqError, DataError
 from clipq.evaluate.suites.suite import BUILT_IN, read_suite
 from clipq.fields import Number, Whole
@@ -102,9 +102,19 @@ def _check(grid: Grid) -> list[str]:
             check()
         except ClipqError as error:
             complaints.append(str(error))
+    if grid.calibration_set is not None and not grid.recipes:
+        complaints.append("calibration_set is for recipes, and there are none")
+    # Told by its value, for a grid that was written down and read again says all of them.
+    if grid.gpus != Grid.model_fields["gpus"].default and not any(map(_on_gpu, grid.runtimes)):
+        complaints.append(f"gpus {grid.gpus:g} are for GPU runtimes, and {', '.join(grid.runtimes)} is none")
     if grid.calibration_set is not None and not grid.calibration_set.is_dir():
         complaints.append(f"calibration_set {grid.calibration_set}: no such folder")
     return complaints
+
+
+def _on_gpu(runtime: str) -> bool:
+    # One that is unknown is complained of by its name.
+    return runtime not in RUNTIMES or known_runtime(runtime).device == "cuda"
 
 
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:

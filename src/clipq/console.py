@@ -8,6 +8,7 @@ import sys
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from clipq.errors import ClipqError
 from clipq.given import as_file, as_folder, is_unicode, shown
@@ -23,6 +24,10 @@ fetch_option = click.option(
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+# Of what is written somewhere, by one command or another.
+_ENDINGS = (".html", ".md", ".json", ".csv", ".pdf", ".toml", ".xml")
+
+
 class OutputFolder(click.Path):
     """A folder that a command writes to: refused before the command begins where that cannot be."""
 
@@ -32,11 +37,25 @@ class OutputFolder(click.Path):
 
 
 class OutputFile(click.Path):
-    """A file that a command writes: refused before the command begins where that cannot be."""
+    """A file that a command writes: refused before the command begins where that cannot be.
+
+    ``ending`` is that of what is written, where there is no choice: names that end in another format's are refused.
+    """
+
+    def __init__(self, ending: str = "") -> None:
+        super().__init__()
+        self._ending = ending
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The file's path."""
-        return as_file(value, param.opts[0] if param else "-o")
+        option = param.opts[0] if param else "-o"
+        path = as_file(value, option)
+        ending = path.suffix.lower()
+        if self._ending and ending in _ENDINGS and ending != self._ending:
+            raise ClipqError(
+                f"{option} {path}: what is written is no {ending}; give a name that ends in {self._ending}"
+            )
+        return path
 
 
 class Group(click.Group):
@@ -82,6 +101,18 @@ class Group(click.Group):
         except MemoryError as error:
             reason = f"out of memory ({error or 'no reason given'}); give less at once, or a larger machine"
             _end(context, ClipqError(reason))
+
+
+def refuse_idle(why: str, *names: str) -> None:
+    """Raise ClipqError where one of these parameters was given, which beside the others would change nothing.
+
+    ``why`` ends the line that begins with the option.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is not ParameterSource.DEFAULT:
+            raise ClipqError(f"{parameter.opts[0]} {why}")
 
 
 def _end(context: click.Context, error: ClipqError) -> NoReturn:

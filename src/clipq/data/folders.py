@@ -98,8 +98,6 @@ def open_csv(source: Source, want: Want, cache: Path | None) -> View:
     path = Path(source.path)
     label = source.options["label"]
     if want == "captions":
-        if label != "label":
-            raise DataError(f"{source.where}: captions have no labels; leave out :label={label}")
         return _open_captions(source.name, path)
     if want == "images":
         rows = read_csv(path, ("file",))

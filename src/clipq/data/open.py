@@ -6,6 +6,7 @@ Help texts are made of this table, so it loads neither numpy nor a decoder: what
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -140,6 +141,10 @@ SCHEMES: dict[str, Scheme] = {
 }  # fmt: skip
 
 
+# Options that are not about the images, which every reading wants, and the one reading that makes something of them.
+_ABOUT: dict[str, Want] = {"label": "labels", "names": "labels", "caption": "captions"}
+
+
 def describe_sources() -> str:
     """What a source can be, for help texts."""
     *kinds, last = (f"{scheme.form} ({scheme.help})" for scheme in SCHEMES.values())
@@ -175,6 +180,10 @@ def complaint(spec: str) -> str | None:
     if unknown:
         known = f"{', '.join(scheme.options) or 'none'}{hint(unknown[0], scheme.options)}"
         return f"{source.path}: unknown option {unknown[0]!r}; known: {known}"
+    given = Counter(item.partition("=")[0] for item in split_source(spec)[2][1:].split(","))
+    twice = [option for option, count in given.items() if count > 1]
+    if twice:
+        return f"{source.path}: option {twice[0]!r} is given twice"
     path = scheme.locate(source.place, Path())
     if path is not None and (wrong := unusable(str(path))):
         return f"{shown(source.path)}: {wrong}"
@@ -201,9 +210,16 @@ def open_view(spec: str, want: Want = "labels", cache: Path | None = None) -> Vi
         raise DataError(f"{source.where}: {scheme.missing}")
     if scheme.is_remote and cache is None and scheme.locate(source.place, Path()) is None:
         raise DataError(f"{source.where}: is remote; --fetch allows downloads")
+    for option, about in _ABOUT.items():
+        value = source.options.get(option)
+        # Who wants images alone takes the same source as others do.
+        if want not in (about, "images") and value != scheme.options.get(option):
+            raise DataError(f"{source.where}: {want} have no {about}; leave out :{option}={value}")
     view = scheme.open(source, want, cache)
     if not view.samples:
         raise DataError(f"{source.where}: no images in it")
+    if want == "captions" and not any(sample.captions for sample in view.samples):
+        raise DataError(f"{source.where}: has no captions; retrieval wants a source that has (a CSV of file,caption)")
     refuse_unwritable((sample.id for sample in view.samples), source.where)
     return checked_classes(view) if want == "labels" else view
 

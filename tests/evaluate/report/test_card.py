@@ -92,7 +92,7 @@ def test_no_path_of_the_machine_is_shown(results, tmp_path):
             view["source"] = source
         path.write_text(json.dumps(found))
     for words in (["card", str(results), "--bundle", "int8", "-o"], ["report", str(results), "-o"]):
-        path = tmp_path / f"{words[0]}.html"
+        path = tmp_path / ("card.md" if words[0] == "card" else "report.html")
         assert evaluate(*words, str(path)).returncode == 0
         assert "secret" not in path.read_text() and "local-dir:ck" in path.read_text()
 

@@ -306,6 +306,7 @@ def test_outputs_that_cannot_be_written_are_refused(results, tmp_path):
 def test_a_files_ending_says_its_form(results, tmp_path):
     for name, begins in (
         ("r.md", "# "),
+        ("R.MD", "# "),
         ("r.json", "{"),
         ("r.csv", "engine,"),
         ("r.html", "<!DOCTYPE"),

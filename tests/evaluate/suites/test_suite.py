@@ -110,9 +110,9 @@ severities = [0]
         (CIFAR + "[[transfer]]\nname = 'cifar10'\nsource = 'demo'", "a view and an attack would both be called 'cifar10'"),
         ("[[view]]\nname = 'tower:image'\nsource = 'demo:test'", "cannot be called 'tower:image'"),
         ("[[view]]\nsource = 'demo:textures'\nrole = 'near-ood'", "line 3: role near-ood needs a view"),
-        (OOD + "templates = 'simple-7'", "line 10: role near-ood has no labels, so no templates"),
-        (OOD + "classes_of = 'cifar10'", "line 10: role near-ood has no labels, so no classes_of"),
-        ("[[view]]\nsource = 'demo:test'\nbaseline = 'demo-test'", "role in-distribution has no baseline; shifted, near-ood, far-ood have one"),
+        (OOD + "templates = 'simple-7'", "line 10: role near-ood makes nothing of templates"),
+        (OOD + "classes_of = 'cifar10'", "line 10: role near-ood makes nothing of classes_of"),
+        ("[[view]]\nsource = 'demo:test'\nbaseline = 'demo-test'", "role in-distribution makes nothing of baseline, which is for shifted, near-ood, far-ood"),
         ("[[view]]\nsource = 'demo:test'\n[[square]]\nof = 'other'", "line 4: of 'other' is no labelled view"),
         ("[[view]]\nsource = 'demo:test'\n[[square]]\nof = 'demo-test'\nepsilons = [0]", "line 5: epsilons are whole"),
         (
