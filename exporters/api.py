@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +17,6 @@ from clipq.exporters.recipes import Recipe, parse_recipe
 from clipq.given import PathLike, as_folder, as_list, as_path, as_text
 from clipq.making import check_target, directory_in_making
 from clipq.progress import Progress, progress_bars
-
-logger = logging.getLogger(__name__)
 
 # The built-in checkpoint and bundle, whatever folders there are: a folder of that name is "./demo".
 DEMO = "demo"
@@ -136,9 +133,7 @@ def check_calibration_set(folder: Path | None, recipes: Sequence[Recipe], *, bui
         raise RecipeError(f"--calibration-set {folder}: no such folder")
     calibrated = sorted({recipe.name for recipe in recipes if recipe.needs_calibration})
     if not calibrated:
-        if folder is not None:
-            # No error: a script gives one set to all of its recipes.
-            logger.warning("--calibration-set %s: is not used, for no recipe here measures ranges", folder)
+        # A script gives one set to all of its recipes.
         return None
     if folder is None and not built_in:
         raise RecipeError(

@@ -71,13 +71,12 @@ def test_templates_that_no_view_is_left_for(tmp_path):
     assert read_suite(str(tmp_path / "one.toml")).templates_of("test") == "simple-7"
 
 
-def test_a_calibration_set_that_nothing_measures_is_told_of(tmp_path):
-    """No error: scripts give one set to all of their recipes."""
+def test_a_calibration_set_that_nothing_measures(tmp_path):
+    """No error: scripts give one set to all of their recipes. The bundle does not say that it was measured on it."""
     asked = ("quantize", FP32, "-o", str(tmp_path), "--recipe", "int8-dynamic", "--calibration-set", str(CALIBRATION))
     done = export(*asked)
-    assert done.returncode == 0 and "is not used" in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
     assert open_bundle(tmp_path / "int8-dynamic").manifest.recipe.calibration is None
-    assert "is not used" not in export("quantize", "demo", "-o", str(tmp_path), "--recipe", "int8-dynamic").stderr
 
 
 def test_checkpoints_for_machines():

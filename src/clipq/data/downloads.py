@@ -236,7 +236,10 @@ def _answer(request: urllib.request.Request) -> Generator[Any, None, None]:
             try:
                 item = made.get(timeout=max(0.0, until - time.monotonic()))
             except Empty:
-                raise _Interrupted(f"{came} bytes came in {TIMEOUT:g} seconds") from None
+                item = TimeoutError()
+            # The socket's own may end first.
+            if isinstance(getattr(item, "reason", item), TimeoutError):
+                raise _Interrupted(f"{came} bytes came in {TIMEOUT:g} seconds")
             if item is None:
                 return
             # Turned here, where none is a full disk's.
