@@ -16,6 +16,7 @@ from clipq.evaluate.axes.agreement import answers_compared
 from clipq.evaluate.axes.classification import with_correct
 from clipq.evaluate.axes.fairness import by_group, fairness
 from clipq.evaluate.metrics.calibration import BINS
+from clipq.evaluate.metrics.fairness import SMALLEST_GROUP
 from clipq.evaluate.metrics.predictions import Predictions
 from clipq.evaluate.metrics.statistics import bootstrap
 from clipq.evaluate.metrics.table import METRICS, functions_of, metric_of, title_of
@@ -29,9 +30,6 @@ from clipq.given import as_number, as_text, shown
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-SMALLEST_GROUP = 20
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from clipq.errors import DataError
 from clipq.evaluate.metrics.accuracy import share
 from clipq.evaluate.metrics.predictions import Booleans, Floats, Predictions
 
+# Accuracies of fewer samples differ by chance alone.
+SMALLEST_GROUP = 20
+
 
 def large_groups(groups: Mapping[str, Booleans], smallest: int, *, column: str, view: str) -> list[Booleans]:
     """The groups of a column with so many samples or more; raises DataError where they are fewer than two."""

@@ -12,6 +12,7 @@ from clipq.bounds import ECE_BINS, QUERIES, REPEATS, SAMPLES, SEED, TIMED_BATCH
 from clipq.data.open import find_source
 from clipq.errors import DataError
 from clipq.evaluate.metrics.calibration import BINS
+from clipq.evaluate.metrics.fairness import SMALLEST_GROUP
 from clipq.evaluate.suites.corruptions import NAMED_SETS, SEVERITIES
 from clipq.fields import Flag, Number, Whole
 from clipq.given import hint, shown, unusable
@@ -99,7 +100,7 @@ class ViewEntry(_Entry):
     label_map: GivenPath | None = None
     templates: str | None = None
     groups: tuple[str, ...] = ()
-    smallest_group: Whole = Field(default=20, ge=SAMPLES.least, le=SAMPLES.most)
+    smallest_group: Whole = Field(default=SMALLEST_GROUP, ge=SAMPLES.least, le=SAMPLES.most)
     samples: Whole | None = Field(default=None, ge=SAMPLES.least, le=SAMPLES.most)
 
 
