@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 import onnx.version_converter
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from clipq.engines.tensorrt_library import TensorRtLibrary
@@ -51,13 +52,16 @@ def readable(path: Path, library: TensorRtLibrary) -> Iterator[Path]:
 
 
 def as_opset_17(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same function in opset 17: ``Gelu`` written out by ``Erf``, the rest by ONNX's own converter.
+    """The same function in opset 17: ``Gelu`` written out by ``Erf``, integer weights as floats that are quantized.
+
+    The rest is ONNX's own converter's.
 
     Changes the model it is given. Raises BuildError where an operator, or a type it is given, came later.
     """
     graph = model.graph
     inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
     types = {value.name: value.type.tensor_type.elem_type for value in inferred}
+    _keep_weights_as_floats(graph)
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.op_type == "Gelu" and node.domain in ("", "ai.onnx"):
@@ -94,6 +98,45 @@ def _way_out(model: onnx.ModelProto) -> str:
     if any(values.get(scale) == onnx.TensorProto.FLOAT16 for scale in scales):
         return "half-precision scales came later: take int8-static:floats=fp32"
     return f"export the checkpoint with --opset {OPSET}"
+
+
+def _keep_weights_as_floats(graph: onnx.GraphProto) -> None:
+    """INT8 weights behind ``DequantizeLinear``, as floats with both operators behind: the same integers come of them.
+
+    TensorRT 8.6 takes no integers as constants where it compiles whole transformers (``convertMyelinWeightsToFp32``).
+    """
+    held = {value.name: value for value in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    turned: set[str] = set()
+    for node in graph.node:
+        constant = node.op_type == "DequantizeLinear" and all(name in held for name in node.input)
+        # Blocks with scales of their own came later than opset 17, and are refused as they are.
+        if constant and held[node.input[0]].data_type == onnx.TensorProto.INT8 and len(held[node.input[1]].dims) < 2:
+            turned.add(node.input[0])
+            settings = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+            integers, scale, *zeros = (numpy_helper.to_array(held[name]) for name in node.input)
+            floats = _dequantized(integers, scale, zeros[0] if zeros else None, settings.get("axis", 1))
+            graph.initializer.append(numpy_helper.from_array(floats, f"{node.output[0]}_floats"))
+            inputs, node.input[0] = [f"{node.output[0]}_floats", *node.input[1:]], f"{node.output[0]}_integers"
+            nodes.append(helper.make_node("QuantizeLinear", inputs, [node.input[0]], f"{node.name}_again", **settings))
+        nodes.append(node)
+    # Those that something else reads too.
+    read = {name for node in nodes for name in node.input}
+    kept = [value for value in graph.initializer if value.name not in turned or value.name in read]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
+
+
+def _dequantized(
+    integers: NDArray[np.int8], scale: NDArray[np.float32], zero: NDArray[np.int8] | None, axis: int
+) -> NDArray[np.float32]:
+    """``DequantizeLinear`` with one scale, or one along an axis."""
+    along = [-1 if place == axis % integers.ndim else 1 for place in range(integers.ndim)] if scale.ndim else []
+    shifted = integers.astype(np.float32)
+    if zero is not None:
+        shifted -= zero.astype(np.float32).reshape(along)
+    return shifted * scale.reshape(along)
 
 
 def _sliced_shape(node: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
