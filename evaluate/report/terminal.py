@@ -261,8 +261,8 @@ def print_census(name: str, recipe: Recipe, rows: Sequence[CensusRecord], *, sim
             f"matrix multiplication is {100 * census.matmul_time_share:.1f} % of all kernel time, "
             f"reformatting {100 * census.reformat_share:.1f} %"
         )
-        for name in dict.fromkeys(name for kernel in census.kernels for name in kernel.kernels):
-            console.print(f"  {name}", style="dim", markup=False)
+        for ran in dict.fromkeys(one for kernel in census.kernels for one in kernel.kernels):
+            console.print(f"  {ran}", style="dim", markup=False)
         if breaks_promise(census, recipe, simulated=simulated):
             console.print(f"[bold red]this tower says {escape(census.recipe)} and computes in floating point here[/]")
         console.print(f"evidence: {census.evidence}", style="dim", markup=False)

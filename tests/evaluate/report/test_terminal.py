@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
+from support import DEMO_BUNDLE
 from synthetic import many
 
-from clipq.evaluate.report.terminal import _print_axes
+from clipq.bundle import open_bundle
+from clipq.evaluate.report.terminal import _print_axes, print_census
+from clipq.evaluate.results.record import CensusRecord, KernelRecord
 
 
 @pytest.mark.parametrize("width", [80, 100, 150])
@@ -24,3 +28,20 @@ def test_no_engine_is_cut_away(width):
     assert all(any(f" {record.name} " in line for line in heads) for record in records)
     # A line that is cut ends in no border.
     assert all(line.rstrip()[-1] in "┃│┓┩┘" for line in lines if line[:1] in "┃│┏┡└")
+
+
+def test_every_tower_is_under_the_bundles_name(capsys):
+    """A GPU's census names kernels, which CPUs' do not: the second tower's table bore the last of them as its name."""
+    kernels = (
+        KernelRecord(op="kernel", arithmetic="float", count=1, macs=0, milliseconds=1.0, kernels=("nvjet_sm90_hsh",)),
+    )
+    rows = [
+        CensusRecord(
+            tower=tower, recipe="fp16", verdict="float", integer_share=0, integer_time_share=0, matmul_time_share=1,
+            kernels=kernels, other_milliseconds={}, evidence="kernels that ran",
+        )
+        for tower in ("image", "text")
+    ]  # fmt: skip
+    print_census("mine", open_bundle(DEMO_BUNDLE).manifest.recipe, rows, simulated=False)
+    shown = capsys.readouterr().out
+    assert re.findall(r"(\S+), (\w+) tower", shown) == [("mine", "image"), ("mine", "text")], shown
