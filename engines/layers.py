@@ -109,10 +109,11 @@ def layers_census(
         if not layer.multiplies:
             other["Reformat" if layer.reformats else layer.type or "layer"] += time
             continue
-        precision = layer.precision or layer.tensor_precision
-        arithmetic: Arithmetic = "integer" if layer.precision == "int8" else "float"
         hidden = "myelin" in layer.type.lower() or "ForeignNode" in layer.name
-        if not layer.precision and quantized and (precision in ("int8", "unknown") or hidden):
+        # A whole transformer can be one of these: what it is given says nothing of the kernels inside.
+        precision = layer.precision or ("unknown" if hidden else layer.tensor_precision)
+        arithmetic: Arithmetic = "integer" if layer.precision == "int8" else "float"
+        if not layer.precision and quantized and precision in ("int8", "unknown"):
             arithmetic = "unknown"
         groups[layer.type or "layer", precision, arithmetic].append((layer, time))
     return Census(
