@@ -55,7 +55,7 @@ class Subject:
         """The first columns of its measurements."""
         recipe = self.bundle.manifest.recipe
         simulated = self.simulated or recipe.scheme.arithmetic == "simulated"
-        return EngineColumns(self.bundle.name, recipe.name, self.runtime, simulated, self.cpu, is_twin=self.simulated)
+        return EngineColumns(self.bundle.name, recipe.name, self.runtime, simulated, self.simulated, self.cpu)
 
     @property
     def device(self) -> Device:
