@@ -53,7 +53,8 @@ LEVELS: dict[str, Level] = {
         Level("avx512", "x86_64", frozenset(_AVX512), True, "Intel Xeon Skylake (2017)"),
         Level("avx2", "x86_64", frozenset({"avx2"}), True,
               "Intel Haswell, Broadwell, Core up to the 10th generation; AMD EPYC Naples, Rome, Milan (Zen 1 to 3)"),
-        Level("sse", "x86_64", frozenset(), True, "older, and emulated"),
+        # Its products are multiplied in 16 bits, and added in 32.
+        Level("avx", "x86_64", frozenset({"avx"}), False, "Intel Sandy Bridge and Ivy Bridge, AMD Bulldozer"),
         Level("neon-i8mm", "aarch64", frozenset({"asimddp", "i8mm"}), False,
               "AWS Graviton 3 and 4, Apple M2 on, Ampere AmpereOne"),
         Level("neon-dotprod", "aarch64", frozenset({"asimddp"}), False, "AWS Graviton 2, Apple M1, Ampere Altra"),
