@@ -379,7 +379,7 @@ def test_other_forms(results, tmp_path, form):
     if form == "json":
         found = json.loads(text)
         engine = next(one for one in found["engines"] if one["name"] == "int2-weight-only-rtn")
-        assert engine["verdict"].startswith("int2-weight-only-rtn on ort-cpu: ") and len(engine["digest"]) == 64
+        assert engine["verdict"].startswith("int2-weight-only-rtn on ort-cpu (") and len(engine["digest"]) == 64
         assert engine["axes"]["accuracy"]["verdict"] in ("better", "same", "worse", "unknown")
     elif form == "csv":
         rows = list(csv.DictReader(text.splitlines()))
