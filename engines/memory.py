@@ -8,19 +8,23 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clipq.engines.runtime import Feed, Load
 from clipq.errors import EngineError
 
 # The process that measures imports the runtime and numpy and nothing else, so that its size is the engine's.
 _PROBE = """
-import sys, numpy, onnxruntime
-path, name, dtype, threads, simulated, *shape = sys.argv[1:]
+import json, sys, numpy, onnxruntime
+path, name, dtype, asked, *shape = sys.argv[1:]
+asked = json.loads(asked)
 options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = int(threads)
+options.intra_op_num_threads = asked.get("threads", 0)
 options.log_severity_level = 3
-if simulated == "1":
+if asked.get("simulated"):
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+for entry in asked.get("config", {}).items():
+    options.add_session_config_entry(*entry)
 session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 session.run(None, {name: numpy.zeros([int(n) for n in shape], dtype)})
 if sys.platform == "linux":
@@ -70,18 +74,13 @@ def gpu_memory(bundle: Path, tower: str, runtime: str, batch: int) -> GpuMemory:
     return GpuMemory(**json.loads(done))
 
 
-def peak_memory(
-    path: Path, input_name: str, dtype: str, shape: Sequence[int], *, threads: int = 0, simulated: bool = False
-) -> int:
-    """Peak resident memory in bytes (lower is better), runtime and Python included."""
-    arguments = [str(path), input_name, dtype, str(threads), str(int(simulated)), *map(str, shape)]
+def peak_memory(path: Path, input_name: str, dtype: str, shape: Sequence[int], **options: Any) -> int:
+    """Peak resident memory in bytes (lower is better) of a tower in ONNX Runtime on the CPU, and of a batch.
+
+    Runtime and Python are counted; ``options`` are those of ``OrtEngine``.
+    """
+    arguments = [str(path), input_name, dtype, json.dumps(options), *map(str, shape)]
     return int(_run(_PROBE, arguments, str(path)))
-
-
-def onnxruntime_host_bytes(load: Load, feed: Feed) -> int:
-    """Peak host memory of a tower in ONNX Runtime on the CPU, and of a batch of this feed's shape."""
-    ((name, array),) = feed.items()
-    return peak_memory(load.path, name, str(array.dtype), array.shape, threads=load.threads, simulated=load.simulated)
 
 
 def gpu_bytes(runtime: str, load: Load, feed: Feed) -> int:

@@ -19,7 +19,8 @@ from clipq.evaluate.results.record import Measurement, engine_name
 class Engine:
     """Whose measurements these are: the first columns of ``results.csv``.
 
-    Simulated are bundles whose recipe only simulates, and the twins of Q/DQ bundles: integer kernels off.
+    ``cpu`` is empty on a GPU. Simulated are bundles whose recipe only simulates, and the twins of Q/DQ bundles: integer
+    kernels off.
     """
 
     bundle: str
@@ -27,6 +28,7 @@ class Engine:
     runtime: str
     simulated: bool
     is_twin: bool = False
+    cpu: str = ""
 
     @property
     def label(self) -> str:
@@ -41,7 +43,12 @@ class Engine:
     def row(self, **values: Any) -> Measurement:
         """A row of ``results.csv`` that begins with these columns."""
         return Measurement(
-            bundle=self.bundle, recipe=self.recipe, runtime=self.runtime, simulated=self.simulated, **values
+            bundle=self.bundle,
+            recipe=self.recipe,
+            runtime=self.runtime,
+            cpu=self.cpu,
+            simulated=self.simulated,
+            **values,
         )
 
 
