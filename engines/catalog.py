@@ -66,27 +66,23 @@ def runtime_identity(name: str) -> dict[str, Any]:
     return {**identity, "gpu": current_gpu().name, "gpu_libraries": gpu_libraries()}
 
 
-def open_engine(
-    bundle: Bundle,
-    tower: TowerName,
-    runtime: str,
-    *,
-    threads: int = 0,
-    simulated: bool = False,
-    graphs: bool = False,
-) -> Engine:
-    """Load one tower of a bundle in a runtime; raises rather than fall back to another.
+def open_engine(bundle: Bundle, tower: TowerName, runtime: str) -> Engine:
+    """Load one tower of a bundle in a runtime, as ``open_load`` does."""
+    return open_load(Load(bundle, tower), runtime)
 
-    ``threads`` and ``simulated`` are for ONNX Runtime, ``graphs`` (CUDA graphs) for plans. Raises BundleError where the
-    file's inputs and outputs are not the manifest's.
+
+def open_load(load: Load, runtime: str) -> Engine:
+    """Load one tower in a runtime; raises rather than fall back to another.
+
+    Raises BundleError where the file's inputs and outputs are not the manifest's.
     """
-    check_fits(bundle, runtime, simulated=simulated)
+    check_fits(load.bundle, runtime, simulated=load.simulated)
     row = require_runtime(runtime)
     # Minutes may lie between this and the checking of digests, and numbers are kept under these.
-    with bundle.unchanged():
-        engine = row.open(Load(bundle, tower, threads, simulated, graphs))
+    with load.bundle.unchanged():
+        engine = row.open(load)
     try:
-        check_signature(engine, bundle, tower)
+        check_signature(engine, load.bundle, load.tower)
     except BundleError:
         engine.close()
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,15 @@ from clipq.errors import EngineError
 
 # The process that measures imports the runtime and numpy and nothing else, so that its size is the engine's.
 _PROBE = """
-import sys, numpy, onnxruntime
-path, name, dtype, threads, simulated, *shape = sys.argv[1:]
+import json, sys, numpy, onnxruntime
+path, name, dtype, threads, simulated, config, *shape = sys.argv[1:]
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = int(threads)
 options.log_severity_level = 3
 if simulated == "1":
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+for entry in json.loads(config).items():
+    options.add_session_config_entry(*entry)
 session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 session.run(None, {name: numpy.zeros([int(n) for n in shape], dtype)})
 if sys.platform == "linux":
@@ -71,17 +73,30 @@ def gpu_memory(bundle: Path, tower: str, runtime: str, batch: int) -> GpuMemory:
 
 
 def peak_memory(
-    path: Path, input_name: str, dtype: str, shape: Sequence[int], *, threads: int = 0, simulated: bool = False
+    path: Path,
+    input_name: str,
+    dtype: str,
+    shape: Sequence[int],
+    *,
+    threads: int = 0,
+    simulated: bool = False,
+    config: Mapping[str, str] | None = None,
 ) -> int:
-    """Peak resident memory in bytes (lower is better), runtime and Python included."""
-    arguments = [str(path), input_name, dtype, str(threads), str(int(simulated)), *map(str, shape)]
+    """Peak resident memory in bytes (lower is better), runtime and Python included; ``config`` is the session's."""
+    said = json.dumps(config or {})
+    arguments = [str(path), input_name, dtype, str(threads), str(int(simulated)), said, *map(str, shape)]
     return int(_run(_PROBE, arguments, str(path)))
 
 
 def onnxruntime_host_bytes(load: Load, feed: Feed) -> int:
     """Peak host memory of a tower in ONNX Runtime on the CPU, and of a batch of this feed's shape."""
     ((name, array),) = feed.items()
-    return peak_memory(load.path, name, str(array.dtype), array.shape, threads=load.threads, simulated=load.simulated)
+    from clipq.engines.ort import EXACT_PRODUCTS
+
+    return peak_memory(
+        load.path, name, str(array.dtype), array.shape,
+        threads=load.threads, simulated=load.simulated, config=EXACT_PRODUCTS if load.exact else None,
+    )  # fmt: skip
 
 
 def gpu_bytes(runtime: str, load: Load, feed: Feed) -> int:

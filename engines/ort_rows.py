@@ -55,14 +55,17 @@ def _status(runtime: OrtRuntime) -> Status:
 def _open(runtime: OrtRuntime, load: Load) -> OrtEngine:
     from clipq.engines.ort import OrtEngine
 
-    return OrtEngine(load.path, runtime, threads=load.threads, simulated=load.simulated)
+    return OrtEngine(load.path, runtime, threads=load.threads, simulated=load.simulated, exact=load.exact)
 
 
 def profile(runtime: OrtRuntime, load: Load, feed: Feed) -> Census:
     """By operators: ONNX Runtime's profile."""
     from clipq.engines.census import take_census
 
-    return take_census(load.path, load.tower, feed, runtime=runtime, threads=load.threads, simulated=load.simulated)
+    return take_census(
+        load.path, load.tower, feed,
+        runtime=runtime, threads=load.threads, simulated=load.simulated, exact=load.exact,
+    )  # fmt: skip
 
 
 def one_node(runtime: OrtRuntime, load: Load, feed: Feed) -> Census:

@@ -37,7 +37,8 @@ class Load:
     """A tower that a runtime is to load, and how.
 
     ``threads`` 0 leaves their number to the runtime; ``simulated`` runs Q/DQ nodes as they are written, around
-    floating-point kernels; ``graphs`` launches plans as CUDA graphs.
+    floating-point kernels; ``graphs`` launches plans as CUDA graphs; ``exact`` keeps 8-bit products from saturating
+    on a CPU where they would.
     """
 
     bundle: Bundle
@@ -45,6 +46,7 @@ class Load:
     threads: int = 0
     simulated: bool = False
     graphs: bool = False
+    exact: bool = False
 
     @property
     def path(self) -> Path:

@@ -69,6 +69,7 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
             },
         ),
         runtime=subject.runtime,
+        cpu=columns.cpu,
         simulated=columns.simulated,
         twin=subject.simulated,
         failed=evaluated.cohort.failed.get(subject.label, ""),
@@ -77,7 +78,8 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
         arguments_given=evaluated.given,
         arguments_resolved={
             **_asked(plan.suite), "runtime": settings.runtime,
-            "threads": settings.threads, "batch": settings.batch, "cuda_graphs": subject.graphs,
+            "threads": settings.threads, "cpu_precision": settings.cpu_precision,
+            "batch": settings.batch, "cuda_graphs": subject.graphs,
         },
         environment={**environment(), **({"gpu": asdict(current_gpu())} if subject.device == "cuda" else {})},
         views=tuple(evaluated.findings_of(subject).views),

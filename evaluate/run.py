@@ -17,7 +17,7 @@ from clipq.evaluate.bench.batch_size import measured_batch
 from clipq.evaluate.bench.bench import BenchSettings, SubjectBench, bench
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.fill import fill
-from clipq.evaluate.cells.subjects import Cohort, gather_cohort
+from clipq.evaluate.cells.subjects import Cohort, Subject, gather_cohort
 from clipq.evaluate.recording import Evaluated, planned_record, record_of
 from clipq.evaluate.results.basis import Foundations, differs
 from clipq.evaluate.results.pairing import write_pairing
@@ -76,6 +76,9 @@ def evaluate_plan(
         found = evaluated.findings_of(subject)
         records[index] = write_pairing(results, records[index], found.estimates, found.answers)
         write_record(results, records[index])
+        if subject.cpu:
+            # Of this engine on a CPU that nobody wrote down.
+            (results / "records" / f"{_stem(subject, cpu='')}.json").unlink(missing_ok=True)
     write_rows(cohort, results)
     return records
 
@@ -83,8 +86,14 @@ def evaluate_plan(
 def write_rows(cohort: Cohort, results: Path) -> None:
     """Write ``results.csv``: a cohort's engines in order, then those of earlier runs, which others see."""
     found = {record_stem(record): record for record in read_records(results)}
-    mine = [found.pop(stem_of(one.bundle.name, one.runtime, twin=one.simulated)) for one in cohort.subjects]
+    mine = [found.pop(_stem(one)) for one in cohort.subjects]
     write_csv(results, [*mine, *found.values()])
+
+
+def _stem(subject: Subject, cpu: str | None = None) -> str:
+    """The name of an engine's files; ``cpu`` empty: as before schema 7, which did not say the CPU."""
+    cpu = subject.cpu if cpu is None else cpu
+    return stem_of(subject.bundle.name, subject.runtime, cpu, twin=subject.simulated)
 
 
 def refuse_other_data(plan: Plan, cohort: Cohort, results: Path) -> None:
@@ -93,7 +102,7 @@ def refuse_other_data(plan: Plan, cohort: Cohort, results: Path) -> None:
     Engines of earlier runs stay in a folder and are read, reported and judged with the new ones: their reference, which
     is evaluated anew, would be that of other samples.
     """
-    anew = {stem_of(one.bundle.name, one.runtime, twin=one.simulated) for one in cohort.subjects}
+    anew = {stem for one in cohort.subjects for stem in (_stem(one), _stem(one, cpu=""))}
     bundles = {one.bundle.name: one.bundle.digest for one in cohort.subjects}
     digests = {planned.view.name: planned.view.digest for planned in plan.views}
     asked = Foundations(planned_record(plan, cohort.subjects[0]), {}).whole

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from clipq.bounds import BATCH, THREADS
 from clipq.bounds import PIXEL_CACHE_GB as MOST_GB
+from clipq.cpu import Precision
 from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import ClipqError
 from clipq.given import as_number, as_path, as_store, as_text, shown
@@ -31,6 +32,8 @@ class Settings:
 
     * ``runtime``: of ONNX bundles; built ones run in the runtime that they were built for.
     * ``threads``: of the runtime; 0 is all cores.
+    * ``cpu_precision``: "as-is" runs as a session does that nothing was told; "exact" has ONNX Runtime keep 8-bit
+      products from saturating, where those of this CPU would.
     * ``graphs``: launch plans as CUDA graphs.
     * ``batch``: how many images or texts an engine is given at once, 1 to 256; "measure" finds the fastest.
     * ``auto_batch``: halve the batch where GPU memory ends, which is an error otherwise.
@@ -44,6 +47,7 @@ class Settings:
 
     runtime: str = DEFAULT_RUNTIME
     threads: int = 0
+    cpu_precision: Precision = "as-is"
     graphs: bool = False
     batch: int | Literal["measure"] = 32
     auto_batch: bool = False
@@ -61,6 +65,8 @@ class Settings:
         }
         if not (isinstance(self.batch, str) and self.batch == "measure"):
             taken["batch"] = as_number(self.batch, "batch", *BATCH, also=", or 'measure'")
+        if self.cpu_precision not in get_args(Precision):
+            raise ClipqError(f"cpu_precision {shown(self.cpu_precision)}: give {' or '.join(get_args(Precision))}")
         for name in ("graphs", "auto_batch", "thumbnails"):
             if not isinstance(getattr(self, name), bool):
                 raise ClipqError(f"{name} {shown(getattr(self, name))}: give True or False")

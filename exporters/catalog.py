@@ -7,6 +7,7 @@ import typing
 from importlib.util import find_spec
 from typing import Any, Literal
 
+from clipq.cpu import cpu_level, spoken
 from clipq.data.open import SCHEMES
 from clipq.engines.catalog import RUNTIMES
 from clipq.errors import CheckpointError
@@ -52,6 +53,7 @@ def overview() -> list[dict[str, Any]]:
         needs = "" if usable else "needs pip install 'clip-quant[modelopt]' in an environment of its own; "
         state = "run" if usable else "no"
         rows.append({"kind": "recipe", "name": recipe.name, "state": state, "detail": f"{needs}{detail}"})
+    rows.append({"kind": "cpu", "name": cpu_level().name, "state": "run", "detail": spoken(cpu_level().name)})
     for runtime in RUNTIMES.values():
         status = runtime.status()
         rows.append(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from clipq.bundle import TOWERS, Bundle, TowerName, open_bundle
+from clipq.cpu import Precision, arithmetic, is_kept_exact
 from clipq.engines.base import Engine
 from clipq.engines.catalog import (
     check_fits,
     known_runtime,
-    open_engine,
+    open_load,
     require_runtime,
     runtime_identity,
     simulator,
@@ -32,7 +34,8 @@ from clipq.tokenizer import TextTokenizer
 class Subject:
     """One bundle in one runtime; ``simulated`` runs its Q/DQ nodes around floating-point kernels.
 
-    ``graphs`` launches plans as CUDA graphs, which changes times and no numbers.
+    ``graphs`` launches plans as CUDA graphs, which changes times and no numbers. ``precision`` is what is asked of
+    8-bit products on a CPU whose own would saturate.
     """
 
     bundle: Bundle
@@ -40,6 +43,7 @@ class Subject:
     threads: int
     simulated: bool = False
     graphs: bool = False
+    precision: Precision = "as-is"
 
     @property
     def label(self) -> str:
@@ -51,33 +55,37 @@ class Subject:
         """The first columns of its measurements."""
         recipe = self.bundle.manifest.recipe
         simulated = self.simulated or recipe.scheme.arithmetic == "simulated"
-        return EngineColumns(self.bundle.name, recipe.name, self.runtime, simulated, is_twin=self.simulated)
+        return EngineColumns(self.bundle.name, recipe.name, self.runtime, simulated, self.cpu, is_twin=self.simulated)
 
     @property
     def device(self) -> Device:
         """Where its runtime runs."""
         return known_runtime(self.runtime).device
 
+    @property
+    def cpu(self) -> str:
+        """The arithmetic of the CPU that it runs on; empty on a GPU."""
+        return arithmetic(self.precision) if self.device == "cpu" else ""
+
     def load(self, tower: TowerName) -> Load:
         """One tower, as this subject's runtime loads it."""
-        return Load(self.bundle, tower, self.threads, self.simulated, self.graphs)
+        exact = self.device == "cpu" and is_kept_exact(self.precision)
+        return Load(self.bundle, tower, self.threads, self.simulated, self.graphs, exact)
 
     def open(self, tower: TowerName) -> Engine:
         """Load one tower."""
-        return open_engine(
-            self.bundle, tower, self.runtime, threads=self.threads, simulated=self.simulated, graphs=self.graphs
-        )
+        return open_load(self.load(tower), self.runtime)
 
     def identity(self, tower: TowerName) -> dict[str, Any]:
-        """What determines this tower's numbers: files, runtime and its version, kind of arithmetic, threads of a CPU.
+        """What determines this tower's numbers: files, runtime and its version, arithmetic and threads of a CPU.
 
         ONNX Runtime ends in other last digits where it has more threads than there are rows in a batch.
         """
-        threads = {"threads": self.threads or os.cpu_count()} if self.device == "cpu" else {}
+        on_cpu = {"threads": self.threads or os.cpu_count(), "cpu": self.cpu} if self.device == "cpu" else {}
         return {
             "tower": self.bundle.manifest.tower(tower).digest,
             **runtime_identity(self.runtime),
-            **threads,
+            **on_cpu,
             "simulated": self.simulated,
         }
 
@@ -139,23 +147,31 @@ def gather_cohort(
     # Before hours of images: a tokenizer is needed for the class prompts, after them.
     for bundle in {one.manifest.tokenizer.sha256: one for one in bundles}.values():
         TextTokenizer(bundle)
-    threads, graphs = settings.threads, settings.graphs
+    graphs = settings.graphs
+    made = partial(Subject, threads=settings.threads, precision=settings.cpu_precision)
     subjects = [
-        Subject(bundle, runtime_of(bundle, settings.runtime), threads, graphs=graphs and bundle.built_for is not None)
+        made(bundle, runtime_of(bundle, settings.runtime), graphs=graphs and bundle.built_for is not None)
         for bundle in bundles
     ]
     if graphs and not any(subject.graphs for subject in subjects):
         raise BundleError("--cuda-graphs: none of the bundles holds plans (clipq-export build makes them)")
+    check_precision(subjects, settings.cpu_precision)
     for subject in subjects:
         check_fits(subject.bundle, subject.runtime)
         require_runtime(subject.runtime)
     if simulated:
-        twins = [Subject(bundle, simulator().name, threads, simulated=True) for bundle in bundles if has_twin(bundle)]
+        twins = [made(bundle, simulator().name, simulated=True) for bundle in bundles if has_twin(bundle)]
         if not twins:
             raise BundleError("--simulated: none of the bundles has Q/DQ nodes (int8-static has); nothing to simulate")
         subjects += twins
     first = next((subject for subject in subjects if chosen is not None and subject.bundle.name == chosen.name), None)
     return Cohort(tuple(subjects), first)
+
+
+def check_precision(subjects: Sequence[Subject], precision: Precision) -> None:
+    """Raise BundleError where products of a CPU are to be exact and no engine runs on one."""
+    if precision == "exact" and not any(subject.cpu for subject in subjects):
+        raise BundleError("--cpu-precision exact: none of the engines runs on the CPU; leave it out")
 
 
 def _open_bundles(paths: Sequence[Path], also: Sequence[ClipqError]) -> list[Bundle]:

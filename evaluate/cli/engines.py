@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from clipq.bounds import TIMED_BATCH
+from clipq.cpu import Precision
 from clipq.errors import BundleError
 from clipq.evaluate.cli.options import (
     batches_option,
     bundles_argument,
+    cpu_precision_option,
     graphs_option,
     json_option,
     reference_option,
@@ -30,25 +32,35 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @runtime_option
 @threads_option
+@cpu_precision_option
 @click.option("--simulated", is_flag=True, help="Inspect the simulated engine (integer kernels off).")
 @click.option(
     "--batch", default=8, show_default=True, type=click.IntRange(*TIMED_BATCH), help="Batch size of the profiled run."
 )
 @json_option
-def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: int, as_json: bool) -> None:
+def inspect(
+    bundle: Path,
+    runtime: str,
+    threads: int,
+    cpu_precision: Precision,
+    simulated: bool,
+    batch: int,
+    as_json: bool,
+) -> None:
     """Show which kernels really ran in BUNDLE, and how much of the work they did in integers."""
     from clipq.bundle import TOWERS, open_bundle
     from clipq.engines.catalog import check_fits, require_runtime
     from clipq.evaluate.bench.bench import plausible_feed, subject_census
-    from clipq.evaluate.cells.subjects import Subject, has_twin, runtime_of
+    from clipq.evaluate.cells.subjects import Subject, check_precision, has_twin, runtime_of
     from clipq.evaluate.report.terminal import print_census
 
     opened = open_bundle(bundle)
-    subject = Subject(opened, runtime_of(opened, runtime), threads, simulated)
+    subject = Subject(opened, runtime_of(opened, runtime), threads, simulated, precision=cpu_precision)
     check_fits(opened, subject.runtime, simulated=simulated)
     if simulated and not has_twin(opened):
         raise BundleError(f"--simulated: {opened.name} has no Q/DQ nodes (int8-static has); nothing to simulate")
     require_runtime(subject.runtime)
+    check_precision([subject], cpu_precision)
     rows = [subject_census(subject, tower, plausible_feed(opened, tower, batch)) for tower in TOWERS]
     if as_json:
         click.echo(strict_json.dumps([row.model_dump() for row in rows]))
@@ -61,6 +73,7 @@ def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: in
 @runtime_option
 @reference_option
 @threads_option
+@cpu_precision_option
 @batches_option
 @repeats_option
 @graphs_option
@@ -78,6 +91,7 @@ def bench(
     runtime: str,
     reference: str | None,
     threads: int,
+    cpu_precision: Precision,
     batches: Sequence[int],
     repeats: int,
     cuda_graphs: bool,
@@ -90,7 +104,7 @@ def bench(
     from clipq.evaluate.report.terminal import latency_rows, print_latency
     from clipq.evaluate.settings import Settings
 
-    settings = Settings(runtime=runtime, threads=threads, graphs=cuda_graphs)
+    settings = Settings(runtime=runtime, threads=threads, cpu_precision=cpu_precision, graphs=cuda_graphs)
     cohort = gather_cohort(bundles, settings, reference=reference)
     chosen = cast("tuple[TowerName, ...]", ("image", "text") if towers == "both" else (towers,))
     asked = BenchSettings(batches=tuple(sorted(set(batches))), repeats=repeats)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import click
 
 from clipq.bounds import BATCH, REPEATS, THREADS, TIMED_BATCH
+from clipq.cpu import Precision
 from clipq.engines.catalog import DEFAULT_RUNTIME
 from clipq.evaluate.settings import PIXEL_CACHE, PIXEL_CACHE_GB
 
@@ -29,6 +30,13 @@ reference_option = click.option(
 threads_option = click.option(
     "--threads", default=0, show_default="all cores", type=click.IntRange(*THREADS), help="Threads of the runtime."
 )
+
+
+cpu_precision_option = click.option(
+    "--cpu-precision", type=click.Choice(get_args(Precision)), default="as-is", show_default=True,
+    help="8-bit products on a CPU whose own would saturate (x86 without VNNI): as a session has them that nothing was "
+    "told, or exact by slower kernels, which the session that ships must ask for too (docs/cpu.md).",
+)  # fmt: skip
 
 
 graphs_option = click.option(

@@ -11,10 +11,12 @@ import click
 
 from clipq.bounds import ECE_BINS, REPEATS, SAMPLES, SEED, TIMED_BATCH
 from clipq.console import OutputFolder, fetch_option, refuse_idle
+from clipq.cpu import Precision
 from clipq.data.open import describe_sources
 from clipq.evaluate.cli.options import (
     as_batch_size,
     bundles_argument,
+    cpu_precision_option,
     graphs_option,
     json_option,
     jsonable,
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(*SEED), help="Seed of resamples, samples and corruptions [default: 0].")
 @fetch_option
 @threads_option
+@cpu_precision_option
 @click.option(
     "--batch", "batches", multiple=True, type=click.IntRange(*TIMED_BATCH),
     help="Batch size of the latency measurement; repeatable [default: 1, 8].",
@@ -83,6 +86,7 @@ def run(
     runtime: str,
     cache: str | None,
     threads: int,
+    cpu_precision: Precision,
     batches: Sequence[int],
     repeats: int | None,
     batch_size: int | Literal["measure"],
@@ -125,6 +129,7 @@ def run(
     settings = Settings(
         runtime=runtime,
         threads=threads,
+        cpu_precision=cpu_precision,
         graphs=cuda_graphs,
         batch=batch_size,
         auto_batch=auto_batch,

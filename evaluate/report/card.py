@@ -35,8 +35,8 @@ def choose_engine(results: Results, bundle: str | None) -> Entry:
             known = [entry.record.bundle.name for entry in working]
             raise ResultsError(f"--bundle {bundle}: the results have {', '.join(known)}{hint(bundle, known)}")
         if len(found) > 1:
-            runtimes = ", ".join(entry.record.runtime for entry in found)
-            raise ResultsError(f"{bundle} was evaluated in {runtimes}; keep one record")
+            places = ", ".join(entry.record.place for entry in found)
+            raise ResultsError(f"{bundle} was evaluated in {places}; keep one record")
         return found[0]
     candidates = [entry for entry in working if entry.is_candidate and not entry.record.simulated]
     if len(candidates) != 1:
@@ -94,7 +94,7 @@ def _body(entry: Entry) -> str:
     lines = [
         f"# {plain(bundle.name)}",
         "",
-        f"{_code(bundle.checkpoint)}, quantized by {_code(bundle.recipe)}, measured in {_code(record.runtime)}"
+        f"{_code(bundle.checkpoint)}, quantized by {_code(bundle.recipe)}, measured in {_code(record.place)}"
         + (" by **simulated** quantization: no engine of this precision ran." if record.simulated else "."),
         "",
         plain(f"{findings(entry)}.") if entry.is_candidate else "It is the reference, or was compared with none.",

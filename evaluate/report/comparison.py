@@ -19,7 +19,7 @@ def as_markdown(comparison: Comparison) -> str:
     for pair in comparison.pairs:
         lines += [f"### {plain(pair_title(pair))}: {pair.outcome}", ""]
         if pair.same_engine:
-            lines += ["The same engine (digest and runtime).", ""]
+            lines += ["The same engine (digest, runtime, CPU).", ""]
         lines += [plain(otherwise_text(pair)), ""] if pair.made_otherwise else []
         lines += ["| metric | A | B | B − A | p | pairing | verdict |", "|---|---:|---:|---:|---:|---|---|"]
         for one in pair.differences:

@@ -180,7 +180,7 @@ def _said(key: Key) -> tuple[bool, str, int]:
 def _engine(entry: Entry, index_of: dict[Entry, int]) -> dict[str, Any]:
     record, scheme = entry.record, entry.record.bundle.scheme
     return {
-        "name": entry.name, "recipe": record.bundle.recipe, "runtime": record.runtime, "twin": record.twin,
+        "name": entry.name, "recipe": record.bundle.recipe, "runtime": record.place, "twin": record.twin,
         "simulated": record.simulated, "bits": scheme.weight_bits, "widths": scheme.widths, "method": scheme.method,
         "towers": record.bundle.scope,
         "reference": -1 if entry.reference is None else index_of.get(entry.reference, -1),

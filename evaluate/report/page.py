@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from clipq import __version__
+from clipq.cpu import spoken
 from clipq.evaluate.metrics.ood import SCORES
 from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.metrics.table import METRICS, Section, of_section, title_of
@@ -96,7 +97,7 @@ class _Page:
             "notes": results.notes,
             "references": [entry for entry in entries if entry.is_reference],
             "checkpoints": list(dict.fromkeys(entry.record.bundle.checkpoint for entry in entries)),
-            "runtimes": list(dict.fromkeys(entry.record.runtime for entry in entries)),
+            "runtimes": list(dict.fromkeys(entry.record.place for entry in entries)),
             "dates": sorted({entry.record.created[:10] for entry in entries}),
             "machines": _machines(results),
             "axes": {
@@ -275,10 +276,15 @@ def _machines(results: Results) -> list[str]:
         gpu = f", {environment['gpu']['name']}" if "gpu" in environment else ""
         packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
         found.append(
-            f"{environment['cpu']}, {environment['cores']} cores{gpu}, {environment['system']}, "
+            f"{environment['cpu']}{_level(environment)}, {environment['cores']} cores{gpu}, {environment['system']}, "
             f"Python {environment['python']}; {packages}"
         )
     return list(dict.fromkeys(found))
+
+
+def _level(environment: Mapping[str, Any]) -> str:
+    """What its instruction set makes of 8-bit products; before schema 7 nobody wrote it down."""
+    return f" ({spoken(environment['cpu_level'])})" if "cpu_level" in environment else ""
 
 
 def _simulated_cell(row: Measurement) -> tuple[str, str]:

@@ -52,13 +52,13 @@ def made_otherwise(mine: Record, theirs: Record) -> str:
 
 
 def made_by(record: Record) -> dict[str, Any]:
-    """What took part in making a record's numbers, by name: clipq's own version of them, and versions of libraries.
+    """What took part in making a record's numbers, by name: clipq's own version of them, libraries', the CPU.
 
-    Of all of them only since schema 6; of runtimes' always.
+    Of all of them only since schema 7; of runtimes' always.
     """
     said, packages = record.environment.get("made_by"), record.environment["packages"]
     runtimes = {name: one for name, one in packages.items() if name.startswith(("onnxruntime", "tensorrt"))}
-    return runtimes | (said if isinstance(said, dict) else {})
+    return runtimes | ({"CPU": record.cpu} if record.cpu else {}) | (said if isinstance(said, dict) else {})
 
 
 class Foundations:

@@ -39,8 +39,8 @@ def _of_rows(record: Record, rows: Sequence[Measurement]) -> Iterator[str]:
     for row in rows:
         key = row.key
         where = f"{row.metric} of {row.view!r}" + (f", {row.group!r}" if row.group else "")
-        if row.bundle != record.bundle.name or row.runtime != record.runtime:
-            yield f"{where} is of {row.bundle} on {row.runtime}"
+        if (row.bundle, row.runtime, row.cpu) != (record.bundle.name, record.runtime, record.cpu):
+            yield f"{where} is of {row.bundle} on {row.runtime} {row.cpu}".rstrip()
         if key in seen:
             yield f"{where} is there twice"
         seen.add(key)

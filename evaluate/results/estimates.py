@@ -19,13 +19,15 @@ from clipq.evaluate.results.record import Measurement, engine_name
 class Engine:
     """Whose measurements these are: the first columns of ``results.csv``.
 
-    Simulated are bundles whose recipe only simulates, and the twins of Q/DQ bundles: integer kernels off.
+    ``cpu`` is empty on a GPU. Simulated are bundles whose recipe only simulates, and the twins of Q/DQ bundles: integer
+    kernels off.
     """
 
     bundle: str
     recipe: str
     runtime: str
     simulated: bool
+    cpu: str = ""
     is_twin: bool = False
 
     @property
@@ -41,7 +43,12 @@ class Engine:
     def row(self, **values: Any) -> Measurement:
         """A row of ``results.csv`` that begins with these columns."""
         return Measurement(
-            bundle=self.bundle, recipe=self.recipe, runtime=self.runtime, simulated=self.simulated, **values
+            bundle=self.bundle,
+            recipe=self.recipe,
+            runtime=self.runtime,
+            cpu=self.cpu,
+            simulated=self.simulated,
+            **values,
         )
 
 

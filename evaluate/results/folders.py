@@ -174,27 +174,30 @@ def gather(runs: Sequence[tuple[Path, Sequence[Record]]]) -> Results:
         ordered = [_renamed(record, names) for record in in_order(records)] if names else in_order(records)
         called = zip(labels(ordered), ordered, strict=True)
         run = [Entry(f"{prefix}{label}", record, None, folder, names) for label, record in called]
-        references = _references(run)
+        references = [one for one in run if one.is_reference]
         # What has no reference here stands in one table with the others all the same.
         first = next((entry for entry in run if not entry.record.failed), None)
         for entry in run:
-            entry.reference = references.get((entry.record.reference, entry.record.runtime)) or references.get(
-                (entry.record.reference, "")
-            )
+            entry.reference = _reference(entry, references)
             for beside in filter(None, (entry.reference, first)):
                 entry.require_same_basis(beside)
         engines += run
     return Results(tuple(engines))
 
 
-def _references(run: Sequence[Entry]) -> dict[tuple[str, str], Entry]:
-    """What records can have been compared with, by bundle and runtime; by the bundle alone, the first."""
-    found: dict[tuple[str, str], Entry] = {}
-    for one in run:
-        if not (one.record.twin or one.record.failed):
-            for runtime in (one.record.runtime, ""):
-                found.setdefault((one.record.bundle.name, runtime), one)
-    return found
+def _reference(entry: Entry, run: Sequence[Entry]) -> Entry | None:
+    """What a record can have been compared with: in the same runtime if it is there, and on no other kind of CPU."""
+    record = entry.record
+    found = [
+        one
+        for one in run
+        if one.record.bundle.name == record.reference
+        and not (one.record.twin or one.record.failed)
+        and (one.record.cpu == record.cpu or not (one.record.cpu and record.cpu))
+    ]
+    return min(
+        found, key=lambda one: (one.record.runtime != record.runtime, one.record.cpu != record.cpu), default=None
+    )
 
 
 def _prefixes(folders: Sequence[Path]) -> list[str]:

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +23,13 @@ from clipq.given import without_folders
 from clipq.scheme import Scheme, with_scheme
 from clipq.text_files import read_json
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 # A folder can hold a million files that are no images.
 MOST_LEFT_OUT = 100
 
 CSV_COLUMNS = (
-    "bundle", "recipe", "runtime", "simulated", "view", "group", "metric", "unit", "value", "low", "high", "n",
+    "bundle", "recipe", "runtime", "cpu", "simulated", "view", "group", "metric", "unit", "value", "low", "high", "n",
     "reference", "delta", "delta_low", "delta_high", "p_value",
 )  # fmt: skip
 
@@ -59,12 +59,14 @@ class Measurement:
     """One number: a row of ``results.csv``.
 
     ``low`` and ``high`` bound the 95 % interval. ``delta`` is the value minus the reference's on the same samples.
-    Fractions are 0 to 1, latencies milliseconds, sizes bytes. What ``view`` and ``group`` say: ``results/key.py``.
+    Fractions are 0 to 1, latencies milliseconds, sizes bytes. What ``view`` and ``group`` say: ``results/key.py``; what
+    ``cpu`` says: ``src/clipq/cpu.py`` (empty on a GPU, and before schema 7).
     """
 
     bundle: _Name
     recipe: _Name
     runtime: _Name
+    cpu: _Name = ""
     simulated: bool
     view: _Name
     group: _Name = ""
@@ -236,13 +238,15 @@ class Record(_Model):
 
     ``twin`` marks the simulated twin of a Q/DQ bundle; ``failed`` says why an engine was given up, and is mostly empty.
     ``reference`` is a bundle's name and ``reference_digest`` its digest; ``pairing`` is the digest of the file of draws
-    and answers that belongs to the record. Both are empty before schema 6.
+    and answers that belongs to the record. Both are empty before schema 6. ``cpu`` names the arithmetic of the CPU it
+    ran on; empty on a GPU, and before schema 7.
     """
 
     schema_version: int = Field(default=SCHEMA_VERSION, strict=True, ge=1)
     created: str
     bundle: BundleRecord
     runtime: str
+    cpu: str = ""
     simulated: bool
     twin: bool
     failed: str = ""
@@ -261,6 +265,11 @@ class Record(_Model):
     deployed_minus_simulated: tuple[Measurement, ...] = ()
 
     @property
+    def place(self) -> str:
+        """What it ran on: the runtime, and the arithmetic of the CPU."""
+        return f"{self.runtime} ({self.cpu})" if self.cpu else self.runtime
+
+    @property
     def name(self) -> str:
         """What tables and charts call this record."""
         return engine_name(self.bundle.name, simulated=self.simulated, twin=self.twin)
@@ -277,12 +286,17 @@ def engine_name(bundle: str, *, simulated: bool, twin: bool) -> str:
 
 
 def labels(records: Sequence[Record]) -> list[str]:
-    """A name for each record that no other has: the runtime is added where one bundle ran in several."""
-    names = [record.name for record in records]
-    count = Counter(names)
-    return [
-        name if count[name] == 1 else f"{name} ({record.runtime})" for name, record in zip(names, records, strict=True)
-    ]
+    """A name for each record that no other has: runtime and CPU are added where one bundle ran in several."""
+    alike: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        alike[record.name].append(record)
+    return [_told_apart(record, alike[record.name]) for record in records]
+
+
+def _told_apart(record: Record, alike: Sequence[Record]) -> str:
+    places = {"runtime": record.runtime, "cpu": record.cpu or "unknown CPU"}
+    said = [place for what, place in places.items() if len({getattr(one, what) for one in alike}) > 1]
+    return f"{record.name} ({', '.join(said)})" if said else record.name
 
 
 def write_record(folder: Path, record: Record) -> Path:
@@ -299,12 +313,12 @@ def record_path(folder: Path, record: Record) -> Path:
 
 def record_stem(record: Record) -> str:
     """The name of a record's files, without their ending."""
-    return stem_of(record.bundle.name, record.runtime, twin=record.twin)
+    return stem_of(record.bundle.name, record.runtime, record.cpu, twin=record.twin)
 
 
-def stem_of(bundle: str, runtime: str, *, twin: bool) -> str:
+def stem_of(bundle: str, runtime: str, cpu: str, *, twin: bool) -> str:
     """``record_stem`` of an engine that has no record yet."""
-    return file_stem(f"{bundle}__{runtime}{'__simulated' if twin else ''}")
+    return file_stem("__".join(filter(None, (bundle, runtime, cpu, "simulated" if twin else ""))))
 
 
 def read_records(folder: Path) -> list[Record]:

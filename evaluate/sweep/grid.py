@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipq.bounds import BATCH, GPUS, THREADS
+from clipq.cpu import Precision
 from clipq.engines.catalog import DEFAULT_RUNTIME, RUNTIMES, known_runtime
 from clipq.errors import ClipqError, DataError
 from clipq.evaluate.suites.suite import BUILT_IN, read_suite
@@ -24,8 +25,8 @@ class Grid(BaseModel):
 
     Engines are made of ``checkpoints`` by ``recipes`` (the FP32 one comes always), taken from folders that ``bundles``
     names (``*`` matches), or both. ``threads`` are the CPUs of one cell (0: all of the machine, on Ray one), ``gpus``
-    the GPUs of one cell in a GPU runtime. ``cells`` is where embeddings go: a folder, or the URL of a store that fsspec
-    knows and can write to.
+    the GPUs of one cell in a GPU runtime; ``cpu_precision`` as in ``Settings``. ``cells`` is where embeddings go: a
+    folder, or the URL of a store that fsspec knows and can write to.
     """
 
     suite: str
@@ -35,6 +36,7 @@ class Grid(BaseModel):
     calibration_set: Path | None = None
     bundles: tuple[str, ...] = ()
     threads: Whole = Field(default=0, ge=THREADS.least, le=THREADS.most)
+    cpu_precision: Precision = "as-is"
     gpus: Number = Field(default=1.0, gt=GPUS.least, le=GPUS.most)
     batch_size: Whole = Field(default=32, ge=BATCH.least, le=BATCH.most)
     cells: str | None = None

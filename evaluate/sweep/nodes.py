@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipq import __version__
+from clipq.cpu import cpu_level
 from clipq.engines.catalog import known_runtime
 from clipq.errors import RuntimeUnavailable
 from clipq.evaluate.suites.corruptions import drawing_versions
@@ -24,7 +25,8 @@ def software(runtimes: Collection[str]) -> dict[str, Any]:
             found[runtime] = str(known_runtime(runtime).version())
         except RuntimeUnavailable as error:
             found[runtime] = f"nothing ({error})"
-    return {**found, **makers("image"), **makers("text")}
+    on_cpu = any(known_runtime(runtime).device == "cpu" for runtime in runtimes)
+    return {**found, **({"cpu": cpu_level().name} if on_cpu else {}), **makers("image"), **makers("text")}
 
 
 @cache
@@ -53,4 +55,6 @@ def refusal(planned: Mapping[str, Any], here: Mapping[str, Any], who: str = "thi
     ]
     if not other:
         return ""
-    return f"{who} would give other numbers than planned, with {', '.join(other)}; install there what the command has"
+    way_out = "give only machines of one CPU level" if planned.get("cpu") != here.get("cpu") else ""
+    way_out = way_out or "install there what the command has"
+    return f"{who} would give other numbers than planned, with {', '.join(other)}; {way_out}"

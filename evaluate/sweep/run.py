@@ -98,6 +98,7 @@ def plan_sweep(
         settings,
         # On Ray a cell has one CPU where nothing is said, whatever a node has.
         threads=grid.threads if cluster is None else max(1, grid.threads),
+        cpu_precision=grid.cpu_precision,
         batch=grid.batch_size,
         cells=storage.root if storage.is_remote else str(Path(storage.root).resolve()),
     )

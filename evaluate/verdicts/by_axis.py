@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from clipq.cpu import SETTING, is_exact_by_choice, saturates
 from clipq.evaluate.metrics.statistics import holm, median_ratio
 from clipq.evaluate.results.entry import Entry
 from clipq.evaluate.results.key import Key
@@ -62,7 +63,7 @@ def _judged(axis: str, rows: list[Measurement]) -> AxisVerdict:
 
 def sentence(entry: Entry) -> str:
     """The verdict on one engine in a sentence."""
-    return f"{entry.name} on {entry.record.runtime}: {findings(entry)}."
+    return f"{entry.name} on {entry.record.place}: {findings(entry)}."
 
 
 def findings(entry: Entry) -> str:
@@ -79,7 +80,18 @@ def findings(entry: Entry) -> str:
         clauses[found.verdict].append(_clause(found, _subject(found, entry)))
     changed = clauses["worse"] + _confidence(entry) + clauses["better"]
     undecided = [f"undecided: {', '.join(clauses['unknown'])}"] if clauses["unknown"] else []
-    return "; ".join([_cost(entry), *changed, *clauses["same"], *undecided])
+    return "; ".join([_cost(entry), *changed, *clauses["same"], *undecided, *_on_cpu(entry)])
+
+
+def _on_cpu(entry: Entry) -> list[str]:
+    """What the CPU makes of an engine's integers, where that is not what every CPU makes of them."""
+    record = entry.record
+    if record.simulated or record.bundle.scheme.arithmetic != "integer":
+        return []
+    if is_exact_by_choice(record.cpu):
+        return [f"8-bit products kept exact on this CPU: {SETTING}"]
+    said = "8-bit products saturate on this CPU, as they do in a session that nothing was told"
+    return [said] if saturates(record.cpu) else []
 
 
 def _cost(entry: Entry) -> str:

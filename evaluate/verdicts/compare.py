@@ -149,6 +149,7 @@ def _partners(a: Results, b: Results) -> tuple[_Pairs, _Pairs]:
     for one in a.entries:
         same_name = named.get(one.record.name, [])
         same_runtime = [two for two in same_name if two.record.runtime == one.record.runtime]
+        same_runtime.sort(key=lambda two: two.record.cpu != one.record.cpu)
         # Another runtime is a partner too, where it is the only one: two runtimes are what people compare.
         alone = len(same_name) == 1 and count[one.record.name] == 1
         if same_runtime or alone:
@@ -258,8 +259,8 @@ def _judged(found: Sequence[tuple[Entry, Entry, list[Difference]]], margin: floa
                 more = samples_to_decide(one.n, one.delta, one.low, one.high, margin=margin)
             judged.append(replace(one, verdict=verdict, n_to_decide=more))
         judged.sort(key=lambda one: list(AXES).index(one.axis))
-        same = a.record.bundle.digest == b.record.bundle.digest and a.record.runtime == b.record.runtime
-        names = (a.record.name, b.record.name, a.record.runtime, b.record.runtime)
+        same = a.record.bundle.digest == b.record.bundle.digest and a.record.place == b.record.place
+        names = (a.record.name, b.record.name, a.record.place, b.record.place)
         made = made_otherwise(b.record, a.record)
         pairs.append(PairOfRecords(*names, same, tuple(judged), tuple(_latency(a, b)), _missing(a, b), made))
     return pairs

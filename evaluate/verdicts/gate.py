@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from clipq.cpu import is_of
 from clipq.errors import PolicyError
 from clipq.evaluate.metrics.statistics import CONFIDENCE, Draws, intervals
 from clipq.evaluate.metrics.table import metric_of
@@ -64,6 +65,9 @@ def judge_policy(results: Results, policy: Policy) -> list[Finding]:
             state: State = "pass" if view in seen else "fail"
             reason = "measured" if view in seen else "the view is required and was not measured"
             findings.append(Finding(one.name, "required", state, reason, view=view))
+        if policy.cpu:
+            state = "pass" if is_of(one.record.cpu, policy.cpu) else "fail"
+            findings.append(Finding(one.name, _cpu_text(policy.cpu), state, f"measured on {_cpu_of(one)}"))
     findings += _apply(policy, candidates)
     if not findings:
         raise PolicyError("no rule of this policy applies to these results: a gate that judges nothing passes nothing")
@@ -82,21 +86,41 @@ def _apply(policy: Policy, candidates: Sequence[Entry]) -> list[Finding]:
     meant: list[set[Entry]] = []
     names = [one.record.bundle.name for one in candidates]
     for rule in policy.rule:
-        chosen = {
+        named = [
             one
             for one in candidates
             if _matches(one.record.bundle.name, rule.bundle) and _matches(one.record.bundle.recipe, rule.recipe)
-        }
+        ]
+        chosen = {one for one in named if not rule.cpu or is_of(one.record.cpu, rule.cpu)}
         meant.append(chosen)
         # A pattern that matches nobody is a typing error more often than a choice, and would pass in silence.
         asked = f"no engine is called {' or '.join(rule.bundle)}{hint(rule.bundle[0], names)}"
         asked += "" if rule.recipe == ("*",) else f" and made by {' or '.join(rule.recipe)}"
-        by_rule.append([] if chosen or rule.optional else [Finding("", _text(rule), "fail", asked)])
+        missing = _elsewhere(rule, named, chosen) if named else [Finding("", _text(rule), "fail", asked)]
+        by_rule.append([] if rule.optional else missing)
     for one in candidates:
         for rule, chosen, findings in zip(policy.rule, meant, by_rule, strict=True):
             if one in chosen and not one.record.failed:
                 findings += _on_engine(rule, one, policy.confidence)
     return [finding for findings in by_rule for finding in findings]
+
+
+def _elsewhere(rule: Rule, named: Sequence[Entry], chosen: Collection[Entry]) -> list[Finding]:
+    """Engines that a rule is for, and that were measured on other CPUs alone: what is known of those does not count."""
+    there = {(one.record.bundle.name, one.record.simulated) for one in chosen}
+    return [
+        Finding(one.name, _text(rule), "fail", f"was not measured there, but on {_cpu_of(one)}")
+        for one in named
+        if (one.record.bundle.name, one.record.simulated) not in there and not one.record.failed
+    ]
+
+
+def _cpu_of(one: Entry) -> str:
+    return f"a CPU of level {one.record.cpu}" if one.record.cpu else f"{one.record.runtime}, which tells no CPU level"
+
+
+def _cpu_text(levels: Sequence[str]) -> str:
+    return f"cpu={'|'.join(levels)}"
 
 
 def _on_engine(rule: Rule, one: Entry, confidence: float) -> list[Finding]:
@@ -129,6 +153,7 @@ def _text(rule: Rule) -> str:
     parts = [f"{name} {limit:g}" for name, limit in rule.limits()]
     asked = (("view", rule.view), ("group", rule.group))
     where = "".join(f" {what}={value}" for what, value in asked if value is not None)
+    where += f" {_cpu_text(rule.cpu)}" if rule.cpu else ""
     return f"{rule.metric}{where}: {', '.join(parts)}"
 
 

@@ -8,9 +8,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from clipq.errors import PolicyError
+from clipq.cpu import check_known
+from clipq.errors import ClipqError, PolicyError
 from clipq.evaluate.metrics.table import METRICS, metric_of, spoken
 from clipq.evaluate.verdicts.limits import LIMITS, QUANTITIES
 from clipq.fields import Flag, plain_number
@@ -20,16 +30,30 @@ from clipq.text_files import parse_toml, read_text
 BUILT_IN = ("strict", "mlperf-99", "mlperf-99.9", "demo")
 
 
-_Patterns = Annotated[tuple[str, ...], Field(min_length=1)]
+def _as_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _known_levels(value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    try:
+        check_known(value or ())
+    except ClipqError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+_Patterns = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_as_list)]
+_Levels = Annotated[_Patterns | None, AfterValidator(_known_levels)]
 
 
 class Rule(BaseModel):
     """One requirement of every engine that ``bundle`` and ``recipe`` match, on every number that the rest matches.
 
-    Patterns are shell patterns. ``view`` and ``group`` default to all of them, parts of a view (``race=Black``) left
-    out. A rule that matches nothing fails, unless it is ``optional`` (``"engine"``: only where no engine matches).
-    ``confidence = 0`` judges the value alone. Limits are on the value, on value − reference, and on value ÷ reference,
-    in the units of results.csv.
+    Patterns are shell patterns. ``cpu`` names levels of CPUs (``vnni``): the rule is for engines measured there, and
+    fails for an engine that was not, for no level stands for another. ``view`` and ``group`` default to all of them,
+    parts of a view (``race=Black``) left out. A rule that matches nothing fails, unless it is ``optional``
+    (``"engine"``: only where no engine matches). ``confidence = 0`` judges the value alone. Limits are on the value, on
+    value − reference, and on value ÷ reference, in the units of results.csv.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,6 +63,7 @@ class Rule(BaseModel):
     group: str | None = None
     bundle: _Patterns = ("*",)
     recipe: _Patterns = ("*",)
+    cpu: _Levels = None
     min: float | None = None
     max: float | None = None
     min_delta: float | None = None
@@ -48,11 +73,6 @@ class Rule(BaseModel):
     confidence: float | None = Field(default=None, ge=0, lt=1)
     deployed: Flag = True
     optional: Flag | Literal["engine"] = False
-
-    @field_validator("bundle", "recipe", mode="before")
-    @classmethod
-    def _as_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
     _plain = field_validator(*LIMITS, "confidence", mode="before")(plain_number)
 
@@ -86,20 +106,21 @@ class Rule(BaseModel):
 
 
 class Policy(BaseModel):
-    """Rules, their default confidence, and the views that every engine must have been measured on."""
+    """Rules, their default confidence, and the views and CPUs that every engine must have been measured on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     confidence: float = Field(default=0.95, ge=0, lt=1)
     required: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    cpu: _Levels = None
     rule: tuple[Rule, ...] = ()
 
     _plain = field_validator("confidence", mode="before")(plain_number)
 
     @model_validator(mode="after")
     def _asks_something(self) -> Policy:
-        if not self.rule and not self.required:
-            raise ValueError("it has no [[rule]] and requires no view: a gate that cannot fail")
+        if not (self.rule or self.required or self.cpu):
+            raise ValueError("it has no [[rule]], requires no view and names no cpu: a gate that cannot fail")
         return self
 
 

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from clipq.cpu import DECISIVE, cpu_features, cpu_level
 from clipq.made_by import makers
 
 # Distributions of one library, of which one is installed.
@@ -36,6 +37,8 @@ def environment() -> dict[str, Any]:
         packages[found[0]] = found[1]
     return {
         "cpu": _cpu_name(),
+        "cpu_level": cpu_level().name,
+        "cpu_features": [name for name in DECISIVE if name in cpu_features()],
         "cores": os.cpu_count(),
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
