@@ -1,8 +1,8 @@
 """The integer products of a tower as ONNX Runtime runs it on x86, with something of ours between its parts.
 
-The graph that ONNX Runtime optimized is cut at its products of unsigned activations and signed weights. The parts run in
-ONNX Runtime; the products are ours, from the integers that enter them, and so is the scaling behind them, operation by
-operation as ONNX Runtime's kernels do it: with exact products the outputs have the bits of the engine itself.
+The graph that ONNX Runtime optimized is cut at its products of unsigned activations and signed weights. The parts run
+in ONNX Runtime; the products are ours, from the integers that enter them, and so is the scaling behind them, as ONNX
+Runtime's kernels do it step by step: with exact products the outputs have the bits of the engine itself.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from clipq.engines.base import Array, Engine
+from clipq.engines.base import Array
 from clipq.engines.ort import ON_CPU, OrtEngine
-from clipq.engines.saturation import Weights
+from clipq.engines.pair_sums import Weights
 from clipq.errors import EngineError
 
 # Operators with one signed factor, and where their inputs stand: activations, their scale and zero point, weights and
@@ -38,7 +38,7 @@ Multiply = Callable[["Product", Weights, Array], Array]
 
 @dataclass(frozen=True)
 class Product:
-    """One node with an integer product that is exact on some CPUs and saturates on others: its inputs' names by part."""
+    """One node with an integer product that is exact on some CPUs and saturates on others; ``parts`` names inputs."""
 
     name: str
     op: str
@@ -115,7 +115,7 @@ def _without_zero_points(sums: Array, weights: Weights, rows: Array, zero: int, 
 
 
 def _windows(images: Array, product: Product, fill: int) -> tuple[list[Array], tuple[int, ...]]:
-    """What each place of a convolution's output looks at, a row each, for each group; and the output's shape but channels.
+    """What each place of a convolution's output looks at, a row each, by group; and the output's shape but channels.
 
     Beyond the image is the zero point, as ONNX Runtime has it.
     """
@@ -270,9 +270,7 @@ def _spelled_out(nodes: Iterable[Any]) -> Iterator[Any]:
         integers, scale, zero = (f"{node.name}_{part}" for part in ("integers", "scale", "zero"))
         yield helper.make_node("DynamicQuantizeLinear", [source], [integers, scale, zero], name=f"{node.name}_quantize")
         inputs = [integers, weights, scale, weight_scale, zero, weight_zero, bias]
-        yield helper.make_node(
-            "MatMulIntegerToFloat", inputs, node.output, name=node.name, domain="com.microsoft"
-        )
+        yield helper.make_node("MatMulIntegerToFloat", inputs, node.output, name=node.name, domain="com.microsoft")
 
 
 def _cut(nodes: list[Any], products: tuple[Product, ...], outputs: set[str], constants: set[str]) -> list[_Step]:
@@ -306,7 +304,7 @@ def _cut(nodes: list[Any], products: tuple[Product, ...], outputs: set[str], con
 
 
 def _with_readers(nodes: list[Any], at: dict[int, int], constants: set[str], outputs: set[str]) -> None:
-    """Move nodes of constants alone into the step of their first reader: else their outputs go in and out each batch."""
+    """Move nodes of constants alone to the step of their first reader: else their outputs are handed on every batch."""
     fixed = set(constants)
     alone = []
     for index, node in enumerate(nodes):

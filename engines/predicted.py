@@ -7,7 +7,7 @@ from typing import Any
 
 from clipq.engines.base import Array, Engine
 from clipq.engines.integer_products import IntegerProducts, Product
-from clipq.engines.saturation import Weights
+from clipq.engines.pair_sums import Weights
 
 
 class PredictedEngine(Engine):

@@ -1,114 +1,89 @@
-"""Sums of two products that 16 bits cannot hold: where x86 kernels without VNNI lose them, and what they lose.
-
-ONNX Runtime's kernels for AVX2, and for AVX-512 without VNNI, multiply unsigned by signed bytes with ``vpmaddubsw``: two
-neighbours along the inner dimension are multiplied and added in 16 bits, and a sum beyond them becomes the nearest number
-within. Kernels for other types and for depthwise convolutions widen first and are exact, as all are on a CPU with VNNI.
-"""
+"""Where an 8-bit engine depends on the CPU: how many sums of its integer products x86 without VNNI would lose."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Any
+from pathlib import Path
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from clipq.engines.base import Array
+from clipq.engines.integer_products import IntegerProducts, Product
+from clipq.engines.pair_sums import Weights
+from clipq.errors import EngineError
 
-LOWEST, HIGHEST = -(2**15), 2**15 - 1
-_MOST_BYTE = 255
-# Below 2**24 every partial sum of integers is exact in float32, in whatever order it is taken: 512 · 255 · 128 is.
-_CHUNK = 512
-# Of a convolution's windows at once, as floating point.
-_ROWS = 2**14
+Verdict = Literal["exact everywhere", "none saturated", "differs without VNNI", "unknown"]
 
 
 @dataclass(frozen=True)
-class Weights:
-    """The signed right factor of an integer product, inner × outputs, its rows in the order in which they are paired."""
+class ProductSaturation:
+    """One integer product: how many 16-bit sums it took, how many of them saturate, and whether any ever could."""
 
-    values: NDArray[np.int8]
+    name: str
+    op: str
+    can_saturate: bool
+    sums: int
+    saturated: int
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """The integer products of a tower on some samples, in the order in which they run.
+
+    Sums are those of the exact engine's integers: behind a product that saturates, another CPU has other integers.
+    ``unknown`` says why nothing is known, and is mostly empty.
+    """
+
+    products: tuple[ProductSaturation, ...]
+    samples: int
+    unknown: str = ""
 
     @property
-    def pair_sums(self) -> int:
-        """How many sums of two products one row of activations takes; an odd row counts as paired with zero."""
-        inner, outputs = self.values.shape
-        return (inner + 1) // 2 * outputs
+    def share(self) -> float:
+        """Part of all 16-bit sums that saturate on these samples, 0 to 1."""
+        sums = sum(one.sums for one in self.products)
+        return sum(one.saturated for one in self.products) / sums if sums else 0.0
 
     @property
-    def can_saturate(self) -> bool:
-        """Whether any activations could make a sum saturate; if not, the product is exact on every CPU."""
-        return len(self._risky[0]) > 0
-
-    @cached_property
-    def _pairs(self) -> NDArray[np.int16]:
-        """Pairs × 2 × outputs."""
-        inner, outputs = self.values.shape
-        padded = np.zeros((inner + inner % 2, outputs), np.int16)
-        padded[:inner] = self.values
-        return padded.reshape(-1, 2, outputs)
-
-    @cached_property
-    def _risky(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Output and pair of every two weights whose sum the largest activations bring out of 16 bits."""
-        pairs = self._pairs.astype(np.int32)
-        highest = np.maximum(pairs, 0).sum(axis=1) * _MOST_BYTE
-        lowest = np.minimum(pairs, 0).sum(axis=1) * _MOST_BYTE
-        outputs, positions = np.nonzero(((highest > HIGHEST) | (lowest < LOWEST)).T)
-        return outputs, positions
-
-    @cached_property
-    def _as_floats(self) -> list[NDArray[np.float32]]:
-        return [
-            self.values[start : start + _CHUNK].astype(np.float32) for start in range(0, len(self.values), _CHUNK)
-        ]
-
-    def exact(self, rows: NDArray[np.uint8]) -> NDArray[np.int32]:
-        """Rows (rows × inner) times weights, as a CPU with VNNI computes it: int32, rows × outputs."""
-        total = np.zeros((len(rows), self.values.shape[1]), np.int32)
-        for top in range(0, len(rows), _ROWS):
-            some = rows[top : top + _ROWS]
-            for index, chunk in enumerate(self._as_floats):
-                part = some[:, index * _CHUNK : index * _CHUNK + len(chunk)].astype(np.float32)
-                total[top : top + _ROWS] += (part @ chunk).astype(np.int32)
-        return total
-
-    def excess(self, rows: NDArray[np.uint8]) -> tuple[NDArray[np.int32], int]:
-        """What saturation takes off the exact product (int32, rows × outputs), and how many sums it takes it off."""
-        lost = np.zeros((self.values.shape[1], len(rows)), np.int32)
-        outputs, positions = self._risky
-        if not len(outputs):
-            return lost.T, 0
-        padded = np.zeros((self._pairs.shape[0] * 2, len(rows)), np.uint8)
-        padded[: rows.shape[1]] = rows.T
-        first, second = (self._pairs[positions, which, outputs].astype(np.int32) for which in (0, 1))
-        return lost.T, int(_kernel()(padded, outputs, positions, first, second, lost))
-
-    def saturated(self, rows: NDArray[np.uint8]) -> NDArray[np.int32]:
-        """Rows times weights, as a CPU without VNNI computes it."""
-        return self.exact(rows) - self.excess(rows)[0]
+    def verdict(self) -> Verdict:
+        """``exact everywhere`` is proved by the weights alone; ``none saturated`` holds for these samples."""
+        if self.unknown:
+            return "unknown"
+        if not any(one.can_saturate for one in self.products):
+            return "exact everywhere"
+        return "differs without VNNI" if any(one.saturated for one in self.products) else "none saturated"
 
 
-@cache
-def _kernel() -> Callable[..., int]:
-    """``_take_excess`` compiled; the first call in a process takes the second or so that this needs."""
-    import numba
+def take_saturation(path: Path, feeds: Iterable[Mapping[str, Array]]) -> Saturation:
+    """Count a tower's saturating sums on some batches, as an exact CPU runs it."""
+    sums: Counter[str] = Counter()
+    saturated: Counter[str] = Counter()
 
-    compiled: Callable[..., int] = numba.njit(nogil=True)(_take_excess)
-    return compiled
+    def multiply(product: Product, weights: Weights, rows: Array) -> Array:
+        sums[product.name] += len(rows) * weights.pair_sums
+        saturated[product.name] += weights.excess(rows)[1]
+        return weights.exact(rows)
 
-
-def _take_excess(columns: Any, outputs: Any, positions: Any, first: Any, second: Any, lost: Any) -> int:
-    """Add to ``lost`` (outputs × rows) what each pair's sum is beyond 16 bits; returns how many sums were beyond."""
-    count = 0
-    for index in range(len(outputs)):
-        above, below = columns[2 * positions[index]], columns[2 * positions[index] + 1]
-        one, other, into = first[index], second[index], lost[outputs[index]]
-        beyond = np.int32(0)
-        for row in range(len(into)):
-            total = np.int32(above[row]) * one + np.int32(below[row]) * other
-            excess = total - min(max(total, np.int32(-32768)), np.int32(32767))
-            into[row] += excess
-            beyond += np.int32(excess != 0)
-        count += beyond
-    return count
+    samples = 0
+    try:
+        tower = IntegerProducts(path)
+    except EngineError as error:
+        return Saturation((), 0, unknown=str(error))
+    try:
+        for feed in feeds:
+            tower.run(feed, multiply)
+            samples += len(next(iter(feed.values())))
+    finally:
+        tower.close()
+    products = (
+        ProductSaturation(
+            name=one.name,
+            op=one.op,
+            can_saturate=any(weights.can_saturate for weights in one.groups),
+            sums=sums[one.name],
+            saturated=saturated[one.name],
+        )
+        for one in tower.products
+    )
+    return Saturation(tuple(products), samples)

@@ -43,7 +43,7 @@ class Entry:
     def is_reference(self) -> bool:
         """Whether it is what its run compares others with."""
         record = self.record
-        return record.bundle.name == record.reference and not record.twin and not record.failed
+        return record.bundle.name == record.reference and not (record.twin or record.predicted_for or record.failed)
 
     @property
     def is_judged(self) -> bool:

@@ -98,6 +98,8 @@ def _cost(entry: Entry) -> str:
     assert entry.reference is not None
     base = entry.reference.record
     if entry.record.simulated or base.simulated:
+        if level := entry.record.predicted_for:
+            return f"predicted for a CPU without VNNI ({level}), so its speed says nothing"
         whose = "simulated, so its" if entry.record.simulated else "the reference is simulated, so"
         return f"{whose} size and speed say nothing"
     ratio = base.bundle.file_bytes / entry.record.bundle.file_bytes
