@@ -7,6 +7,7 @@ Runtime's kernels do it step by step: with exact products the outputs have the b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,9 @@ _LAYOUTS: dict[str, tuple[int | None, ...]] = {
     "MatMulInteger": (0, None, 2, 1, None, 3, None, None, None),
 }
 _PARTS = ("activations", "scale", "zero", "weights", "weight_scale", "weight_zero", "out_scale", "out_zero", "bias")
+
+# What ONNX Runtime puts behind the name of a node that it made anew.
+_TOKEN = re.compile(r"(_token_\d+)+$")
 
 # What multiplies: called with a product, its weights (one of its groups) and the rows of activations that meet them.
 Multiply = Callable[["Product", Weights, Array], Array]
@@ -154,6 +158,7 @@ class IntegerProducts:
                 self.inputs, self.outputs = engine.inputs, engine.outputs
             self._model = onnx.load(str(Path(folder) / "optimized.onnx"))
         self._tensors = {tensor.name: tensor for tensor in self._model.graph.initializer}
+        operators = {node.output[0]: node.op_type for node in self._model.graph.node}
         nodes = list(_spelled_out(self._model.graph.node))
         found: list[Product] = []
         for node in nodes:
@@ -163,7 +168,8 @@ class IntegerProducts:
             }
             if _saturates(path, node, names, constants):
                 attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-                found.append(Product(node.name, node.op_type, node.output[0], names, attributes, constants))
+                name = _TOKEN.sub("", node.name or node.output[0])
+                found.append(Product(name, operators[node.output[0]], node.output[0], names, attributes, constants))
         self.products = tuple(found)
         self._steps = _cut(nodes, self.products, {spec.name for spec in self.outputs}, set(self._tensors))
         self._sessions: dict[int, Any] = {}

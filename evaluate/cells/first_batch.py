@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from clipq.bundle import TowerName
+from clipq.data.open import complaint
 from clipq.data.views import View
 from clipq.engines.base import Array
+from clipq.errors import DataError
 from clipq.evaluate.cells.cells import CHUNK
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.subjects import Subject
+from clipq.evaluate.settings import Settings
+from clipq.evaluate.suites.plan import open_plan
+from clipq.evaluate.suites.schema import Suite, ViewEntry
 from clipq.preprocess import normalize
 from clipq.tokenizer import TextTokenizer
 
@@ -50,3 +56,11 @@ class FirstBatch:
         else:
             texts = [caption for sample in self.view.samples[: self._size] for caption in sample.captions]
         return TextTokenizer(subject.bundle)(texts[: self._size]) if texts else None
+
+
+def first_batch(source: str, cache: Path | None, size: int) -> FirstBatch:
+    """The first samples of labelled images; remote ones are downloaded to ``cache``."""
+    if wrong := complaint(source):
+        raise DataError(f"--data {wrong}")
+    suite = Suite(view=(ViewEntry(source=source),))
+    return FirstBatch(open_plan(suite, cache).views[0].view, Embeddings(Settings(batch=size), suite))

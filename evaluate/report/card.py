@@ -15,6 +15,7 @@ from clipq.evaluate.results.record import BundleRecord, Measurement, Record
 from clipq.evaluate.verdicts.by_axis import findings
 from clipq.evaluate.verdicts.headline import AXES, headline, title
 from clipq.evaluate.verdicts.judgement import judge_row
+from clipq.evaluate.verdicts.saturation import in_words
 from clipq.files import write_atomic
 from clipq.given import hint
 
@@ -117,6 +118,7 @@ def _body(entry: Entry) -> str:
     lines += [
         f"- {plain(census.tower)} tower: recipe {_code(census.recipe)}, verdict {plain(census.verdict)}, "
         f"{100 * census.integer_share:.0f} % of the matrix-multiply work in integers ({plain(census.evidence)})"
+        + (f"; on CPUs without VNNI {plain(in_words(census.saturation))}" if census.saturation else "")
         for census in record.census
     ] or ["Not measured: which kernels ran."]
     lines += ["", "## Fairness", ""]
