@@ -315,10 +315,10 @@ class Record(_Model):
         return predicted_for(self.cpu)
 
 
-def engine_name(bundle: str, cpu: str, *, simulated: bool, twin: bool) -> str:
+def engine_name(bundle: str, cpu: str = "", *, simulated: bool, twin: bool) -> str:
     """What tables and charts call an engine: its bundle, marked where it is simulated and its name does not say so.
 
-    >>> engine_name("int8-static", "", simulated=True, twin=True)
+    >>> engine_name("int8-static", simulated=True, twin=True)
     'int8-static (simulated)'
     >>> engine_name("int8-static", "avx2-predicted", simulated=True, twin=False)
     'int8-static (as on avx2)'
