@@ -139,18 +139,15 @@ def take_census(
     feed: Mapping[str, Array],
     *,
     runtime: OrtRuntime = ON_CPU,
-    threads: int = 0,
-    simulated: bool = False,
-    exact: bool = False,
+    **options: Any,
 ) -> Census:
     """Profile a tower in ONNX Runtime on a batch and sort its matrix-multiply kernels into integer and floating point.
 
-    On a GPU the profile proves which operators ran there, and its times are those of launching them.
+    ``options`` are those of ``OrtEngine``. On a GPU the profile proves which operators ran there, and its times are
+    those of launching them.
     """
     on_gpu = PROVIDERS[runtime].on_gpu
-    events, model = trace_kernels(
-        path, feed, runs=PROFILED_RUNS, runtime=runtime, threads=threads, simulated=simulated, exact=exact
-    )
+    events, model = trace_kernels(path, feed, runs=PROFILED_RUNS, runtime=runtime, **options)
     nodes = {node.name: node for node in model.graph.node}
     weights = {value.name: tuple(value.dims) for value in model.graph.initializer}
     groups: dict[tuple[str, Arithmetic], list[tuple[str, int, float]]] = defaultdict(list)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clipq.engines.runtime import Feed, Load
 from clipq.errors import EngineError
@@ -15,13 +16,14 @@ from clipq.errors import EngineError
 # The process that measures imports the runtime and numpy and nothing else, so that its size is the engine's.
 _PROBE = """
 import json, sys, numpy, onnxruntime
-path, name, dtype, threads, simulated, config, *shape = sys.argv[1:]
+path, name, dtype, asked, *shape = sys.argv[1:]
+asked = json.loads(asked)
 options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = int(threads)
+options.intra_op_num_threads = asked.get("threads", 0)
 options.log_severity_level = 3
-if simulated == "1":
+if asked.get("simulated"):
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-for entry in json.loads(config).items():
+for entry in asked.get("config", {}).items():
     options.add_session_config_entry(*entry)
 session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 session.run(None, {name: numpy.zeros([int(n) for n in shape], dtype)})
@@ -72,31 +74,13 @@ def gpu_memory(bundle: Path, tower: str, runtime: str, batch: int) -> GpuMemory:
     return GpuMemory(**json.loads(done))
 
 
-def peak_memory(
-    path: Path,
-    input_name: str,
-    dtype: str,
-    shape: Sequence[int],
-    *,
-    threads: int = 0,
-    simulated: bool = False,
-    config: Mapping[str, str] | None = None,
-) -> int:
-    """Peak resident memory in bytes (lower is better), runtime and Python included; ``config`` is the session's."""
-    said = json.dumps(config or {})
-    arguments = [str(path), input_name, dtype, str(threads), str(int(simulated)), said, *map(str, shape)]
+def peak_memory(path: Path, input_name: str, dtype: str, shape: Sequence[int], **options: Any) -> int:
+    """Peak resident memory in bytes (lower is better) of a tower in ONNX Runtime on the CPU, and of a batch.
+
+    Runtime and Python are counted; ``options`` are those of ``OrtEngine``.
+    """
+    arguments = [str(path), input_name, dtype, json.dumps(options), *map(str, shape)]
     return int(_run(_PROBE, arguments, str(path)))
-
-
-def onnxruntime_host_bytes(load: Load, feed: Feed) -> int:
-    """Peak host memory of a tower in ONNX Runtime on the CPU, and of a batch of this feed's shape."""
-    ((name, array),) = feed.items()
-    from clipq.engines.ort import EXACT_PRODUCTS
-
-    return peak_memory(
-        load.path, name, str(array.dtype), array.shape,
-        threads=load.threads, simulated=load.simulated, config=EXACT_PRODUCTS if load.exact else None,
-    )  # fmt: skip
 
 
 def gpu_bytes(runtime: str, load: Load, feed: Feed) -> int:

@@ -52,8 +52,8 @@ class OrtEngine(Engine):
 
     ``simulated`` turns graph optimizations off: then a Q/DQ file runs as it is written, quantize and dequantize around
     floating-point kernels, which is what "fake quantization" means. ``threads`` 0 leaves the choice to the runtime.
-    ``exact`` keeps 8-bit products from saturating. ``trace`` is a folder for a profile. Raises EngineError where the
-    runtime refuses the file or would leave work to the CPU that was meant for the GPU.
+    ``trace`` is a folder for a profile. Raises EngineError where the runtime refuses the file or would leave work to
+    the CPU that was meant for the GPU.
     """
 
     def __init__(
@@ -63,7 +63,6 @@ class OrtEngine(Engine):
         *,
         threads: int = 0,
         simulated: bool = False,
-        exact: bool = False,
         trace: Path | None = None,
         config: Mapping[str, str] | None = None,
     ):
@@ -74,7 +73,7 @@ class OrtEngine(Engine):
         options.intra_op_num_threads = threads
         # Its errors are raised, and would be printed as well.
         options.log_severity_level = 4
-        for key, value in {**(EXACT_PRODUCTS if exact else {}), **(config or {})}.items():
+        for key, value in (config or {}).items():
             options.add_session_config_entry(key, value)
         if simulated:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -205,17 +204,17 @@ def trace_kernels(
     *,
     runs: int,
     runtime: OrtRuntime = ON_CPU,
-    threads: int = 0,
-    simulated: bool = False,
-    exact: bool = False,
+    **options: Any,
 ) -> tuple[list[dict[str, Any]], Any]:
     """Profile a tower: the kernel events of ``runs`` runs after one warm-up, and the optimized graph that ran.
+
+    ``options`` are those of ``OrtEngine``.
 
     An event has ``name`` (the node's), ``op``, ``provider``, ``microseconds``, ``inputs`` and ``outputs`` (type and
     shape of each). The graph is an ``onnx.ModelProto`` without the weights and the names' guarantees of a stored model.
     """
     with TemporaryDirectory() as folder:
-        with OrtEngine(path, runtime, threads=threads, simulated=simulated, exact=exact, trace=Path(folder)) as engine:
+        with OrtEngine(path, runtime, trace=Path(folder), **options) as engine:
             for _ in range(runs + 1):
                 engine.run(feed)
             raw = json.loads(engine.end_trace().read_text())

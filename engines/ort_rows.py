@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipq.cpu import cpu_level
-from clipq.engines.memory import gpu_bytes, onnxruntime_host_bytes
+from clipq.engines.memory import gpu_bytes, peak_memory
 from clipq.engines.runtime import Device, Feed, Load, Runtime, Status
 from clipq.environment import onnxruntime_package
 from clipq.errors import RuntimeUnavailable
@@ -36,7 +36,7 @@ def onnxruntime_row(
         version=onnxruntime_version,
         open=partial(_open, name),
         census=partial(census, name),
-        memory=onnxruntime_host_bytes if device == "cpu" else partial(gpu_bytes, name),
+        memory=_host_bytes if device == "cpu" else partial(gpu_bytes, name),
         can_simulate=can_simulate,
         saturation=_saturation if device == "cpu" else None,
     )
@@ -56,6 +56,19 @@ def _status(runtime: OrtRuntime) -> Status:
     return Status("run", f"{found}{gpu}")
 
 
+def session_options(load: Load) -> dict[str, Any]:
+    """What ``OrtEngine`` is told of a tower's session."""
+    from clipq.engines.ort import EXACT_PRODUCTS
+
+    config = EXACT_PRODUCTS if load.exact else {}
+    return {"threads": load.threads, "simulated": load.simulated, "config": config}
+
+
+def _host_bytes(load: Load, feed: Feed) -> int:
+    ((name, array),) = feed.items()
+    return peak_memory(load.path, name, str(array.dtype), array.shape, **session_options(load))
+
+
 def _open(runtime: OrtRuntime, load: Load) -> Engine:
     from clipq.engines.predicted import PredictedEngine
 
@@ -65,17 +78,14 @@ def _open(runtime: OrtRuntime, load: Load) -> Engine:
 def _session(runtime: OrtRuntime, load: Load) -> OrtEngine:
     from clipq.engines.ort import OrtEngine
 
-    return OrtEngine(load.path, runtime, threads=load.threads, simulated=load.simulated, exact=load.exact)
+    return OrtEngine(load.path, runtime, **session_options(load))
 
 
 def profile(runtime: OrtRuntime, load: Load, feed: Feed) -> Census:
     """By operators: ONNX Runtime's profile."""
     from clipq.engines.census import take_census
 
-    return take_census(
-        load.path, load.tower, feed,
-        runtime=runtime, threads=load.threads, simulated=load.simulated, exact=load.exact,
-    )  # fmt: skip
+    return take_census(load.path, load.tower, feed, runtime=runtime, **session_options(load))
 
 
 def _saturation(load: Load, feed: Feed) -> Saturation | None:

@@ -9,10 +9,13 @@ from pathlib import Path
 from commands import commands
 
 import clipq.demo
+from clipq.cpu import cpu_level
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 CALIBRATION = ROOT / "calib_data" / "demo"
+# How the files of an engine that ran here end, in a results folder.
+ON_THIS_CPU = f"ort-cpu__{cpu_level().name}"
 DEMO_BUNDLE = Path(clipq.demo.__file__).parent / "bundle"
 
 RECIPES = {

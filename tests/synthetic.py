@@ -67,13 +67,13 @@ def scheme_of(recipe, options=None):
 
 def record(
     name, views, *, recipe="int8-static", reference=None, base=(), runtime="ort-cpu", failed="", extra=(), ids=None, milliseconds=None,
-    file_bytes=1_000_000, options=None, towers=("image", "text"), integer_share=1.0, metrics=("acc1", "ece", "confidence_gap"),
+    file_bytes=1_000_000, options=None, cpu="", towers=("image", "text"), integer_share=1.0, metrics=("acc1", "ece", "confidence_gap"),
 ):  # fmt: skip
     """A record of an engine with these predictions by view, and its estimates; ``base`` are the reference's."""
     found = [*estimates(views, metrics), *extra]
     scheme = scheme_of(recipe, options)
-    engine = Engine(name, recipe, runtime, scheme.arithmetic == "simulated")
-    other = None if reference is None else Engine(reference, "fp32", runtime, False)
+    engine = Engine(name, recipe, runtime, scheme.arithmetic == "simulated", cpu=cpu)
+    other = None if reference is None else Engine(reference, "fp32", runtime, False, cpu=cpu)
     rows = [] if failed else measurements(engine, found, other, base)
     rows += [engine.row(view="", metric="file_bytes", unit="bytes", value=file_bytes, n=1)]
     census = CensusRecord(
@@ -100,7 +100,7 @@ def record(
             name=name, digest=f"{name:0<64}", checkpoint="synthetic", recipe=recipe, scheme=scheme, options=options or {}, towers=towers,
             calibration=None, file_bytes=file_bytes,
         ),
-        runtime=runtime, simulated=engine.simulated, twin=False, failed=failed, reference=reference or name,
+        runtime=runtime, cpu=cpu, simulated=engine.simulated, twin=False, failed=failed, reference=reference or name,
         arguments_given={}, arguments_resolved={"seed": 0, "ece_bins": 15}, environment={"cpu": "none", "cores": 1, "system": "-", "python": "3", "packages": {}},
         views=tuple(
             ViewRecord(name=view, source=view, role="in-distribution", baseline="", digest=sha256_bytes(f"{view}/{len(one)}".encode()), n=len(one), classes=CLASSES,
@@ -115,7 +115,7 @@ def record(
 
 def write_results(folder, reference, candidates, **common):
     """A results folder: ``reference`` are the FP32 predictions by view, ``candidates`` keyword arguments by name."""
-    first = record("fp32", reference, recipe="fp32", milliseconds=4.0, file_bytes=4_000_000)
+    first = record("fp32", reference, recipe="fp32", milliseconds=4.0, file_bytes=4_000_000, cpu=common.get("cpu", ""))
     made = [first]
     for name, asked in candidates.items():
         made.append(record(name, **{"reference": "fp32", "base": first[1], **common, **asked}))

@@ -10,7 +10,7 @@ from random import Random
 from benchmarks.fuzz import octets, trees
 from benchmarks.fuzz.case import Case, Fault
 from benchmarks.fuzz.rewrite import rewrite
-from benchmarks.fuzz.world import NO_BENCH, numbers
+from benchmarks.fuzz.world import NO_BENCH, ON_THIS_CPU, numbers
 
 # Of a record, what says nothing about an engine's numbers.
 UNREAD = (
@@ -36,7 +36,9 @@ def records(case: Case) -> None:
     path = (
         results
         / "records"
-        / case.rng.choice(("fp32__ort-cpu.json", "int8-dynamic__ort-cpu.json", "int8-dynamic__ort-cpu.json"))
+        / case.rng.choice(
+            (f"fp32__{ON_THIS_CPU}.json", f"int8-dynamic__{ON_THIS_CPU}.json", f"int8-dynamic__{ON_THIS_CPU}.json")
+        )
     )
     tree = json.loads(path.read_text())
     way = case.rng.choice(("tree",) * 8 + ("octets", "octets", "twice", "same", "stray"))
@@ -77,7 +79,7 @@ def _is_read(before: dict, after: dict, place: trees.Path) -> bool:  # type: ign
 def _stray(path: Path, rng: Random) -> str:
     """Files beside the records."""
     way = rng.choice(("empty", "folder", "foreign", "copy", "hidden"))
-    other = path.with_name("other__ort-cpu.json" if way != "hidden" else "._fp32__ort-cpu.json")
+    other = path.with_name(f"other__{ON_THIS_CPU}.json" if way != "hidden" else f"._fp32__{ON_THIS_CPU}.json")
     if way == "folder":
         other.mkdir()
     elif way == "copy":
@@ -93,7 +95,11 @@ def pairings(case: Case) -> None:
     They are damaged, or what is said is what the valid ones say.
     """
     results = case.copy("results")
-    path = results / "pairing" / case.rng.choice(("fp32__ort-cpu.safetensors", "int8-dynamic__ort-cpu.safetensors"))
+    path = (
+        results
+        / "pairing"
+        / case.rng.choice((f"fp32__{ON_THIS_CPU}.safetensors", f"int8-dynamic__{ON_THIS_CPU}.safetensors"))
+    )
     content, case.mutation = octets.broken(path.read_bytes(), case.rng)
     path.write_bytes(content)
     name = case.rng.choice(("compare", "compare", "report"))

@@ -20,6 +20,7 @@ from PIL import Image
 from benchmarks.fuzz.command import Ended, run
 from benchmarks.fuzz.engine import CLASSES, write_engine
 from benchmarks.fuzz.sandbox import Sandbox
+from clipq.cpu import cpu_level
 from clipq.evaluate.api import read_results
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -227,6 +228,10 @@ def numbers(results: Path) -> Numbers:
     }
 
 
-def record(results: Path, stem: str = "fp32__ort-cpu") -> dict[str, Any]:
+# How the files of an engine that ran here end.
+ON_THIS_CPU = f"ort-cpu__{cpu_level().name}"
+
+
+def record(results: Path, stem: str = f"fp32__{ON_THIS_CPU}") -> dict[str, Any]:
     """The record of an engine."""
     return json.loads((results / "records" / f"{stem}.json").read_text("utf-8"))

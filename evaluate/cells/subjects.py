@@ -62,7 +62,7 @@ class Subject:
         """The first columns of its measurements."""
         recipe = self.bundle.manifest.recipe
         simulated = self.is_side or recipe.scheme.arithmetic == "simulated"
-        return EngineColumns(self.bundle.name, recipe.name, self.runtime, simulated, self.cpu, is_twin=self.simulated)
+        return EngineColumns(self.bundle.name, recipe.name, self.runtime, simulated, self.simulated, self.cpu)
 
     @property
     def device(self) -> Device:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipq.bundle import Recipe
+from clipq.cpu import saturates, spoken
 from clipq.errors import one_line
 from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.metrics.table import metric_of
@@ -52,6 +53,10 @@ def _print_measured(console: Console, measured: Sequence[Record]) -> None:
     console.print(f"percent and points; Δ against {against}, paired, 95 % bootstrap intervals", style="dim")
     _print_axes(console, [record for record in measured if not record.twin] or measured)
     _print_engines(console, measured)
+    for cpu in dict.fromkeys(one.cpu for one in measured if one.bundle.scheme.arithmetic == "integer"):
+        if saturates(cpu):
+            way_out = "docs/cpu.md says what to do: --cpu-precision exact, or recipes of 7-bit weights"
+            console.print(f"[yellow]on this CPU 8-bit products saturate[/] ({spoken(cpu)}); {way_out}")
 
 
 def _view_table(records: Sequence[Record], view: ViewRecord) -> Table:

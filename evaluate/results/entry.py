@@ -46,6 +46,11 @@ class Entry:
         return record.bundle.name == record.reference and not (record.twin or record.predicted_for or record.failed)
 
     @property
+    def place(self) -> str:
+        """What it ran on, but for what its name says already."""
+        return self.record.runtime if f"{self.record.cpu})" in self.name else self.record.place
+
+    @property
     def is_judged(self) -> bool:
         """Whether a gate judges it: references are not judged, twins (integer kernels off) are diagnostics."""
         return not self.is_reference and not self.record.twin

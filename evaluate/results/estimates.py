@@ -27,8 +27,8 @@ class Engine:
     recipe: str
     runtime: str
     simulated: bool
-    cpu: str = ""
     is_twin: bool = False
+    cpu: str = ""
 
     @property
     def label(self) -> str:

@@ -64,7 +64,7 @@ def _judged(axis: str, rows: list[Measurement]) -> AxisVerdict:
 
 def sentence(entry: Entry) -> str:
     """The verdict on one engine in a sentence."""
-    return f"{entry.name} on {entry.record.place}: {findings(entry)}."
+    return f"{entry.name} on {entry.place}: {findings(entry)}."
 
 
 def findings(entry: Entry) -> str:

@@ -270,6 +270,10 @@ def policy_from(entries: Sequence[Entry], margin: float) -> str:
         "confidence = 0.95",
         f"required = [{', '.join(map(_quoted, views))}]",
     ]
+    levels = dict.fromkeys(one.record.cpu for one in candidates)
+    if all(levels):
+        lines.append("# The same file can be another engine on another CPU (docs/cpu.md); without this any is taken.")
+        lines.append(f"cpu = [{', '.join(map(_quoted, levels))}]")
     for (view, group, metric), bounds in ends.items():
         up = metric_of(metric).higher_is_better
         limit = min(low for low, _ in bounds) - margin if up else max(high for _, high in bounds) + margin

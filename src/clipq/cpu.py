@@ -55,7 +55,8 @@ LEVELS: dict[str, Level] = {
         Level("avx512", "x86_64", frozenset(_AVX512), True, "Intel Xeon Skylake (2017)"),
         Level("avx2", "x86_64", frozenset({"avx2"}), True,
               "Intel Haswell, Broadwell, Core up to the 10th generation; AMD EPYC Naples, Rome, Milan (Zen 1 to 3)"),
-        Level("sse", "x86_64", frozenset(), True, "older, and emulated"),
+        # Its products are multiplied in 16 bits, and added in 32.
+        Level("avx", "x86_64", frozenset({"avx"}), False, "Intel Sandy Bridge and Ivy Bridge, AMD Bulldozer"),
         Level("neon-i8mm", "aarch64", frozenset({"asimddp", "i8mm"}), False,
               "AWS Graviton 3 and 4, Apple M2 on, Ampere AmpereOne"),
         Level("neon-dotprod", "aarch64", frozenset({"asimddp"}), False, "AWS Graviton 2, Apple M1, Ampere Altra"),
@@ -120,8 +121,7 @@ def saturates(called: str) -> bool:
 def check_predictable(asked: str) -> None:
     """Raise ClipqError for what no CPU level is called, or one where 8-bit products are exact or nobody has looked."""
     check_known([asked])
-    # The kernels for AVX2 are known to the bit; older CPUs have others.
-    able = [name for name in LEVELS if saturates(name) and "avx2" in LEVELS[name].needs]
+    able = [name for name in LEVELS if saturates(name)]
     if asked not in able:
         raise ClipqError(f"CPU level {asked!r} is not predicted: products saturate on {' and '.join(able)}")
 

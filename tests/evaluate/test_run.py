@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 import pytest
-from support import assert_refused, evaluate, export
+from support import ON_THIS_CPU, assert_refused, evaluate, export
 
 from clipq.bundle import open_bundle, stored_file, write_manifest
 from clipq.evaluate.metrics.table import METRICS
@@ -131,7 +131,7 @@ def test_simulated_is_another_engine(rows, results):
 
 
 def test_record_is_complete(results):
-    record = json.loads((results / "records" / "int8-static-minmax__ort-cpu.json").read_text())
+    record = json.loads((results / "records" / f"int8-static-minmax__{ON_THIS_CPU}.json").read_text())
     assert record["schema_version"] == 6 and record["arguments_given"]["command"] == "run"
     assert record["arguments_resolved"]["ece_bins"] == 15 and record["environment"]["cpu"]
     assert len(record["bundle"]["digest"]) == 64 and record["bundle"]["calibration"]["images"] == 128
@@ -340,7 +340,7 @@ def test_bundles_with_templates_of_their_own_are_refused_before_the_run(bundles,
 
 def test_damaged_records_are_refused(results, tmp_path):
     copy = shutil.copytree(results / "records", tmp_path / "results" / "records").parent
-    path = copy / "records" / "fp32__ort-cpu.json"
+    path = copy / "records" / f"fp32__{ON_THIS_CPU}.json"
     good = json.loads(path.read_text())
     path.write_text(json.dumps(good | {"schema_version": 7}))
     assert_refused(evaluate("report", str(copy)), "schema version 7", "upgrade")

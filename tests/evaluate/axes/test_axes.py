@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-from support import assert_refused, evaluate
+from support import ON_THIS_CPU, assert_refused, evaluate
 
 from clipq.bundle import open_bundle, stored_file, write_manifest
 from clipq.evaluate.axes.classification import _resampled_scales, tuned
@@ -123,7 +123,7 @@ def test_one_image_with_two_captions_cannot_be_paired_wrongly(values):
 
 
 def test_deployed_minus_simulated_covers_the_axes(results):
-    record = json.loads((results / "records" / "int8-static-minmax__ort-cpu.json").read_text())
+    record = json.loads((results / "records" / f"int8-static-minmax__{ON_THIS_CPU}.json").read_text())
     metrics = {(row["view"], row["group"], row["metric"]) for row in record["deployed_minus_simulated"]}
     assert {
         ("test-c", "", "corruption_acc1"),
@@ -190,7 +190,7 @@ def test_a_broken_engine_is_named_and_the_others_go_on(bundles, tmp_path):
     assert "bad-engine failed and was not measured" in done.stdout and "not finite" in done.stdout
     with (tmp_path / "out" / "results.csv").open() as stream:
         assert {row["bundle"] for row in csv.DictReader(stream)} == {"fp32", "int2-weight-only-rtn"}
-    record = json.loads((tmp_path / "out" / "records" / "bad-engine__ort-cpu.json").read_text())
+    record = json.loads((tmp_path / "out" / "records" / f"bad-engine__{ON_THIS_CPU}.json").read_text())
     assert "image tower on demo-test" in record["failed"] and record["measurements"] == []
     assert "failed and was not measured" in (tmp_path / "out" / "report.html").read_text()
     assert_refused(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from photos import image_folder
 from PIL import Image
-from support import assert_refused, evaluate
+from support import ON_THIS_CPU, assert_refused, evaluate
 
 from clipq.demo import world
 from clipq.evaluate.results.record import read_records
@@ -22,7 +22,7 @@ def test_bad_images_stop_or_are_counted(bundles, tmp_path):
     assert not (tmp_path / "results" / "records").exists()
     done = evaluate(*arguments, "--on-bad-image", "skip")
     assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "results" / "records" / "fp32__ort-cpu.json").read_text())
+    record = json.loads((tmp_path / "results" / "records" / f"fp32__{ON_THIS_CPU}.json").read_text())
     assert record["views"][0]["n"] == 13 and set(record["views"][0]["skipped"]) == {"ring/1.png", "star/2.png"}
     assert "2 images were skipped" in (tmp_path / "results" / "report.html").read_text()
     assert_refused(evaluate(*arguments), "1.png")

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from support import evaluate
+from support import ON_THIS_CPU, evaluate
 
 from clipq.engines.base import Engine, TensorSpec
 from clipq.errors import OutOfMemory
@@ -60,7 +60,9 @@ def test_the_fastest_batch_is_found_and_recorded(bundles, tmp_path):
         "run", bundles / "fp32", "--data", "demo:test:n=96", "--batch-size", "measure", "--no-bench", "-o", tmp_path / "r"
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    batch = json.loads((tmp_path / "r" / "records" / "fp32__ort-cpu.json").read_text())["arguments_resolved"]["batch"]
+    batch = json.loads((tmp_path / "r" / "records" / f"fp32__{ON_THIS_CPU}.json").read_text())["arguments_resolved"][
+        "batch"
+    ]
     assert batch in SIZES
     cell = next((tmp_path / "r" / "cells").glob("*/cell.json")).read_text()
     assert json.loads(cell)["batch"] == batch

@@ -12,7 +12,7 @@ import shutil
 import pytest
 from browser import opened
 from PIL import Image
-from support import assert_refused, evaluate, export
+from support import ON_THIS_CPU, assert_refused, evaluate, export
 from synthetic import exact, many, predictions, record, worse, write_results
 
 from clipq.demo import world
@@ -337,7 +337,7 @@ def test_json_has_no_nan(tmp_path):
 
 def test_a_bundle_that_says_int8_and_runs_in_float_is_called_out(page, tmp_path):
     copy = shutil.copytree(page.parent / "records", tmp_path / "results" / "records")
-    path = copy / "int8-static-minmax__ort-cpu.json"
+    path = copy / f"int8-static-minmax__{ON_THIS_CPU}.json"
     found = json.loads(path.read_text())
     found["census"][0] |= {"integer_share": 0.0, "verdict": "float"}
     path.write_text(json.dumps(found))
@@ -379,7 +379,7 @@ def test_other_forms(results, tmp_path, form):
     if form == "json":
         found = json.loads(text)
         engine = next(one for one in found["engines"] if one["name"] == "int2-weight-only-rtn")
-        assert engine["verdict"].startswith("int2-weight-only-rtn on ort-cpu: ") and len(engine["digest"]) == 64
+        assert engine["verdict"].startswith("int2-weight-only-rtn on ort-cpu (") and len(engine["digest"]) == 64
         assert engine["axes"]["accuracy"]["verdict"] in ("better", "same", "worse", "unknown")
     elif form == "csv":
         rows = list(csv.DictReader(text.splitlines()))

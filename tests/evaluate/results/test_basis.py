@@ -7,7 +7,7 @@ import json
 import shutil
 
 import pytest
-from support import CALIBRATION, assert_refused, evaluate
+from support import CALIBRATION, ON_THIS_CPU, assert_refused, evaluate
 from synthetic import predictions, worse, write_results
 
 from clipq.errors import ResultsError
@@ -164,7 +164,7 @@ def test_other_libraries_between_two_folders_are_said(folder, tmp_path):
     assert "with another" not in evaluate("compare", str(folder), str(folder)).stdout
 
 
-@pytest.mark.parametrize("version", [7, "7", 7.0, True, 0, -1, None, "new", [6]])
+@pytest.mark.parametrize("version", [8, "8", 8.0, True, 0, -1, None, "new", [6]])
 def test_a_record_of_no_known_schema_is_refused(folder, version):
     edit(folder, lambda found: found.update(schema_version=version), ("int8",))
     assert_refused(evaluate("gate", str(folder), "--policy", "mlperf-99"), "int8__ort-cpu.json", "schema")
@@ -250,10 +250,10 @@ def test_a_run_refuses_what_another_run_was_asked_otherwise(bundles, tmp_path):
     with (out / "results.csv").open() as stream:
         seen = {row["bundle"] for row in csv.DictReader(stream)}
     assert seen == {entry.record.bundle.name for entry in read_results([out])} == {"fp32", "int8-static-minmax", "int2-weight-only-rtn"}  # fmt: skip
-    record = read_record(out / "records" / "int8-static-minmax__ort-cpu.json")
+    record = read_record(out / "records" / f"int8-static-minmax__{ON_THIS_CPU}.json")
     assert set(record.views[0].digests) == {"labels", "classes", "templates"} and len(record.reference_digest) == 64
     read_pairing(out, record)
-    path = out / "pairing" / "int8-static-minmax__ort-cpu.safetensors"
+    path = out / "pairing" / f"int8-static-minmax__{ON_THIS_CPU}.safetensors"
     data = bytearray(path.read_bytes())
     data[-7] ^= 1
     path.write_bytes(data)

@@ -21,7 +21,7 @@ from clipq.evaluate.results.folders import gather, read_results
 from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.pairing import write_pairing
 from clipq.evaluate.results.record import engine_name, write_record
-from clipq.evaluate.verdicts.by_axis import findings
+from clipq.evaluate.verdicts.by_axis import findings, sentence
 from clipq.evaluate.verdicts.compare import compare
 from clipq.evaluate.verdicts.gate import judge_policy
 from clipq.evaluate.verdicts.policy import Policy
@@ -241,3 +241,49 @@ def test_who_gives_another_folder_is_told_which_holds_records(folder, tmp_path):
         read_results([made / "results.csv"])
     with pytest.raises(ResultsError, match="clipq-eval run -o"):
         read_results([tmp_path / "nothing"])
+
+
+@pytest.fixture(scope="module")
+def two_cpus(tmp_path_factory):
+    """One folder that a run on each of two CPUs wrote: the same files, other numbers."""
+    folder = tmp_path_factory.mktemp("two") / "results"
+    for cpu, share in (("avx512-vnni", 0.0), ("avx2", 0.3)):
+        base = predictions(400) if share == 0.0 else worse(predictions(400), 0.01)
+        write_results(folder, {"test": base}, {"int8": {"views": {"test": worse(base, share)}}}, cpu=cpu)
+    return folder
+
+
+def test_one_bundle_on_two_cpus_is_two_engines_each_with_its_own_reference(two_cpus):
+    results = read_results([two_cpus])
+    assert {entry.name for entry in results} == {
+        "fp32 (avx512-vnni)", "fp32 (avx2)", "int8 (avx512-vnni)", "int8 (avx2)"
+    }  # fmt: skip
+    for cpu in ("avx512-vnni", "avx2"):
+        assert results[f"int8 ({cpu})"].reference.name == f"fp32 ({cpu})"
+        assert sentence(results[f"int8 ({cpu})"]).startswith(f"int8 ({cpu}) on ort-cpu: ")
+    assert "8-bit products saturate on this CPU" in sentence(results["int8 (avx2)"])
+    assert "saturate" not in sentence(results["int8 (avx512-vnni)"])
+    rows = list(csv.DictReader((two_cpus / "results.csv").open()))
+    assert {row["cpu"] for row in rows} == {"avx2"}
+
+
+def test_a_reference_of_another_cpu_is_none(two_cpus, tmp_path):
+    copy = shutil.copytree(two_cpus, tmp_path / "r")
+    (copy / "records" / "fp32__ort-cpu__avx2.json").unlink()
+    results = read_results([copy])
+    assert results["int8 (avx2)"].reference is None
+    assert results["int8 (avx512-vnni)"].reference.name == "fp32"
+
+
+def test_engines_of_two_cpus_are_compared_with_themselves_first(two_cpus, tmp_path):
+    pairs = compare(read_results([two_cpus]), read_results([two_cpus])).pairs
+    assert {(pair.runtime_a, pair.runtime_b, pair.same_engine) for pair in pairs} == {
+        ("ort-cpu (avx2)", "ort-cpu (avx2)", True), ("ort-cpu (avx512-vnni)", "ort-cpu (avx512-vnni)", True)
+    }  # fmt: skip
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder, cpu in ((one, "avx512-vnni"), (other, "avx2")):
+        for path in two_cpus.rglob(f"*__ort-cpu__{cpu}.*"):
+            (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder / path.parent.name)
+    pair = next(pair for pair in compare(read_results([one]), read_results([other])).pairs if pair.a == "int8")
+    assert not pair.same_engine and pair.made_otherwise == "CPU (avx2, not avx512-vnni)" and pair.outcome == "worse"

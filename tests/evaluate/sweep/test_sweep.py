@@ -8,7 +8,7 @@ import shutil
 from importlib.metadata import version
 
 import pytest
-from support import assert_refused, evaluate
+from support import ON_THIS_CPU, assert_refused, evaluate
 
 from clipq.errors import DataError
 from clipq.evaluate.cells.subjects import gather_cohort
@@ -134,7 +134,7 @@ def test_failures_are_left_alone_until_they_are_retried(swept, grid, tmp_path):
     (results / "failures" / f"{failing['cell']}.json").write_text(json.dumps(failure | {"cell": failing["cell"]}))
     done = evaluate("sweep", grid, "-o", results)
     assert done.returncode == 3 and "the worker was killed" in done.stdout and "0 cells filled" in done.stdout
-    record = json.loads((results / "results" / "demo" / "records" / "int8-dynamic__ort-cpu.json").read_text())
+    record = json.loads((results / "results" / "demo" / "records" / f"int8-dynamic__{ON_THIS_CPU}.json").read_text())
     assert "the worker was killed" in record["failed"] and record["measurements"] == []
     assert status(results) == {"cells": CELLS, "done": CELLS - 1, "failed": 1, "missing": 0}
     assert "the worker was killed" in evaluate("sweep", "status", results).stdout

@@ -16,7 +16,7 @@ from clipq.evaluate.results.pairing import read_pairing, write_pairing
 from clipq.evaluate.results.record import write_record
 from clipq.evaluate.verdicts.gate import Finding, judge_policy
 from clipq.evaluate.verdicts.limits import LIMITS, Limit, Quantity
-from clipq.evaluate.verdicts.policy import Policy, Rule
+from clipq.evaluate.verdicts.policy import Policy, Rule, read_policy
 
 BASE = predictions(4000, accuracy=0.8)
 GOOD = worse(BASE, 0.001)
@@ -88,7 +88,6 @@ def test_cases(results, tmp_path, bundle, rule, code, state):
     from clipq.evaluate.results.folders import gather
     from clipq.evaluate.results.record import read_records
     from clipq.evaluate.verdicts.gate import judge_policy, outcome
-    from clipq.evaluate.verdicts.policy import read_policy
 
     path = tmp_path / "policy.toml"
     path.write_text(RULE.format(bundle, rule))
@@ -252,8 +251,6 @@ def test_bad_folders_are_refused(results, tmp_path):
 
 @pytest.mark.parametrize("name", ["strict", "mlperf-99", "mlperf-99.9", "demo"])
 def test_built_in_policies_are_read(name):
-    from clipq.evaluate.verdicts.policy import read_policy
-
     assert read_policy(name).rule
 
 
@@ -292,3 +289,60 @@ def test_of_many_lines_the_first_are_shown(capsys):
     print_findings(findings)
     said = capsys.readouterr().out
     assert "and 7 more that do not pass" in said and f"{MOST_FINDINGS + 7} fail" in said
+
+
+@pytest.fixture(scope="module")
+def two_cpus(tmp_path_factory):
+    """One folder of two CPUs: the engine is good on the one, and bad on the other."""
+    folder = tmp_path_factory.mktemp("two") / "results"
+    for cpu, candidate in (("avx512-vnni", GOOD), ("avx2", BAD)):
+        write_results(folder, {"test": BASE}, {"int8": {"views": {"test": candidate}}}, cpu=cpu)
+    return folder
+
+
+ON_ACCURACY = "[[rule]]\nmetric = 'acc1'\nmin_delta = -0.05\n"
+
+
+@pytest.mark.parametrize(
+    ("policy", "states"),
+    [
+        (ON_ACCURACY, {("int8 (avx512-vnni)", "pass"), ("int8 (avx2)", "fail")}),
+        (ON_ACCURACY + "cpu = 'vnni'", {("int8 (avx512-vnni)", "pass")}),
+        (ON_ACCURACY + "cpu = 'avx2'", {("int8 (avx2)", "fail")}),
+        (ON_ACCURACY + "cpu = ['avx512-vnni', 'avx2']", {("int8 (avx512-vnni)", "pass"), ("int8 (avx2)", "fail")}),
+        (ON_ACCURACY + "cpu = 'amx'", {("int8 (avx512-vnni)", "fail"), ("int8 (avx2)", "fail")}),
+        (ON_ACCURACY + "cpu = 'amx'\nrecipe = 'fp16'\noptional = true\n[[rule]]\nmetric = 'acc1'\nmin = 0\ncpu = 'avx2'", {("int8 (avx2)", "pass")}),
+        ("cpu = 'vnni'", {("int8 (avx512-vnni)", "pass"), ("int8 (avx2)", "fail")}),
+        ("cpu = 'exact'", {("int8 (avx512-vnni)", "fail"), ("int8 (avx2)", "fail")}),
+    ],
+)  # fmt: skip
+def test_a_verdict_on_one_cpu_never_stands_for_another(two_cpus, tmp_path, policy, states):
+    (tmp_path / "policy.toml").write_text(policy)
+    found = judge_policy(read_results([two_cpus]), read_policy(str(tmp_path / "policy.toml")))
+    assert {(one.engine, one.state) for one in found} == states
+    done = evaluate("gate", str(two_cpus), "--policy", str(tmp_path / "policy.toml"))
+    assert done.returncode == (1 if any(state == "fail" for _, state in states) else 0)
+
+
+def test_what_says_no_cpu_is_measured_on_none(results, tmp_path):
+    """A GPU's engines, and records of an earlier clipq."""
+    (tmp_path / "policy.toml").write_text("cpu = 'vnni'")
+    found = judge_policy(read_results([results]), read_policy(str(tmp_path / "policy.toml")))
+    assert {(one.state, one.reason) for one in found if one.rule.startswith("cpu")} == {
+        ("fail", "measured on ort-cpu, which tells no CPU level")
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [ON_ACCURACY + "cpu = 'vnn'", "cpu = ['avx3']", "cpu = []", ON_ACCURACY + "cpu = 3"])
+def test_a_cpu_that_there_is_not_is_refused(two_cpus, tmp_path, text):
+    (tmp_path / "policy.toml").write_text(text)
+    assert_refused(evaluate("gate", str(two_cpus), "--policy", str(tmp_path / "policy.toml")), "cpu")
+
+
+def test_a_policy_that_is_made_holds_on_the_cpus_that_it_was_made_of(two_cpus, results, tmp_path):
+    made = evaluate("gate", "init", str(two_cpus), "-o", str(tmp_path / "made.toml"))
+    assert made.returncode == 0, made.stderr
+    assert set(read_policy(str(tmp_path / "made.toml")).cpu) == {"avx2", "avx512-vnni"}
+    assert evaluate("gate", str(two_cpus), "--policy", str(tmp_path / "made.toml")).returncode == 0
+    evaluate("gate", "init", str(results), "-o", str(tmp_path / "unknown.toml"))
+    assert read_policy(str(tmp_path / "unknown.toml")).cpu is None
