@@ -29,7 +29,7 @@ _RETRIEVAL = ("image-text-to-text", "Image-Text Retrieval")
 
 def choose_engine(results: Results, bundle: str | None) -> Entry:
     """The deployed candidate of that name, or the only one; raises ResultsError where that leaves a choice or none."""
-    working = [entry for entry in results.working() if not entry.record.twin]
+    working = [entry for entry in results.working() if not entry.record.is_side]
     if bundle is not None:
         found = [entry for entry in working if entry.record.bundle.name == bundle]
         if not found:

@@ -124,7 +124,7 @@ class _Page:
             "attacks": [self.attack(attack) for attack in attacks.values()],
             "retrieval": [self.retrieval(view) for view in views.values() if view.role == "retrieval"],
             "has_flips": any(view.flips for entry in entries for view in entry.record.views),
-            "has_costs": any(not entry.record.twin for entry in entries),
+            "has_costs": any(not entry.record.is_side for entry in entries),
             "engines": self.engines(),
             "gpu": any("gpu" in entry.record.environment for entry in entries),
             "kernels": kernels,

@@ -310,6 +310,11 @@ class Record(_Model):
         return engine_name(self.bundle.name, self.cpu, simulated=self.simulated, twin=self.twin)
 
     @property
+    def is_side(self) -> bool:
+        """Whether it stands beside its bundle's engine to tell something of it: a simulated twin, or a prediction."""
+        return self.twin or bool(self.predicted_for)
+
+    @property
     def predicted_for(self) -> str:
         """The level of CPUs that its numbers are predicted for; empty where the engine ran as it is."""
         return predicted_for(self.cpu)
