@@ -33,6 +33,12 @@ EXACT_PRODUCTS = {"session.x64quantprecision": "1"}
 # The arena's words, CUDA's, and those of cuBLAS and cuDNN.
 _OUT_OF_MEMORY = re.compile(r"failed to allocate memory|out of memory|STATUS_ALLOC_FAILED", re.I)
 
+# Operators of files that bring activations to integers, or take them as such.
+_QUANTIZES = {
+    "QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat",
+    "QLinearMatMul", "QLinearConv", "QGemm",
+}  # fmt: skip
+
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -233,6 +239,11 @@ def trace_kernels(
 def has_quantize_dequantize(path: Path) -> bool:
     """Whether an ONNX file quantizes activations by Q/DQ nodes, so that it can be simulated."""
     return any(node.op_type == "QuantizeLinear" for node in read_graph(path).graph.node)
+
+
+def has_integer_products(path: Path) -> bool:
+    """Whether an ONNX file quantizes activations, so that ONNX Runtime multiplies them as integers on the CPU."""
+    return any(node.op_type in _QUANTIZES for node in read_graph(path).graph.node)
 
 
 def _give_back() -> None:

@@ -7,15 +7,18 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from clipq.cpu import cpu_level
 from clipq.engines.memory import gpu_bytes, peak_memory
 from clipq.engines.runtime import Device, Feed, Load, Runtime, Status
 from clipq.environment import onnxruntime_package
 from clipq.errors import RuntimeUnavailable
 
 if TYPE_CHECKING:
+    from clipq.engines.base import Engine
     from clipq.engines.census import Census
     from clipq.engines.ort import OrtEngine
     from clipq.engines.ort_providers import OrtRuntime
+    from clipq.engines.saturation import Saturation
 
     Proof = Callable[[OrtRuntime, Load, Feed], Census]
 
@@ -35,6 +38,7 @@ def onnxruntime_row(
         census=partial(census, name),
         memory=_host_bytes if device == "cpu" else partial(gpu_bytes, name),
         can_simulate=can_simulate,
+        saturation=_saturation if device == "cpu" else None,
     )
 
 
@@ -65,7 +69,13 @@ def _host_bytes(load: Load, feed: Feed) -> int:
     return peak_memory(load.path, name, str(array.dtype), array.shape, **session_options(load))
 
 
-def _open(runtime: OrtRuntime, load: Load) -> OrtEngine:
+def _open(runtime: OrtRuntime, load: Load) -> Engine:
+    from clipq.engines.predicted import PredictedEngine
+
+    return PredictedEngine(load.path) if load.saturating else _session(runtime, load)
+
+
+def _session(runtime: OrtRuntime, load: Load) -> OrtEngine:
     from clipq.engines.ort import OrtEngine
 
     return OrtEngine(load.path, runtime, **session_options(load))
@@ -76,6 +86,16 @@ def profile(runtime: OrtRuntime, load: Load, feed: Feed) -> Census:
     from clipq.engines.census import take_census
 
     return take_census(load.path, load.tower, feed, runtime=runtime, **session_options(load))
+
+
+def _saturation(load: Load, feed: Feed) -> Saturation | None:
+    from clipq.engines.ort import has_integer_products
+    from clipq.engines.saturation import take_saturation
+
+    # The graph that ONNX Runtime makes of a file on Arm is another, and says nothing of x86.
+    if load.simulated or cpu_level().machine != "x86_64" or not has_integer_products(load.path):
+        return None
+    return take_saturation(load.path, [feed])
 
 
 def one_node(runtime: OrtRuntime, load: Load, feed: Feed) -> Census:
@@ -93,7 +113,7 @@ def kernels_or(otherwise: Proof) -> Proof:
 def _kernels(otherwise: Proof, runtime: OrtRuntime, load: Load, feed: Feed) -> Census:
     from clipq.engines.layers import take_kernel_census
 
-    with _open(runtime, load) as engine:
+    with _session(runtime, load) as engine:
         try:
             return take_kernel_census(engine, load.tower, feed)
         except RuntimeUnavailable as error:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from clipq.bundle import Bundle, TowerName
     from clipq.engines.base import Array, Engine
     from clipq.engines.census import Census
+    from clipq.engines.saturation import Saturation
 
 Device = Literal["cpu", "cuda"]
 Feed: TypeAlias = "Mapping[str, Array]"
@@ -38,7 +39,7 @@ class Load:
 
     ``threads`` 0 leaves their number to the runtime; ``simulated`` runs Q/DQ nodes as they are written, around
     floating-point kernels; ``graphs`` launches plans as CUDA graphs; ``exact`` keeps 8-bit products from saturating
-    on a CPU where they would.
+    on a CPU where they would; ``saturating`` gives them as such a CPU would, on any of its family.
     """
 
     bundle: Bundle
@@ -47,6 +48,7 @@ class Load:
     simulated: bool = False
     graphs: bool = False
     exact: bool = False
+    saturating: bool = False
 
     @property
     def path(self) -> Path:
@@ -62,6 +64,8 @@ class Runtime:
     alone. ``version``: package and version. ``open`` loads a tower. ``census``: which kernels ran in a tower for a
     batch, by the proof that this runtime offers. ``memory``: bytes of the device's memory that a tower and a batch take
     in a process of their own; None where nobody measures it. ``can_simulate``: it runs a Q/DQ file as it is written.
+    ``saturation``: what a CPU without VNNI would lose of a tower's integer products on a batch; None where they depend
+    on no CPU. Where it is known, the tower's outputs there can be predicted (``Load.saturating``).
     """
 
     name: str
@@ -74,3 +78,4 @@ class Runtime:
     census: Callable[[Load, Feed], Census]
     memory: Callable[[Load, Feed], int] | None = None
     can_simulate: bool = False
+    saturation: Callable[[Load, Feed], Saturation | None] | None = None

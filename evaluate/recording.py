@@ -78,7 +78,7 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
         arguments_given=evaluated.given,
         arguments_resolved={
             **_asked(plan.suite), "runtime": settings.runtime,
-            "threads": settings.threads, "cpu_precision": settings.cpu_precision,
+            "threads": settings.threads, "cpu_precision": settings.cpu_precision, "as_cpu": subject.as_cpu,
             "batch": settings.batch, "cuda_graphs": subject.graphs,
         },
         environment={**environment(), **({"gpu": asdict(current_gpu())} if subject.device == "cuda" else {})},
@@ -151,7 +151,7 @@ def _rows(subject: Subject, evaluated: Evaluated) -> list[Measurement]:
 def _rows_against_twin(subject: Subject, evaluated: Evaluated) -> list[Measurement]:
     """The same numbers with differences to the bundle's simulated twin, if that was evaluated too."""
     columns, twin = subject.columns, subject.columns.twin
-    if subject.simulated or twin.label not in evaluated.findings:
+    if subject.is_side or twin.label not in evaluated.findings:
         return []
     mine = evaluated.findings_of(subject)
     unpaired = [one for one in mine.estimates if not one.paired]

@@ -17,6 +17,7 @@ from clipq.evaluate.bench.batch_size import measured_batch
 from clipq.evaluate.bench.bench import BenchSettings, SubjectBench, bench
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.fill import fill
+from clipq.evaluate.cells.first_batch import FirstBatch
 from clipq.evaluate.cells.subjects import Cohort, Subject, gather_cohort
 from clipq.evaluate.recording import Evaluated, planned_record, record_of
 from clipq.evaluate.results.basis import Foundations, differs
@@ -58,15 +59,17 @@ def evaluate_plan(
     refuse_other_data(plan, cohort, results)
     settings = settings.within(results)
     if settings.batch == "measure":
-        settings = replace(settings, batch=measured_batch(cohort.subjects, progress))
+        settings = replace(settings, batch=measured_batch([one for one in cohort.subjects if not one.as_cpu], progress))
     with Embeddings(settings, plan.suite, progress) as embeddings:
         cohort = fill(plan, cohort, embeddings)
     _require_working(cohort)
     benches: dict[str, SubjectBench] = {}
     if plan.suite.latency is not None:
         asked = BenchSettings(batches=plan.suite.latency.batches, repeats=plan.suite.latency.repeats)
-        progress.start("latency, memory, kernels", len(TOWERS) + len(cohort.working))
-        benches = bench(cohort.working, asked, results / "bench", lambda what: progress.advance(1))
+        engines = [subject for subject in cohort.working if not subject.as_cpu]
+        progress.start("latency, memory, kernels", len(TOWERS) + len(engines))
+        real = FirstBatch(plan.views[0].view, embeddings) if plan.views else None
+        benches = bench(engines, asked, results / "bench", lambda what: progress.advance(1), real)
     # Engines are opened once more where a cell is found damaged.
     with threadpool_limits(METRIC_THREADS, user_api="blas"), embeddings:
         findings = measure(plan, cohort, embeddings, results if settings.thumbnails else None, progress)

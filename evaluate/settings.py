@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from clipq.bounds import BATCH, THREADS
 from clipq.bounds import PIXEL_CACHE_GB as MOST_GB
-from clipq.cpu import Precision
+from clipq.cpu import Precision, check_predictable
 from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import ClipqError
 from clipq.given import as_number, as_path, as_store, as_text, shown
@@ -34,6 +34,8 @@ class Settings:
     * ``threads``: of the runtime; 0 is all cores.
     * ``cpu_precision``: "as-is" runs as a session does that nothing was told; "exact" has ONNX Runtime keep 8-bit
       products from saturating, where those of this CPU would.
+    * ``as_cpu``: a level of CPUs without VNNI ("avx2"): engines with integer products are evaluated once more, as they
+      are predicted to be there.
     * ``graphs``: launch plans as CUDA graphs.
     * ``batch``: how many images or texts an engine is given at once, 1 to 256; "measure" finds the fastest.
     * ``auto_batch``: halve the batch where GPU memory ends, which is an error otherwise.
@@ -48,6 +50,7 @@ class Settings:
     runtime: str = DEFAULT_RUNTIME
     threads: int = 0
     cpu_precision: Precision = "as-is"
+    as_cpu: str = ""
     graphs: bool = False
     batch: int | Literal["measure"] = 32
     auto_batch: bool = False
@@ -60,6 +63,7 @@ class Settings:
         known_runtime(as_text(self.runtime, "runtime"))
         taken: dict[str, object] = {
             "threads": as_number(self.threads, "threads", *THREADS),
+            "as_cpu": as_text(self.as_cpu, "as_cpu") if self.as_cpu else "",
             "cells": as_text(self.cells, "cells"),
             "fetch": None if self.fetch is None else as_path(self.fetch, "fetch"),
         }
@@ -67,6 +71,8 @@ class Settings:
             taken["batch"] = as_number(self.batch, "batch", *BATCH, also=", or 'measure'")
         if self.cpu_precision not in get_args(Precision):
             raise ClipqError(f"cpu_precision {shown(self.cpu_precision)}: give {' or '.join(get_args(Precision))}")
+        if taken["as_cpu"]:
+            check_predictable(str(taken["as_cpu"]))
         for name in ("graphs", "auto_batch", "thumbnails"):
             if not isinstance(getattr(self, name), bool):
                 raise ClipqError(f"{name} {shown(getattr(self, name))}: give True or False")

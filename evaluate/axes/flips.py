@@ -22,9 +22,9 @@ SIDE = 96
 
 
 def measure(reading: Reading[PlannedView]) -> Found:
-    """Flips against the reference on a labelled view; a twin's are not looked at."""
+    """Flips against the reference on a labelled view; of twins and predictions nobody looks at them."""
     reference, view = reading.reference, reading.asked.view
-    if reference is None or reference is reading or reading.subject.simulated:
+    if reference is None or reference is reading or reading.subject.is_side:
         return Found()
 
     def thumbnail(index: int) -> str:

@@ -17,9 +17,18 @@ from clipq.engines.catalog import known_runtime
 from clipq.engines.census import Census
 from clipq.engines.gpu_state import joules_per_run, read_gpu_state
 from clipq.engines.latency import measure_latency
+from clipq.engines.saturation import Saturation
 from clipq.environment import environment
+from clipq.evaluate.cells.first_batch import FirstBatch
 from clipq.evaluate.cells.subjects import Subject
-from clipq.evaluate.results.record import CensusRecord, GpuRecord, KernelRecord, LatencyRecord
+from clipq.evaluate.results.record import (
+    CensusRecord,
+    GpuRecord,
+    KernelRecord,
+    LatencyRecord,
+    ProductRecord,
+    SaturationRecord,
+)
 from clipq.files import sha256_bytes, write_atomic
 from clipq.tokenizer import TextTokenizer
 
@@ -58,9 +67,16 @@ class _Stored(BaseModel):
 
 
 def bench(
-    subjects: Sequence[Subject], settings: BenchSettings, folder: Path, advance: Callable[[str], None]
+    subjects: Sequence[Subject],
+    settings: BenchSettings,
+    folder: Path,
+    advance: Callable[[str], None],
+    real: FirstBatch | None = None,
 ) -> dict[str, SubjectBench]:
-    """Bench all subjects side by side, by label; figures already stored for the same subjects and settings are kept."""
+    """Bench all subjects side by side, by label; figures already stored for the same subjects and settings are kept.
+
+    Saturating sums are counted on ``real`` inputs, where there are such.
+    """
     described = {
         "subjects": [
             [subject.label, subject.bundle.digest, subject.identity("image"), subject.threads, subject.graphs]
@@ -68,8 +84,9 @@ def bench(
         ],
         "settings": vars(settings),
         "environment": environment(),
+        "real": None if real is None else real.identity,
         # Raised when a figure is measured in another way, so that none of the old way is kept.
-        "method": 3,
+        "method": 4,
     }
     path = folder / f"{sha256_bytes(json.dumps(described, sort_keys=True).encode())[:32]}.json"
     if path.is_file():
@@ -83,7 +100,7 @@ def bench(
     benches = {}
     for subject in subjects:
         advance(f"kernels and memory of {subject.label}")
-        one = _bench_alone(subject, max(settings.batches))
+        one = _bench_alone(subject, max(settings.batches), real)
         on_gpu = gpu if subject.device == "cuda" else None
         benches[subject.label] = one.model_copy(update={"latency": tuple(latencies[subject.label]), "gpu": on_gpu})
     write_atomic(path, _Stored.of(benches).model_dump_json())
@@ -101,7 +118,7 @@ def _read(path: Path) -> dict[str, SubjectBench] | None:
     return again.subjects if again.model_dump_json().encode() == data else None
 
 
-def _bench_alone(subject: Subject, batch: int) -> SubjectBench:
+def _bench_alone(subject: Subject, batch: int, real: FirstBatch | None) -> SubjectBench:
     """What needs no other engine beside it: kernels, memory and energy of both towers at a batch size."""
     census: list[CensusRecord] = []
     memory: dict[str, int] = {}
@@ -109,7 +126,7 @@ def _bench_alone(subject: Subject, batch: int) -> SubjectBench:
     measure_memory, on_gpu = known_runtime(subject.runtime).memory, subject.device == "cuda"
     for tower in TOWERS:
         feed = plausible_feed(subject.bundle, tower, batch)
-        census.append(subject_census(subject, tower, feed))
+        census.append(subject_census(subject, tower, feed, real))
         if measure_memory is not None:
             with subject.bundle.unchanged():
                 memory[tower] = measure_memory(subject.load(tower), feed)
@@ -167,11 +184,34 @@ def seconds_per_sample(engine: Engine, bundle: Bundle, tower: TowerName, batch: 
     return 1 / latency.throughput
 
 
-def subject_census(subject: Subject, tower: TowerName, feed: dict[str, Array]) -> CensusRecord:
-    """Which kernels ran in one tower of a subject, by the proof its runtime offers."""
+def subject_census(
+    subject: Subject, tower: TowerName, feed: dict[str, Array], real: FirstBatch | None = None
+) -> CensusRecord:
+    """Which kernels ran in one tower of a subject, by the proof its runtime offers, and what saturates elsewhere.
+
+    The second is counted on ``real`` inputs, or on the feed where there are none.
+    """
+    runtime, load = known_runtime(subject.runtime), subject.load(tower)
     with subject.bundle.unchanged():
-        census = known_runtime(subject.runtime).census(subject.load(tower), feed)
-    return census_record(census, subject.bundle.manifest.tower(tower).recipe)
+        record = census_record(runtime.census(load, feed), subject.bundle.manifest.tower(tower).recipe)
+        if runtime.saturation is None:
+            return record
+        given = None if real is None else real.feed(subject, tower)
+        found = runtime.saturation(load, feed if given is None else given)
+    view = "" if real is None or given is None else real.view.name
+    return record.model_copy(update={"saturation": found and saturation_record(found, view)})
+
+
+def saturation_record(found: Saturation, view: str) -> SaturationRecord:
+    """What saturates, as it is stored."""
+    return SaturationRecord(
+        verdict=found.verdict,
+        share=found.share,
+        samples=found.samples,
+        view=view,
+        unknown=found.unknown,
+        products=tuple(ProductRecord(**vars(product)) for product in found.products),
+    )
 
 
 def census_record(census: Census, recipe: str) -> CensusRecord:

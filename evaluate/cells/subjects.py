@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipq.bundle import TOWERS, Bundle, TowerName, open_bundle
-from clipq.cpu import Precision, arithmetic, is_kept_exact
+from clipq.cpu import Precision, arithmetic, cpu_level, is_kept_exact, predicted
 from clipq.engines.base import Engine
 from clipq.engines.catalog import (
     check_fits,
@@ -20,7 +20,7 @@ from clipq.engines.catalog import (
     runtime_identity,
     simulator,
 )
-from clipq.engines.ort import has_quantize_dequantize
+from clipq.engines.ort import has_integer_products, has_quantize_dequantize
 from clipq.engines.runtime import Device, Load
 from clipq.errors import BundleError, ClipqError, ResultsError, raise_together
 from clipq.evaluate.results.estimates import Engine as EngineColumns
@@ -35,7 +35,8 @@ class Subject:
     """One bundle in one runtime; ``simulated`` runs its Q/DQ nodes around floating-point kernels.
 
     ``graphs`` launches plans as CUDA graphs, which changes times and no numbers. ``precision`` is what is asked of
-    8-bit products on a CPU whose own would saturate.
+    8-bit products on a CPU whose own would saturate. ``as_cpu`` names a level of such CPUs: what the engine would
+    answer there is predicted on this one.
     """
 
     bundle: Bundle
@@ -44,6 +45,12 @@ class Subject:
     simulated: bool = False
     graphs: bool = False
     precision: Precision = "as-is"
+    as_cpu: str = ""
+
+    @property
+    def is_side(self) -> bool:
+        """Whether it stands beside its bundle's engine to tell something of it: a simulated twin, or a prediction."""
+        return self.simulated or bool(self.as_cpu)
 
     @property
     def label(self) -> str:
@@ -54,7 +61,7 @@ class Subject:
     def columns(self) -> EngineColumns:
         """The first columns of its measurements."""
         recipe = self.bundle.manifest.recipe
-        simulated = self.simulated or recipe.scheme.arithmetic == "simulated"
+        simulated = self.is_side or recipe.scheme.arithmetic == "simulated"
         return EngineColumns(self.bundle.name, recipe.name, self.runtime, simulated, self.simulated, self.cpu)
 
     @property
@@ -64,13 +71,15 @@ class Subject:
 
     @property
     def cpu(self) -> str:
-        """The arithmetic of the CPU that it runs on; empty on a GPU."""
+        """The arithmetic of the CPU that it runs on, or is predicted for; empty on a GPU."""
+        if self.as_cpu:
+            return predicted(self.as_cpu)
         return arithmetic(self.precision) if self.device == "cpu" else ""
 
     def load(self, tower: TowerName) -> Load:
         """One tower, as this subject's runtime loads it."""
         exact = self.device == "cpu" and is_kept_exact(self.precision)
-        return Load(self.bundle, tower, self.threads, self.simulated, self.graphs, exact)
+        return Load(self.bundle, tower, self.threads, self.simulated, self.graphs, exact, bool(self.as_cpu))
 
     def open(self, tower: TowerName) -> Engine:
         """Load one tower."""
@@ -82,6 +91,8 @@ class Subject:
         ONNX Runtime ends in other last digits where it has more threads than there are rows in a batch.
         """
         on_cpu = {"threads": self.threads or os.cpu_count(), "cpu": self.cpu} if self.device == "cpu" else {}
+        # Floating point between predicted products is this CPU's.
+        on_cpu |= {"predicted_on": cpu_level().name} if self.as_cpu else {}
         return {
             "tower": self.bundle.manifest.tower(tower).digest,
             **runtime_identity(self.runtime),
@@ -118,7 +129,7 @@ class Cohort:
     def twin(self, subject: Subject) -> Subject | None:
         """The same bundle with integer kernels off, if that is evaluated too."""
         twins = (other for other in self.working if other.simulated and other.bundle == subject.bundle)
-        return None if subject.simulated else next(twins, None)
+        return None if subject.is_side else next(twins, None)
 
 
 def gather_cohort(
@@ -132,8 +143,9 @@ def gather_cohort(
     """Open bundles and find the reference among them: the only FP32 bundle, plans built of it apart, or the one named.
 
     ONNX bundles run in the settings' runtime, built ones in the runtime they were built for. With ``simulated``, every
-    Q/DQ bundle comes twice. What is wrong with each bundle is raised together, and what ``also`` is wrong. Raises
-    BundleError for bundles that do not belong together, RuntimeUnavailable for a runtime that does not work here.
+    Q/DQ bundle comes twice; so does every bundle with integer products where the settings say ``as_cpu``. What is wrong
+    with each bundle is raised together, and what ``also`` is wrong. Raises BundleError for bundles that do not belong
+    together, RuntimeUnavailable for a runtime that does not work here.
     """
     bundles = _open_bundles(paths, also)
     names = [bundle.name for bundle in bundles]
@@ -164,8 +176,33 @@ def gather_cohort(
         if not twins:
             raise BundleError("--simulated: none of the bundles has Q/DQ nodes (int8-static has); nothing to simulate")
         subjects += twins
+    subjects += predictions(subjects, settings)
     first = next((subject for subject in subjects if chosen is not None and subject.bundle.name == chosen.name), None)
     return Cohort(tuple(subjects), first)
+
+
+def predictions(subjects: Sequence[Subject], settings: Settings) -> list[Subject]:
+    """What ``as_cpu`` adds to subjects: the engines with integer products again, as they would be on another CPU.
+
+    Raises BundleError where that cannot be told.
+    """
+    level = settings.as_cpu
+    if not level:
+        return []
+    asked = f"--as-cpu {level}"
+    if cpu_level().machine != "x86_64":
+        raise BundleError(f"{asked}: what ONNX Runtime runs on x86 can be told on x86 alone, and this CPU is another")
+    if settings.cpu_precision == "exact":
+        raise BundleError(f"{asked}: --cpu-precision exact keeps products exact on every CPU; leave one out")
+    able = [one for one in subjects if not one.is_side and known_runtime(one.runtime).saturation is not None]
+    if not able:
+        raise BundleError(f"{asked}: none of the engines runs on the CPU, where alone products saturate; leave it out")
+    found = [one for one in able if any(has_integer_products(one.bundle.tower_path(tower)) for tower in TOWERS)]
+    if not found:
+        raise BundleError(
+            f"{asked}: none of the bundles multiplies integers (int8-static and int8-dynamic do); leave it out"
+        )
+    return [replace(one, as_cpu=level) for one in found]
 
 
 def check_precision(subjects: Sequence[Subject], precision: Precision) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from clipq.bounds import TIMED_BATCH
+from clipq.console import fetch_option
 from clipq.cpu import Precision
 from clipq.errors import BundleError
 from clipq.evaluate.cli.options import (
@@ -37,6 +38,11 @@ if TYPE_CHECKING:
 @click.option(
     "--batch", default=8, show_default=True, type=click.IntRange(*TIMED_BATCH), help="Batch size of the profiled run."
 )
+@click.option(
+    "--data", metavar="[NAME=]SOURCE",
+    help="Count what saturates without VNNI on these labelled images and their prompts, not on plausible inputs.",
+)  # fmt: skip
+@fetch_option
 @json_option
 def inspect(
     bundle: Path,
@@ -45,12 +51,15 @@ def inspect(
     cpu_precision: Precision,
     simulated: bool,
     batch: int,
+    data: str | None,
+    cache: str | None,
     as_json: bool,
 ) -> None:
-    """Show which kernels really ran in BUNDLE, and how much of the work they did in integers."""
+    """Show which kernels really ran in BUNDLE, how much they did in integers, and what saturates without VNNI."""
     from clipq.bundle import TOWERS, open_bundle
     from clipq.engines.catalog import check_fits, require_runtime
     from clipq.evaluate.bench.bench import plausible_feed, subject_census
+    from clipq.evaluate.cells.first_batch import first_batch
     from clipq.evaluate.cells.subjects import Subject, check_precision, has_twin, runtime_of
     from clipq.evaluate.report.terminal import print_census
 
@@ -61,7 +70,8 @@ def inspect(
         raise BundleError(f"--simulated: {opened.name} has no Q/DQ nodes (int8-static has); nothing to simulate")
     require_runtime(subject.runtime)
     check_precision([subject], cpu_precision)
-    rows = [subject_census(subject, tower, plausible_feed(opened, tower, batch)) for tower in TOWERS]
+    real = first_batch(data, Path(cache).expanduser() if cache else None, batch) if data else None
+    rows = [subject_census(subject, tower, plausible_feed(opened, tower, batch), real) for tower in TOWERS]
     if as_json:
         click.echo(strict_json.dumps([row.model_dump() for row in rows]))
     else:

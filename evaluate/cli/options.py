@@ -39,6 +39,13 @@ cpu_precision_option = click.option(
 )  # fmt: skip
 
 
+as_cpu_option = click.option(
+    "--as-cpu", default="", metavar="LEVEL",
+    help="Also evaluate each bundle with integer products as it would answer on a CPU without VNNI (avx2, avx512): its "
+    "products are predicted to the bit, nothing of it is timed (docs/cpu.md).",
+)  # fmt: skip
+
+
 graphs_option = click.option(
     "--cuda-graphs", is_flag=True, help="Launch plans as CUDA graphs, one per batch size: less work between kernels."
 )

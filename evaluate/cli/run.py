@@ -15,6 +15,7 @@ from clipq.cpu import Precision
 from clipq.data.open import describe_sources
 from clipq.evaluate.cli.options import (
     as_batch_size,
+    as_cpu_option,
     bundles_argument,
     cpu_precision_option,
     graphs_option,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 @click.option(
     "--simulated", is_flag=True, help="Also run each Q/DQ bundle with integer kernels off (fake quantization)."
 )
+@as_cpu_option
 @click.option(
     "--templates",
     metavar="NAME",
@@ -87,6 +89,7 @@ def run(
     cache: str | None,
     threads: int,
     cpu_precision: Precision,
+    as_cpu: str,
     batches: Sequence[int],
     repeats: int | None,
     batch_size: int | Literal["measure"],
@@ -130,6 +133,7 @@ def run(
         runtime=runtime,
         threads=threads,
         cpu_precision=cpu_precision,
+        as_cpu=as_cpu,
         graphs=cuda_graphs,
         batch=batch_size,
         auto_batch=auto_batch,

@@ -15,6 +15,7 @@ from clipq.evaluate.results.record import BundleRecord, Measurement, Record
 from clipq.evaluate.verdicts.by_axis import findings
 from clipq.evaluate.verdicts.headline import AXES, headline, title
 from clipq.evaluate.verdicts.judgement import judge_row
+from clipq.evaluate.verdicts.saturation import in_words
 from clipq.files import write_atomic
 from clipq.given import hint
 
@@ -28,7 +29,7 @@ _RETRIEVAL = ("image-text-to-text", "Image-Text Retrieval")
 
 def choose_engine(results: Results, bundle: str | None) -> Entry:
     """The deployed candidate of that name, or the only one; raises ResultsError where that leaves a choice or none."""
-    working = [entry for entry in results.working() if not entry.record.twin]
+    working = [entry for entry in results.working() if not entry.record.is_side]
     if bundle is not None:
         found = [entry for entry in working if entry.record.bundle.name == bundle]
         if not found:
@@ -117,6 +118,7 @@ def _body(entry: Entry) -> str:
     lines += [
         f"- {plain(census.tower)} tower: recipe {_code(census.recipe)}, verdict {plain(census.verdict)}, "
         f"{100 * census.integer_share:.0f} % of the matrix-multiply work in integers ({plain(census.evidence)})"
+        + (f"; on CPUs without VNNI {plain(in_words(census.saturation))}" if census.saturation else "")
         for census in record.census
     ] or ["Not measured: which kernels ran."]
     lines += ["", "## Fairness", ""]

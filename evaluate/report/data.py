@@ -152,7 +152,7 @@ def costs(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         series.setdefault(title, [None] * len(entries))[index] = [_short(value) for value in values]
 
     for index, entry in enumerate(entries):
-        if entry.record.twin:
+        if entry.record.is_side:
             continue
         for latency in entry.record.latency:
             place = f"{latency.tower} tower, batch {latency.batch}"

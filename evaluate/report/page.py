@@ -25,6 +25,7 @@ from clipq.evaluate.verdicts.by_axis import MARKS, AxisVerdict, axis_verdicts, c
 from clipq.evaluate.verdicts.headline import AXES
 from clipq.evaluate.verdicts.judgement import MARGIN, breaks_promise
 from clipq.evaluate.verdicts.regularities import find_regularities
+from clipq.evaluate.verdicts.saturation import in_words, percent
 from clipq.files import write_atomic
 
 SIMULATION = ("acc1", "ece", "confidence_gap", "agreement", "cosine")
@@ -84,11 +85,17 @@ class _Page:
             for index, entry in numbered
             if entry.is_candidate
         ]
-        kernels = [
+        kernels: list[dict[str, Any]] = [
             {"index": index, "entry": entry, "census": census,
              "broken": breaks_promise(census, entry.record.bundle, simulated=entry.record.simulated)}
             for index, entry in numbered
             for census in entry.record.census
+        ]  # fmt: skip
+        saturation = [
+            {"index": one["index"], "entry": one["entry"], "tower": one["census"].tower, "text": in_words(found),
+             "share": percent(found.share) if found.samples else ""}
+            for one in kernels
+            if (found := one["census"].saturation) is not None
         ]  # fmt: skip
         return {
             "version": __version__,
@@ -117,10 +124,11 @@ class _Page:
             "attacks": [self.attack(attack) for attack in attacks.values()],
             "retrieval": [self.retrieval(view) for view in views.values() if view.role == "retrieval"],
             "has_flips": any(view.flips for entry in entries for view in entry.record.views),
-            "has_costs": any(not entry.record.twin for entry in entries),
+            "has_costs": any(not entry.record.is_side for entry in entries),
             "engines": self.engines(),
             "gpu": any("gpu" in entry.record.environment for entry in entries),
             "kernels": kernels,
+            "saturation": saturation,
             "broken": [(one["entry"], one["census"]) for one in kernels if one["broken"]],
             "simulation": self.simulation(),
             "comparisons": len(results.compared),

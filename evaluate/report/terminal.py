@@ -20,15 +20,17 @@ from clipq.evaluate.metrics.table import metric_of
 from clipq.evaluate.report.ci import figures
 from clipq.evaluate.report.comparison import latency_title, otherwise_text, pair_title, shown, verdict_text
 from clipq.evaluate.results.numbers import delta, number, ratio, with_interval
-from clipq.evaluate.results.record import CensusRecord, LatencyRecord, Measurement, Record, ViewRecord
+from clipq.evaluate.results.record import CensusRecord, LatencyRecord, Measurement, Record, SaturationRecord, ViewRecord
 from clipq.evaluate.suites.schema import Suite, view_name
 from clipq.evaluate.verdicts.compare import Comparison
 from clipq.evaluate.verdicts.gate import Finding, outcome
 from clipq.evaluate.verdicts.headline import headline, title
 from clipq.evaluate.verdicts.judgement import breaks_promise
+from clipq.evaluate.verdicts.saturation import in_words, percent, without_vnni
 
 # Nobody reads more lines, and a table of a million takes minutes.
 MOST_FINDINGS = 500
+MOST_PRODUCTS = 5
 
 
 def print_summary(records: Sequence[Record]) -> None:
@@ -169,6 +171,8 @@ def _print_engines(console: Console, records: Sequence[Record]) -> None:
     for column in ("engine", "MB", "image ms p50", "× ref", "text ms p50", "× ref", "image integer", "text integer"):
         table.add_column(column, justify="left" if column == "engine" else "right", no_wrap=column == "engine")
     for record in records:
+        if not record.latency:
+            continue
         cells = [escape(record.name), f"{record.bundle.file_bytes / 1e6:.1f}"]
         for tower in ("image", "text"):
             latency = next(row for row in record.latency if row.tower == tower and row.batch == largest)
@@ -183,6 +187,9 @@ def _print_engines(console: Console, records: Sequence[Record]) -> None:
             cells.append(f"[bold red]{share}, says {escape(census.recipe)}[/]" if broken else share)
         table.add_row(*cells)
     console.print(table)
+    for record in records:
+        if elsewhere := without_vnni(record.census):
+            console.print(f"{record.name}: {elsewhere}", style="yellow", markup=False)
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -271,6 +278,18 @@ def print_census(name: str, recipe: Recipe, rows: Sequence[CensusRecord], *, sim
         if breaks_promise(census, recipe, simulated=simulated):
             console.print(f"[bold red]this tower says {escape(census.recipe)} and computes in floating point here[/]")
         console.print(f"evidence: {census.evidence}", style="dim", markup=False)
+        if census.saturation is not None:
+            _print_saturation(console, census.saturation)
+
+
+def _print_saturation(console: Console, found: SaturationRecord) -> None:
+    style = "yellow" if found.verdict == "differs without VNNI" else None
+    console.print(f"on CPUs without VNNI: {in_words(found)}", style=style, markup=False)
+    saturated = sorted((one for one in found.products if one.saturated), key=lambda one: -one.saturated / one.sums)
+    for one in saturated[:MOST_PRODUCTS]:
+        console.print(f"  {percent(one.saturated / one.sums)} of {one.name} ({one.op})", style="dim", markup=False)
+    if len(saturated) > MOST_PRODUCTS:
+        console.print(f"  and {len(saturated) - MOST_PRODUCTS} more products: --json has all", style="dim")
 
 
 def latency_rows(timed: Mapping[str, Sequence[LatencyRecord]], reference: str | None) -> list[dict[str, Any]]:

@@ -43,12 +43,13 @@ class Entry:
     def is_reference(self) -> bool:
         """Whether it is what its run compares others with."""
         record = self.record
-        return record.bundle.name == record.reference and not record.twin and not record.failed
+        return record.bundle.name == record.reference and not (record.is_side or record.failed)
 
     @property
     def place(self) -> str:
         """What it ran on, but for what its name says already."""
-        return self.record.runtime if f"{self.record.cpu})" in self.name else self.record.place
+        said = bool(self.record.predicted_for) or f"{self.record.cpu})" in self.name
+        return self.record.runtime if said else self.record.place
 
     @property
     def is_judged(self) -> bool:

@@ -20,7 +20,7 @@ class Engine:
     """Whose measurements these are: the first columns of ``results.csv``.
 
     ``cpu`` is empty on a GPU. Simulated are bundles whose recipe only simulates, and the twins of Q/DQ bundles: integer
-    kernels off.
+    kernels off; and what is predicted for another CPU.
     """
 
     bundle: str
@@ -33,7 +33,7 @@ class Engine:
     @property
     def label(self) -> str:
         """What the column ``reference`` says when others are compared with this one."""
-        return engine_name(self.bundle, simulated=self.simulated, twin=self.is_twin)
+        return engine_name(self.bundle, self.cpu, simulated=self.simulated, twin=self.is_twin)
 
     @property
     def twin(self) -> Engine:

@@ -186,14 +186,16 @@ def gather(runs: Sequence[tuple[Path, Sequence[Record]]]) -> Results:
 
 
 def _reference(entry: Entry, run: Sequence[Entry]) -> Entry | None:
-    """What a record can have been compared with: in the same runtime if it is there, and on no other kind of CPU."""
+    """What a record can have been compared with: in the same runtime if it is there, and on no other kind of CPU.
+
+    A prediction is compared with what ran beside it, on whatever CPU that was.
+    """
     record = entry.record
     found = [
         one
         for one in run
         if one.record.bundle.name == record.reference
-        and not (one.record.twin or one.record.failed)
-        and (one.record.cpu == record.cpu or not (one.record.cpu and record.cpu))
+        and (one.record.cpu == record.cpu or not (one.record.cpu and record.cpu) or record.predicted_for)
     ]
     return min(
         found, key=lambda one: (one.record.runtime != record.runtime, one.record.cpu != record.cpu), default=None

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from clipq.cpu import predicted_for
 from clipq.errors import ResultsError
 from clipq.evaluate.results.complaints import complaint
 from clipq.evaluate.results.key import Key
@@ -190,8 +191,41 @@ class KernelRecord(_Model):
     kernels: tuple[str, ...] = ()
 
 
+class ProductRecord(_Model):
+    """One integer product: how many sums of two products it took in 16 bits, and how many of them saturate there.
+
+    ``can_saturate`` is said by the weights alone: whether any activations could make one of its sums saturate.
+    """
+
+    name: str
+    op: str
+    can_saturate: bool
+    sums: int
+    saturated: int
+
+
+class SaturationRecord(_Model):
+    """What x86 without VNNI would lose of a tower's integer products.
+
+    ``verdict`` is ``exact everywhere`` (the weights prove it), ``none saturated`` (on these samples; on others some
+    could), ``differs without VNNI``, or ``unknown``, which ``unknown`` explains. ``share`` is the part of all sums that
+    saturate, 0 to 1. ``view`` is where the samples are from; empty: plausible inputs, which nobody evaluated.
+    """
+
+    verdict: str
+    share: float
+    samples: int
+    view: str = ""
+    unknown: str = ""
+    products: tuple[ProductRecord, ...] = ()
+
+
 class CensusRecord(_Model):
-    """Which kernels ran in a tower, with shares from 0 to 1 and what the finding rests on."""
+    """Which kernels ran in a tower, with shares from 0 to 1 and what the finding rests on.
+
+    ``saturation`` is None where nothing depends on the CPU: without integer products, and on a GPU. Nobody counted
+    before schema 7.
+    """
 
     tower: str
     recipe: str
@@ -204,6 +238,7 @@ class CensusRecord(_Model):
     kernels: tuple[KernelRecord, ...]
     other_milliseconds: dict[str, float]
     evidence: str
+    saturation: SaturationRecord | None = None
 
 
 class GpuRecord(_Model):
@@ -239,7 +274,7 @@ class Record(_Model):
     ``twin`` marks the simulated twin of a Q/DQ bundle; ``failed`` says why an engine was given up, and is mostly empty.
     ``reference`` is a bundle's name and ``reference_digest`` its digest; ``pairing`` is the digest of the file of draws
     and answers that belongs to the record. Both are empty before schema 6. ``cpu`` names the arithmetic of the CPU it
-    ran on; empty on a GPU, and before schema 7.
+    ran on, or is predicted for (``avx2-predicted``); empty on a GPU, and before schema 7.
     """
 
     schema_version: int = Field(default=SCHEMA_VERSION, strict=True, ge=1)
@@ -272,15 +307,29 @@ class Record(_Model):
     @property
     def name(self) -> str:
         """What tables and charts call this record."""
-        return engine_name(self.bundle.name, simulated=self.simulated, twin=self.twin)
+        return engine_name(self.bundle.name, self.cpu, simulated=self.simulated, twin=self.twin)
+
+    @property
+    def is_side(self) -> bool:
+        """Whether it stands beside its bundle's engine to tell something of it: a simulated twin, or a prediction."""
+        return self.twin or bool(self.predicted_for)
+
+    @property
+    def predicted_for(self) -> str:
+        """The level of CPUs that its numbers are predicted for; empty where the engine ran as it is."""
+        return predicted_for(self.cpu)
 
 
-def engine_name(bundle: str, *, simulated: bool, twin: bool) -> str:
+def engine_name(bundle: str, cpu: str = "", *, simulated: bool, twin: bool) -> str:
     """What tables and charts call an engine: its bundle, marked where it is simulated and its name does not say so.
 
     >>> engine_name("int8-static", simulated=True, twin=True)
     'int8-static (simulated)'
+    >>> engine_name("int8-static", "avx2-predicted", simulated=True, twin=False)
+    'int8-static (as on avx2)'
     """
+    if level := predicted_for(cpu):
+        return f"{bundle} (as on {level})"
     says_so = not twin and "simulated" in bundle
     return f"{bundle} (simulated)" if simulated and not says_so else bundle
 
@@ -344,8 +393,11 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def in_order(records: Iterable[Record]) -> list[Record]:
-    """The reference first, then by name, a twin behind its engine."""
-    return sorted(records, key=lambda record: (record.bundle.name != record.reference, record.bundle.name, record.twin))
+    """The reference first, then by name, a twin behind its engine and a prediction behind both."""
+    return sorted(
+        records,
+        key=lambda one: (one.bundle.name != one.reference, one.bundle.name, one.twin, one.predicted_for),
+    )
 
 
 def read_record(path: Path) -> Record:

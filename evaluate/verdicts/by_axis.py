@@ -14,6 +14,7 @@ from clipq.evaluate.results.numbers import amount, difference, points, times
 from clipq.evaluate.results.record import LatencyRecord, Measurement
 from clipq.evaluate.verdicts.headline import AXES, headline, title
 from clipq.evaluate.verdicts.judgement import MARGIN, Verdict, judge_row, reach
+from clipq.evaluate.verdicts.saturation import without_vnni
 
 MARKS = {"better": "▲", "worse": "▼", "same": "=", "unknown": "?"}
 
@@ -91,13 +92,18 @@ def _on_cpu(entry: Entry) -> list[str]:
     if is_exact_by_choice(record.cpu):
         return [f"8-bit products kept exact on this CPU: {SETTING}"]
     said = "8-bit products saturate on this CPU, as they do in a session that nothing was told"
-    return [said] if saturates(record.cpu) else []
+    if saturates(record.cpu):
+        return [said]
+    elsewhere = without_vnni(record.census)
+    return [elsewhere] if elsewhere else []
 
 
 def _cost(entry: Entry) -> str:
     assert entry.reference is not None
     base = entry.reference.record
     if entry.record.simulated or base.simulated:
+        if level := entry.record.predicted_for:
+            return f"predicted for a CPU without VNNI ({level}), so its speed says nothing"
         whose = "simulated, so its" if entry.record.simulated else "the reference is simulated, so"
         return f"{whose} size and speed say nothing"
     ratio = base.bundle.file_bytes / entry.record.bundle.file_bytes

@@ -102,6 +102,7 @@ def _families(results: Results) -> dict[str, list[tuple[str, str, Measurement]]]
 def _families_of(entry: Entry, axis: str, row: Measurement) -> Iterable[str]:
     scheme, scope = entry.record.bundle.scheme, entry.record.bundle.scope
     kind = "simulated" if entry.record.simulated else "engines"
+    kind = "predictions" if entry.record.predicted_for else kind
     names = [f"all {kind}"]
     if scheme.weight_bits:
         names.append(f"{kind} with {scheme.weight_bits}-bit weights")

@@ -20,6 +20,8 @@ from clipq.given import hint
 # What a user asks of 8-bit products on a CPU whose own would saturate: ``exact`` has the runtime take slower ones.
 Precision = Literal["as-is", "exact"]
 _EXACT = "-exact"
+# What an engine would answer on a CPU of this level, found out on another.
+_PREDICTED = "-predicted"
 # What such numbers are worth nothing without.
 SETTING = "the session that ships needs session.x64quantprecision=1 for these numbers"
 
@@ -114,6 +116,28 @@ def is_kept_exact(precision: Precision, level: Level | None = None) -> bool:
 def saturates(called: str) -> bool:
     """Whether 8-bit products saturate in an arithmetic, by its name; of an unknown one nothing is said."""
     return called in LEVELS and LEVELS[called].saturates is True
+
+
+def check_predictable(asked: str) -> None:
+    """Raise ClipqError for what no CPU level is called, or one where 8-bit products are exact or nobody has looked."""
+    check_known([asked])
+    able = [name for name in LEVELS if saturates(name)]
+    if asked not in able:
+        raise ClipqError(f"CPU level {asked!r} is not predicted: products saturate on {' and '.join(able)}")
+
+
+def predicted(asked: str) -> str:
+    """What tables and keys call the arithmetic of a level that was predicted on this CPU.
+
+    >>> predicted("avx2"), predicted_for(predicted("avx2")), predicted_for("avx2"), saturates(predicted("avx2"))
+    ('avx2-predicted', 'avx2', '', False)
+    """
+    return f"{asked}{_PREDICTED}"
+
+
+def predicted_for(called: str) -> str:
+    """The level that an arithmetic is a prediction for; empty where engines ran on it."""
+    return called.removesuffix(_PREDICTED) if called.endswith(_PREDICTED) else ""
 
 
 def is_exact_by_choice(called: str) -> bool:

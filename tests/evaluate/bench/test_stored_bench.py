@@ -20,7 +20,7 @@ def measured(tmp_path, monkeypatch):
     """What benches the demo bundle into a folder; how often that measured; the file it is kept in."""
     times = []
 
-    def alone(subject, batch):
+    def alone(subject, batch, real):
         times.append(batch)
         return bench.SubjectBench(latency=(), census=(), peak_rss_bytes={"image": 5})
 

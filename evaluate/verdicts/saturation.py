@@ -1,0 +1,55 @@
+"""What CPUs without VNNI make of an engine's integer products, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from clipq.evaluate.results.record import CensusRecord, SaturationRecord
+
+
+def in_words(found: SaturationRecord) -> str:
+    """What was counted in one tower, and what that proves.
+
+    >>> in_words(SaturationRecord(verdict="exact everywhere", share=0.0, samples=32))
+    'exact everywhere: no weights that activations could bring out of 16 bits'
+    >>> in_words(SaturationRecord(verdict="none saturated", share=0.0, samples=32, view="test"))
+    'none saturated: no 16-bit sum of 32 samples of test; on others some could, without VNNI'
+    """
+    samples = f"{found.samples} samples of {found.view}" if found.view else f"{found.samples} plausible inputs"
+    if found.verdict == "exact everywhere":
+        said = "no weights that activations could bring out of 16 bits"
+    elif found.verdict == "none saturated":
+        said = f"no 16-bit sum of {samples}; on others some could, without VNNI"
+    elif found.verdict == "differs without VNNI":
+        worst = max(found.products, key=lambda one: one.saturated / max(one.sums, 1))
+        said = (
+            f"{percent(found.share)} of the 16-bit sums of {samples} saturate, most in {worst.name} "
+            f"({percent(worst.saturated / max(worst.sums, 1))})"
+        )
+    else:
+        said = found.unknown
+    return f"{found.verdict}: {said}"
+
+
+def without_vnni(census: Iterable[CensusRecord]) -> str:
+    """An engine's towers in a clause; empty where none was seen to differ.
+
+    >>> saturated = SaturationRecord(verdict="differs without VNNI", share=0.0002, samples=32)
+    >>> without_vnni([CensusRecord.model_construct(tower="image", saturation=saturated)])
+    'another engine on a CPU without VNNI (16-bit sums that saturate: image tower 0.02 %)'
+    """
+    shares = [
+        f"{one.tower} tower {percent(one.saturation.share)}"
+        for one in census
+        if one.saturation is not None and one.saturation.verdict == "differs without VNNI"
+    ]
+    return f"another engine on a CPU without VNNI (16-bit sums that saturate: {', '.join(shares)})" if shares else ""
+
+
+def percent(share: float) -> str:
+    """A share that may be very small, in percent.
+
+    >>> percent(0.000265), percent(0.0)
+    ('0.026 %', '0 %')
+    """
+    return f"{100 * share:.2g} %"
