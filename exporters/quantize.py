@@ -152,8 +152,9 @@ def _(recipe: Int8Dynamic, source: TowerSource) -> onnx.ModelProto:
                 without_weights(model, but=share),
                 dynamic,
                 op_types_to_quantize=["MatMul"],
-                per_channel=recipe.weights == "per-channel",
-                reduce_range=False,
+                per_channel=recipe.granularity == "per-channel",
+                # Its levels are then within ±64.
+                reduce_range=recipe.weights == "7bit",
                 weight_type=QuantType.QInt8,
                 extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
             )

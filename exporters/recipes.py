@@ -18,6 +18,11 @@ from clipq.given import hint
 from clipq.scheme import Scheme
 
 TENSORRT = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-tensorrt-rtx")
+# 7 bits: two products with 8-bit activations fit into the 16 bits in which CPUs without VNNI add them.
+WeightLevels = Literal["8bit", "7bit"]
+Granularity = Literal["per-channel", "per-tensor"]
+# Values that an option had before another took them over, and still may be given to it.
+FORMERLY = {("weights", "per-channel"): "granularity", ("weights", "per-tensor"): "granularity"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Recipe(ABC):
     quantizer: ClassVar[str] = "quantize"
     # Options that a runtime needs to be other than their defaults; given explicitly, the user's own value stays.
     fitted: ClassVar[dict[str, dict[str, str]]] = {}
+    # Values that some runtimes have no use for, and why.
+    unfit: ClassVar[dict[tuple[str, str], tuple[tuple[str, ...], str]]] = {}
     no_kernels: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -85,13 +92,12 @@ class Static(Recipe):
     weights behind each LayerNorm; 0 leaves them.
     """
 
-    weight_bits: ClassVar[int] = 8
     activation_bits: ClassVar[int] = 8
 
     ranges: Literal["minmax", "entropy", "percentile", "mse"] = "minmax"
     percentile: float = 99.99
     activations: Literal["symmetric", "asymmetric"] = "symmetric"
-    weights: Literal["per-channel", "per-tensor"] = "per-channel"
+    granularity: Granularity = "per-channel"
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
@@ -99,6 +105,11 @@ class Static(Recipe):
             raise RecipeError(f"{self.name}: percentile={self.percentile} must lie in (50, 100]")
         if not 0 <= self.smoothing < 1:
             raise RecipeError(f"{self.name}: smoothing={self.smoothing} must lie in [0, 1)")
+
+    @property
+    @abstractmethod
+    def weight_bits(self) -> int:
+        """Bits of a weight."""
 
     @property
     def needs_calibration(self) -> bool:
@@ -114,7 +125,8 @@ class Static(Recipe):
 class Int8Static(Static):
     """8-bit weights and activations as Q/DQ pairs, which runtimes turn into integer kernels.
 
-    ``floats``: the type of what stays floating point. ``attention``: quantize the attention products too, to compare.
+    ``weights``: with ``7bit``, levels within ±63. ``floats``: the type of what stays floating point. ``attention``:
+    quantize the attention products too, to compare.
     ``form``: ``qdq``, or ``matmulinteger`` for ONNX Runtime's CUDA provider, which has no integer kernel for Q/DQ.
     """
 
@@ -124,8 +136,12 @@ class Int8Static(Static):
         **{runtime: {"floats": "fp16"} for runtime in TENSORRT},
         "ort-cuda": {"form": "matmulinteger", "floats": "fp16"},
     }
+    unfit: ClassVar[dict[tuple[str, str], tuple[tuple[str, ...], str]]] = {
+        ("weights", "7bit"): ((*TENSORRT, "ort-cuda"), "adds products in 32 bits"),
+    }
 
     floats: Literal["fp32", "fp16"] = "fp32"
+    weights: WeightLevels = "8bit"
     attention: bool = False
     form: Literal["qdq", "matmulinteger"] = "qdq"
 
@@ -137,7 +153,12 @@ class Int8Static(Static):
     @property
     def scheme(self) -> Scheme:
         """Bits, arithmetic and method."""
-        return Scheme(weight_bits=8, activation_bits=8, arithmetic="integer", method=self.ranges)
+        return Scheme(weight_bits=self.weight_bits, activation_bits=8, arithmetic="integer", method=self.ranges)
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of a weight."""
+        return _levels(self.weights)
 
 
 @dataclass(frozen=True)
@@ -146,6 +167,7 @@ class Simulated(Static):
 
     name: ClassVar[str] = "simulated-wXaY"
     summary: ClassVar[str] = "fake quantization in floating point; X-bit weights, Y-bit activations, each from 2 to 8"
+    weight_bits = 8
 
     @property
     def scheme(self) -> Scheme:
@@ -176,16 +198,17 @@ class Int8Dynamic(Recipe):
     summary: ClassVar[str] = "8-bit weights, activations quantized at run time"
     no_kernels: ClassVar[tuple[str, ...]] = (*TENSORRT, "ort-cuda")
 
-    weights: Literal["per-channel", "per-tensor"] = "per-channel"
+    granularity: Granularity = "per-channel"
+    weights: WeightLevels = "8bit"
 
     @property
     def scheme(self) -> Scheme:
         """Bits, arithmetic and method."""
-        return Scheme(weight_bits=8, activation_bits=8, arithmetic="integer", method="dynamic")
+        return Scheme(weight_bits=_levels(self.weights), activation_bits=8, arithmetic="integer", method="dynamic")
 
     def slug(self) -> str:
-        """``int8-dynamic``, with the weights' granularity where it is not per-channel."""
-        return self.name if self.weights == "per-channel" else f"{self.name}-{self.weights}"
+        """``int8-dynamic``, with the options that differ from their defaults."""
+        return super().slug().replace(f"{self.name}-per-channel", self.name)
 
 
 @dataclass(frozen=True)
@@ -385,17 +408,21 @@ def parse_recipe(text: str, runtime: str = DEFAULT_RUNTIME) -> Recipe:
     values: dict[str, Any] = {}
     for item in filter(None, rest.split(",")):
         option, equals, value = item.partition("=")
-        option = option.strip().replace("-", "_")
+        option, value = option.strip().replace("-", "_"), value.strip()
+        option = FORMERLY.get((option, value), option)
         if not equals or option not in options:
             raise RecipeError(
                 f"{name}: unknown option {item!r}; known: {', '.join(options) or 'none'}{hint(option, options)}"
             )
         if option in values:
             raise RecipeError(f"{name}: option {option!r} is given twice")
-        values[option] = _convert(name, option, value.strip(), types[option])
+        values[option] = _convert(name, option, value, types[option])
     given = set(values)
     if runtime in kind.no_kernels:
         raise RecipeError(f"{name}: {runtime} has no kernels for it; use int8-static")
+    for (option, value), (runtimes, reason) in kind.unfit.items():
+        if runtime in runtimes and str(values.get(option)) == value:
+            raise RecipeError(f"{name}: {option}={value} is not for {runtime}, which {reason}; leave it out")
     for option, value in kind.fitted.get(runtime, {}).items():
         values.setdefault(option, _convert(name, option, value, types[option]))
     recipe = kind(**values)
@@ -420,6 +447,10 @@ def _convert(recipe: str, option: str, value: str, kind: Any) -> Any:
         return kind(value)
     except ValueError as error:
         raise RecipeError(f"{recipe}: {option}={value!r} is not a number") from error
+
+
+def _levels(weights: WeightLevels) -> int:
+    return int(weights.removesuffix("bit"))
 
 
 def _bits(floats: Literal["fp32", "fp16"]) -> int:

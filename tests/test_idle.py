@@ -92,6 +92,12 @@ def test_checkpoints_for_machines():
         ("int4-weight-only:kernel=float", "tensorrt", "kernel changes nothing"),
         ("int2-weight-only:token_table=true", "ort-cpu", "exists for 4 bits"),
         ("int8-weight-only:token_table=true,algorithm=gptq", "ort-cpu", "exists for 4 bits"),
+        ("int8-static:weights=7bit", "tensorrt", "weights=7bit is not for tensorrt, which adds products in 32 bits"),
+        ("int8-static:weights=7bit", "ort-cuda", "is not for ort-cuda"),
+        ("int8-static:weights=7bit,weights=8bit", "ort-cpu", "'weights' is given twice"),
+        ("int8-static:weights=per-tensor,granularity=per-channel", "ort-cpu", "'granularity' is given twice"),
+        ("simulated-w8a8:weights=7bit", "ort-cpu", "unknown option"),
+        ("int8-weight-only:weights=7bit", "ort-cpu", "unknown option"),
     ],
 )
 def test_options_of_recipes(text, runtime, words):
