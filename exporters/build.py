@@ -159,6 +159,8 @@ def build_bundle(
                 update={
                     "recipe": recipe.model_copy(update={"source_digest": source.digest}),
                     **towers,
+                    # They are about the ONNX files.
+                    "hints": (),
                     "environment": {**source.manifest.environment, "builder": toolchain.library.name},
                 }
             ),

@@ -53,7 +53,7 @@ def inspect(bundle: Path, runtime: str, threads: int, simulated: bool, batch: in
     if as_json:
         click.echo(strict_json.dumps([row.model_dump() for row in rows]))
     else:
-        print_census(opened.name, opened.manifest.recipe, rows, simulated=simulated)
+        print_census(opened.name, opened.manifest, rows, simulated=simulated)
 
 
 @click.command()

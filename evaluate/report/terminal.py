@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from clipq.bundle import Recipe
+from clipq.bundle import Manifest
 from clipq.errors import one_line
 from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.metrics.table import metric_of
@@ -25,6 +25,7 @@ from clipq.evaluate.verdicts.compare import Comparison
 from clipq.evaluate.verdicts.gate import Finding, outcome
 from clipq.evaluate.verdicts.headline import headline, title
 from clipq.evaluate.verdicts.judgement import breaks_promise
+from clipq.hints import Hint, sentences
 
 # Nobody reads more lines, and a table of a million takes minutes.
 MOST_FINDINGS = 500
@@ -50,6 +51,13 @@ def _print_measured(console: Console, measured: Sequence[Record]) -> None:
     console.print(f"percent and points; Δ against {against}, paired, 95 % bootstrap intervals", style="dim")
     _print_axes(console, [record for record in measured if not record.twin] or measured)
     _print_engines(console, measured)
+    for record in measured:
+        _print_hints(console, record.name, record.bundle.hints)
+
+
+def _print_hints(console: Console, name: str, hints: Iterable[Hint]) -> None:
+    for said in sentences(hints):
+        console.print(f"hint: {escape(name)}, {escape(said)}", style="yellow")
 
 
 def _view_table(records: Sequence[Record], view: ViewRecord) -> Table:
@@ -232,8 +240,8 @@ def print_findings(findings: Sequence[Finding]) -> None:
     console.print(f"[bold]{outcome(findings)}[/]: {counts}, of {len(findings)} checks")
 
 
-def print_census(name: str, recipe: Recipe, rows: Sequence[CensusRecord], *, simulated: bool) -> None:
-    """The kernels of a bundle's towers."""
+def print_census(name: str, manifest: Manifest, rows: Sequence[CensusRecord], *, simulated: bool) -> None:
+    """The kernels of a bundle's towers, and what its manifest hints at."""
     console = _console()
     for census in rows:
         table = Table(
@@ -263,9 +271,10 @@ def print_census(name: str, recipe: Recipe, rows: Sequence[CensusRecord], *, sim
         )
         for name in dict.fromkeys(name for kernel in census.kernels for name in kernel.kernels):
             console.print(f"  {name}", style="dim", markup=False)
-        if breaks_promise(census, recipe, simulated=simulated):
+        if breaks_promise(census, manifest.recipe, simulated=simulated):
             console.print(f"[bold red]this tower says {escape(census.recipe)} and computes in floating point here[/]")
         console.print(f"evidence: {census.evidence}", style="dim", markup=False)
+    _print_hints(console, name, manifest.hints)
 
 
 def latency_rows(timed: Mapping[str, Sequence[LatencyRecord]], reference: str | None) -> list[dict[str, Any]]:

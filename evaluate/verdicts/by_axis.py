@@ -13,6 +13,7 @@ from clipq.evaluate.results.numbers import amount, difference, points, times
 from clipq.evaluate.results.record import LatencyRecord, Measurement
 from clipq.evaluate.verdicts.headline import AXES, headline, title
 from clipq.evaluate.verdicts.judgement import MARGIN, Verdict, judge_row, reach
+from clipq.hints import sentences
 
 MARKS = {"better": "▲", "worse": "▼", "same": "=", "unknown": "?"}
 
@@ -66,7 +67,7 @@ def sentence(entry: Entry) -> str:
 
 
 def findings(entry: Entry) -> str:
-    """Size and speed, what changed beyond its interval, what is the same within it, and what the data cannot say."""
+    """Size and speed, what changed beyond its interval, what is the same within it, what the data cannot say, hints."""
     verdicts = {axis: found for axis, found in axis_verdicts(entry).items() if found.rows}
     near, far = verdicts.get("near-ood"), verdicts.get("far-ood")
     clauses: dict[Verdict, list[str]] = {"worse": [], "better": [], "same": [], "unknown": []}
@@ -79,7 +80,8 @@ def findings(entry: Entry) -> str:
         clauses[found.verdict].append(_clause(found, _subject(found, entry)))
     changed = clauses["worse"] + _confidence(entry) + clauses["better"]
     undecided = [f"undecided: {', '.join(clauses['unknown'])}"] if clauses["unknown"] else []
-    return "; ".join([_cost(entry), *changed, *clauses["same"], *undecided])
+    hints = [f"hint: {said}" for said in sentences(entry.record.bundle.hints)]
+    return "; ".join([_cost(entry), *changed, *clauses["same"], *undecided, *hints])
 
 
 def _cost(entry: Entry) -> str:

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from clipq.engines.census import take_census
 from clipq.engines.ort import OrtEngine
+from clipq.exporters.hints import hints_of
 from clipq.exporters.placement import place
 from clipq.exporters.qdq import QdqInserter, activation_quantizer, weight_quantizer
 from clipq.exporters.quantize import TowerSource, quantize_tower
@@ -74,13 +75,14 @@ def test_residual_network(tmp_path, activations):
 
 
 @pytest.mark.parametrize("activations", ["symmetric", "asymmetric"])
-def test_relus_that_stay_in_floating_point_are_told(tmp_path, caplog, activations):
+def test_relus_that_stay_in_floating_point_are_told(tmp_path, activations):
     onnx.save(network(), tmp_path / "image.onnx")
     images = np.random.default_rng(1).normal(0, 1, (4, 3, 16, 16)).astype(np.float32)
     source = TowerSource(tmp_path / "image.onnx", tmp_path, lambda: iter([{"image": images}]))
-    quantize_tower(Int8Static("minmax", activations=activations), source)
-    told = ["image.onnx: 1 ReLUs stay between Q/DQ pairs" in message for message in caplog.messages]
-    assert told == ([True] if activations == "symmetric" else [])
+    recipe = Int8Static("minmax", activations=activations)
+    told = {hint.code: hint.numbers for hint in hints_of(quantize_tower(recipe, source), recipe, "image")}
+    relus = {"float-relus": {"relus": 1}} if activations == "symmetric" else {}
+    assert told == {**relus, "saturating-weights": {"products": 3}}
 
 
 def test_quantizers_by_hand():
