@@ -35,6 +35,8 @@ class Recipe(ABC):
     quantizer: ClassVar[str] = "quantize"
     # Options that a runtime needs to be other than their defaults; given explicitly, the user's own value stays.
     fitted: ClassVar[dict[str, dict[str, str]]] = {}
+    # What a value of an option wants of others, for every runtime; given explicitly, the user's own value stays too.
+    goes_with: ClassVar[dict[tuple[str, str], dict[str, str]]] = {}
     # Values that some runtimes have no use for, and why.
     unfit: ClassVar[dict[tuple[str, str], tuple[tuple[str, ...], str]]] = {}
     no_kernels: ClassVar[tuple[str, ...]] = ()
@@ -59,9 +61,16 @@ class Recipe(ABC):
         for index, field in enumerate(dataclasses.fields(self)):
             value = getattr(self, field.name)
             # The first option is the method and is always named; the others only where they differ.
-            if index == 0 or value != field.default:
+            if index == 0 or value != self._usual(field):
                 parts.append(_word(field.name, value))
         return "-".join(parts)
+
+    def _usual(self, field: dataclasses.Field[Any]) -> Any:
+        """What an option is where it is not given, beside the others as they are."""
+        for (option, value), wanted in self.goes_with.items():
+            if field.name in wanted and str(getattr(self, option)) == value:
+                return wanted[field.name]
+        return field.default
 
     def options(self) -> dict[str, Any]:
         """Every option as resolved."""
@@ -87,9 +96,9 @@ class Static(Recipe):
 
     ``ranges``: ``minmax`` takes the extremes seen; ``entropy`` the clipping with the least Kullback-Leibler divergence
     (Migacz, 2017); ``percentile`` keeps ``percentile`` % of the magnitudes; ``mse`` the clipping with the least squared
-    error. ``activations``: ``symmetric`` (zero point 0: the file TensorRT takes too) or ``asymmetric`` (for the CPU
-    alone). ``smoothing``: SmoothQuant's alpha (Xiao et al., 2023), how much of the activations' outliers moves into the
-    weights behind each LayerNorm; 0 leaves them.
+    error. ``activations``: ``symmetric`` (zero point 0, all that TensorRT takes) or ``asymmetric``. ``smoothing``:
+    SmoothQuant's alpha (Xiao et al., 2023), how much of the activations' outliers moves into the weights behind each
+    LayerNorm; 0 leaves them.
     """
 
     activation_bits: ClassVar[int] = 8
@@ -133,13 +142,21 @@ class Int8Static(Static):
     name: ClassVar[str] = "int8-static"
     summary: ClassVar[str] = "8-bit weights and activations, ranges from a calibration set"
     fitted: ClassVar[dict[str, dict[str, str]]] = {
-        **{runtime: {"floats": "fp16"} for runtime in TENSORRT},
-        "ort-cuda": {"form": "matmulinteger", "floats": "fp16"},
+        **{runtime: {"activations": "symmetric", "floats": "fp16"} for runtime in TENSORRT},
+        "ort-cuda": {"activations": "symmetric", "form": "matmulinteger", "floats": "fp16"},
+    }
+    # Both are forms for GPUs.
+    goes_with: ClassVar[dict[tuple[str, str], dict[str, str]]] = {
+        ("floats", "fp16"): {"activations": "symmetric"},
+        ("form", "matmulinteger"): {"activations": "symmetric"},
     }
     unfit: ClassVar[dict[tuple[str, str], tuple[tuple[str, ...], str]]] = {
+        ("activations", "asymmetric"): (TENSORRT, "takes no zero points"),
         ("weights", "7bit"): ((*TENSORRT, "ort-cuda"), "adds products in 32 bits"),
     }
 
+    # What is best on a CPU: a zero point does the clipping of a ReLU, which stays in floating point without.
+    activations: Literal["asymmetric", "symmetric"] = "asymmetric"
     floats: Literal["fp32", "fp16"] = "fp32"
     weights: WeightLevels = "8bit"
     attention: bool = False
@@ -425,6 +442,9 @@ def parse_recipe(text: str, runtime: str = DEFAULT_RUNTIME) -> Recipe:
             raise RecipeError(f"{name}: {option}={value} is not for {runtime}, which {reason}; leave it out")
     for option, value in kind.fitted.get(runtime, {}).items():
         values.setdefault(option, _convert(name, option, value, types[option]))
+    for (option, value), others in kind.goes_with.items():
+        if str(values.get(option)) == value:
+            values = {other: _convert(name, other, text, types[other]) for other, text in others.items()} | values
     recipe = kind(**values)
     for option, wanted in recipe.idle().items():
         if option in given:

@@ -92,7 +92,7 @@ def test_without_a_gpu_the_record_is_refused(tmp_path):
     assert done.returncode == 2 and "argument --batch: 0: must be 1 or more" in done.stderr
     # These two run no engine, so they need no GPU.
     assert gpu("inputs", tmp_path, "--family", "tensorrt-8").returncode == 0
-    assert (tmp_path / "reliability" / "tensorrt-8" / "int8-static-minmax" / "clipq.json").is_file()
+    assert (tmp_path / "reliability" / "tensorrt-8" / "int8-static-minmax-symmetric" / "clipq.json").is_file()
     assert gpu("embed", tmp_path, "--runtime", "ort-cpu").returncode == 0
     assert gpu("score", tmp_path).returncode == 0
     assert any(line["kind"] == "reliability" for line in read_lines([tmp_path / "score.jsonl"]))

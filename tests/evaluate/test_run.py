@@ -343,7 +343,7 @@ def test_damaged_records_are_refused(results, tmp_path):
     path = copy / "records" / "fp32__ort-cpu.json"
     good = json.loads(path.read_text())
     path.write_text(json.dumps(good | {"schema_version": 8}))
-    assert_refused(evaluate("report", str(copy)), "schema version 7", "upgrade")
+    assert_refused(evaluate("report", str(copy)), "schema version 8", "upgrade")
     path.write_text("{")
     assert_refused(evaluate("report", str(copy)), "damaged")
     assert Record.model_validate(good).reference == "fp32"

@@ -41,6 +41,37 @@ def test_slugs_tell_variants_apart(text, slug):
     assert parse_recipe(text).slug() == slug
 
 
+@pytest.mark.parametrize(
+    ("text", "runtime", "resolved", "slug"),
+    [
+        ("int8-static", "ort-cpu", "asymmetric qdq fp32", "minmax"),
+        ("int8-static", "tensorrt-rtx", "symmetric qdq fp16", "minmax-fp16"),
+        ("int8-static", "ort-tensorrt", "symmetric qdq fp16", "minmax-fp16"),
+        ("int8-static:floats=fp32", "tensorrt", "symmetric qdq fp32", "minmax-symmetric"),
+        ("int8-static", "ort-cuda", "symmetric matmulinteger fp16", "minmax-fp16-matmulinteger"),
+        ("int8-static:form=qdq", "ort-cuda", "symmetric qdq fp16", "minmax-fp16"),
+        # What is asked for stays, whatever the runtime; the forms of GPUs are the GPUs' file.
+        ("int8-static:activations=symmetric", "ort-cpu", "symmetric qdq fp32", "minmax-symmetric"),
+        ("int8-static:activations=asymmetric", "ort-cpu", "asymmetric qdq fp32", "minmax"),
+        ("int8-static:floats=fp16", "ort-cpu", "symmetric qdq fp16", "minmax-fp16"),
+        ("int8-static:form=matmulinteger", "ort-cpu", "symmetric matmulinteger fp32", "minmax-matmulinteger"),
+        ("int8-static:floats=fp16,activations=asymmetric", "ort-cpu", "asymmetric qdq fp16", "minmax-asymmetric-fp16"),
+        ("int8-static:form=qdq,activations=asymmetric", "ort-cuda", "asymmetric qdq fp16", "minmax-asymmetric-fp16"),
+    ],
+)
+def test_the_default_is_the_runtimes(text, runtime, resolved, slug):
+    recipe = parse_recipe(text, runtime)
+    assert [recipe.options()[option] for option in ("activations", "form", "floats")] == resolved.split()
+    assert recipe.slug() == f"int8-static-{slug}"
+    assert parse_recipe("simulated-w8a8", runtime).activations == "symmetric"
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx", "ort-tensorrt"])
+def test_tensorrt_is_given_no_zero_points(runtime):
+    with pytest.raises(RecipeError, match=f"activations=asymmetric is not for {runtime}, which takes no zero points"):
+        parse_recipe("int8-static:activations=asymmetric", runtime)
+
+
 @pytest.mark.parametrize("name", known_recipes())
 def test_every_option_is_recorded(name):
     recipe = parse_recipe(name)

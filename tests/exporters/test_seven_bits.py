@@ -35,7 +35,7 @@ def assert_fit(model, name):
 @pytest.mark.parametrize(
     "options",
     [
-        "", "granularity=per-tensor", "activations=asymmetric", "activations=asymmetric,ranges=mse", "ranges=entropy",
+        "", "granularity=per-tensor", "activations=symmetric", "activations=symmetric,ranges=mse", "ranges=entropy",
         "smoothing=0.5", "floats=fp16", "form=matmulinteger", "attention=true",
     ],
 )  # fmt: skip
