@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from string import Formatter
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
@@ -54,7 +54,8 @@ class Hint(BaseModel):
 
     code: str
     tower: Literal["image", "text"]
-    numbers: dict[str, Number] = Field(default_factory=dict)
+    # Counts, shares of a tower in megabytes, options: nothing is negative, and nothing is larger than any machine.
+    numbers: dict[str, Annotated[Number, Field(ge=0, le=1e9)]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _has_words(self) -> Self:

@@ -45,6 +45,8 @@ def test_one_sentence_for_both_towers():
         {"code": "float-relus", "tower": "image"}, {"code": "float-relus", "tower": "both", "numbers": {"relus": 1}},
         {"code": "float-relus", "tower": "image", "numbers": {"relus": "31"}},
         {"code": "float-relus", "tower": "image", "numbers": {"relus": float("inf")}},
+        {"code": "float-relus", "tower": "image", "numbers": {"relus": -1}},
+        {"code": "float-relus", "tower": "image", "numbers": {"relus": 1e300}},
     ],
 )  # fmt: skip
 def test_what_is_no_hint(bundles, tmp_path, raw):
