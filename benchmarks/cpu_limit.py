@@ -1,7 +1,7 @@
 """INT8 image towers against this CPU's own limit: which part of a batch's time the 8-bit products alone would take.
 
     clipq-export run ViT-B-32 --pretrained random --towers image -o E --calibration-set calib_data/demo \\
-        --recipe int8-static --recipe int8-static:activations=asymmetric --recipe int8-static:attention=true \\
+        --recipe int8-static --recipe int8-static:activations=symmetric --recipe int8-static:attention=true \\
         --recipe int8-dynamic
     python -m benchmarks.cpu_limit E/int8-static-minmax E/* -o FILE.json
 

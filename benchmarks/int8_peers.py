@@ -44,7 +44,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPES = ("int8-static", "int8-static:activations=asymmetric", "int8-dynamic")
+RECIPES = ("int8-static", "int8-static:activations=symmetric", "int8-dynamic")
 BATCH = 32
 RESAMPLES = 2000
 FP32 = "FP32"

@@ -67,6 +67,7 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
                 for name in TOWERS
                 if (built := manifest.tower(name).plan) is not None
             },
+            hints=() if columns.simulated else tuple(one for one in manifest.hints if one.is_about(subject.device)),
         ),
         runtime=subject.runtime,
         cpu=columns.cpu,

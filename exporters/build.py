@@ -139,6 +139,11 @@ def build_bundle(
             f"--calibrator chooses integers in an FP32 bundle; {source.path} was made by "
             f"{source.manifest.recipe.name!r}"
         )
+    if source.manifest.recipe.options.get("activations") == "asymmetric":
+        raise BuildError(
+            f"{source.path} has activations with zero points, which TensorRT takes none of; quantize for it: "
+            f"--runtime {settings.runtime} (activations=symmetric)"
+        )
     if settings.calibrator and calibration is None and settings.calibration_cache is None:
         raise BuildError("--calibrator measures activation ranges: give --calibration-set DIR or --calibration-cache")
     with directory_in_making(target) as making, source.unchanged():
@@ -159,6 +164,8 @@ def build_bundle(
                 update={
                     "recipe": recipe.model_copy(update={"source_digest": source.digest}),
                     **towers,
+                    # They are about the ONNX files.
+                    "hints": (),
                     "environment": {**source.manifest.environment, "builder": toolchain.library.name},
                 }
             ),

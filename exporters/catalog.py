@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Iterable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
+from clipq.bundle import TOWERS, open_bundle
 from clipq.cpu import cpu_level, spoken
 from clipq.data.open import SCHEMES
 from clipq.engines.catalog import RUNTIMES
 from clipq.errors import CheckpointError
 from clipq.exporters import recipes
+from clipq.hints import sentences
 
 
 def known_checkpoints() -> list[str]:
@@ -69,6 +73,22 @@ def overview() -> list[dict[str, Any]]:
         detail = f"{scheme.help} [{options}]" if options else scheme.help
         needs, state = (f"{scheme.missing}; ", "no") if scheme.missing else ("", "run")
         rows.append({"kind": "source", "name": scheme.form, "state": state, "detail": f"{needs}{detail}"})
+    return rows
+
+
+def bundle_rows(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """The same rows of bundles, one and then one for each of its hints; raises BundleError where one is none."""
+    rows = []
+    for bundle in map(open_bundle, paths):
+        manifest = bundle.manifest
+        size = sum(manifest.tower(tower).size for tower in TOWERS) / 1e6
+        detail = f"{manifest.checkpoint.name}, {manifest.recipe.name}, {manifest.recipe.scheme.widths}, {size:.1f} MB"
+        state = "run" if bundle.built_for is None else bundle.built_for
+        rows.append({"kind": "bundle", "name": bundle.name, "state": state, "detail": detail})
+        rows += [
+            {"kind": "bundle", "name": bundle.name, "state": "hint", "detail": said}
+            for said in sentences(manifest.hints)
+        ]
     return rows
 
 

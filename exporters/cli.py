@@ -71,17 +71,23 @@ def main() -> None:
 
 
 @main.command("list")
+@click.argument("bundles", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--checkpoints", is_flag=True, help="Every checkpoint name open_clip knows, one a line.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def list_command(checkpoints: bool, as_json: bool) -> None:
-    """Show checkpoints, recipes, runtimes and sources: what works on this machine, and why the rest does not."""
-    from clipq.exporters.catalog import known_checkpoints, overview
+def list_command(bundles: Sequence[Path], checkpoints: bool, as_json: bool) -> None:
+    """Show checkpoints, recipes, runtimes and sources: what works on this machine, and why the rest does not.
+
+    BUNDLES: these in their stead, with what each hints at.
+    """
+    from clipq.exporters.catalog import bundle_rows, known_checkpoints, overview
 
     if checkpoints:
+        if bundles:
+            raise click.UsageError("--checkpoints lists names, and BUNDLES list themselves; leave one of them out")
         names = known_checkpoints()
         click.echo(json.dumps(names, indent=2) if as_json else "\n".join(names))
         return
-    rows = overview()
+    rows = bundle_rows(bundles) if bundles else overview()
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -353,6 +359,7 @@ def _quantize_all(
 ) -> dict[str, Bundle]:
     from clipq.exporters.api import bundle_name, quantized
     from clipq.exporters.calibration_set import open_calibration_set
+    from clipq.hints import sentences
 
     calibration = open_calibration_set(calibration_set, source) if calibration_set else None
     made = {}
@@ -362,6 +369,9 @@ def _quantize_all(
         with progress_bars() as progress:
             made[name] = quantized(source, recipe, calibration, towers, output, progress)
         click.echo(str(made[name].path))
+    for name, bundle in made.items():
+        for said in sentences(bundle.manifest.hints):
+            click.echo(f"hint: {name}, {said}", err=True)
     return made
 
 

@@ -93,10 +93,10 @@ def _way_out(model: onnx.ModelProto) -> str:
     """What to do about a graph that has no form in opset 17."""
     values = {value.name: value.data_type for value in model.graph.initializer}
     if set(values.values()) & _LATER_TYPES:
-        return "it has no such weights: take fp16 or int8-static:floats=fp32"
+        return "it has no such weights: take fp16 or int8-static:floats=fp32,activations=symmetric"
     scales = {node.input[1] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
     if any(values.get(scale) == onnx.TensorProto.FLOAT16 for scale in scales):
-        return "half-precision scales came later: take int8-static:floats=fp32"
+        return "half-precision scales came later: take int8-static:floats=fp32,activations=symmetric"
     return f"export the checkpoint with --opset {OPSET}"
 
 

@@ -80,7 +80,7 @@ class QdqInserter:
                 f"{recipe.name}: floats=fp16 needs ONNX opset {HALF_SCALES_OPSET}, the tower has {opset} (for "
                 "TensorRT 8.6, which chooses half precision itself): use floats=fp32"
             )
-        self._per_channel = recipe.weights == "per-channel"
+        self._per_channel = recipe.granularity == "per-channel"
         self._weight_bits, self._activation_bits = recipe.weight_bits, recipe.activation_bits
         self._constants = {value.name: value for value in model.graph.initializer}
         self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)

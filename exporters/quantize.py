@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import shutil
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import singledispatch
 from itertools import count
 from pathlib import Path
@@ -33,8 +32,6 @@ from clipq.exporters.recipes import Fp16, Int8Dynamic, Int8Static, Recipe, Simul
 from clipq.exporters.scaling import protect_salient, second_moments, smooth
 from clipq.progress import quiet_logging
 
-logger = logging.getLogger(__name__)
-
 # Of GPTQ's second moments at once: where they are more (ViT-H-14's image tower has 8 GB), the set is run several times.
 MOMENTS_BYTES = 3 * 2**29
 # Of weights that ONNX Runtime's quantizer is given at once: it has each in memory three times.
@@ -46,12 +43,14 @@ Feeds = Callable[[], Iterator[dict[str, Array]]]
 class TowerSource:
     """An FP32 tower to quantize: its file, a folder for what is made on the way, and (where needed) calibration feeds.
 
-    The folder must last as long as the quantized model is used: weights that exceed a file stay in it.
+    The folder must last as long as the quantized model is used: weights that exceed a file stay in it. ``idle`` gathers
+    what the making showed to change nothing, as hints' codes with their numbers (``clipq.hints``).
     """
 
     path: Path
     scratch: Path
     feeds: Feeds | None = None
+    idle: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @singledispatch
@@ -68,19 +67,6 @@ def _(recipe: Fp16, source: TowerSource) -> onnx.ModelProto:
 @quantize_tower.register
 def _(recipe: Int8Static, source: TowerSource) -> onnx.ModelProto:
     model = _as_opset_20(_with_ranges(recipe, source, QdqInserter))
-    relus = _relus_between_pairs(model)
-    if relus and (recipe.activations, recipe.form, recipe.floats) == ("symmetric", "qdq", "fp32"):
-        logger.warning(
-            "%s: %d ReLUs stay between Q/DQ pairs, in floating point on a CPU; int8-static:activations=asymmetric is "
-            "faster there",
-            source.path.name,
-            relus,
-        )
-    if recipe.form == "matmulinteger":
-        logger.warning(
-            "%s: on an H200 ViT-B-32 took 1.4 to 3 times the time of fp16 in this form (docs/gpu); bench both",
-            source.path.name,
-        )
     if recipe.floats == "fp16":
         model = as_half(model)
     return _without_unused(with_integer_products(model)) if recipe.form == "matmulinteger" else model
@@ -91,18 +77,6 @@ def _(recipe: Simulated, source: TowerSource) -> onnx.ModelProto:
     return _with_ranges(recipe, source, FakeQuantInserter)
 
 
-def _relus_between_pairs(model: onnx.ModelProto) -> int:
-    """How many ReLUs alone read a dequantized tensor and are quantized again behind them."""
-    readers = Counter(name for node in model.graph.node for name in node.input)
-    pairs = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
-    dequantized = {node.output[0] for node in pairs if readers[node.output[0]] == 1}
-    quantized = {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
-    return sum(
-        node.op_type in ("Relu", "Clip") and node.input[0] in dequantized and node.output[0] in quantized
-        for node in model.graph.node
-    )
-
-
 def _with_ranges(recipe: Static, source: TowerSource, kind: type[QdqInserter]) -> onnx.ModelProto:
     """Measure activation ranges and insert quantizers of a kind at every chosen node."""
     if source.feeds is None:
@@ -111,8 +85,9 @@ def _with_ranges(recipe: Static, source: TowerSource, kind: type[QdqInserter]) -
     placement = place(model, attention=isinstance(recipe, Int8Static) and recipe.attention)
     if not placement.nodes:
         raise RecipeError(f"{source.path.name}: no linear or convolution to quantize")
-    if recipe.smoothing:
-        smooth(model, placement, recipe.smoothing, source.feeds())
+    if recipe.smoothing and not smooth(model, placement, recipe.smoothing, source.feeds()):
+        # No error: of a convolutional image tower and a transformer for texts one has what it smooths.
+        source.idle["idle-smoothing"] = {"alpha": recipe.smoothing}
     inserter = kind(model, placement, recipe)
     histograms = collect_ranges(model, inserter.tensors, source.feeds(), counted=recipe.ranges != "minmax")
     inserter.insert({name: histogram.range(recipe) for name, histogram in histograms.items()})
@@ -152,8 +127,9 @@ def _(recipe: Int8Dynamic, source: TowerSource) -> onnx.ModelProto:
                 without_weights(model, but=share),
                 dynamic,
                 op_types_to_quantize=["MatMul"],
-                per_channel=recipe.weights == "per-channel",
-                reduce_range=False,
+                per_channel=recipe.granularity == "per-channel",
+                # Its levels are then within ±64.
+                reduce_range=recipe.weights == "7bit",
                 weight_type=QuantType.QInt8,
                 extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
             )
@@ -184,8 +160,12 @@ def _(recipe: WeightOnly, source: TowerSource) -> onnx.ModelProto:
         raise RecipeError(f"{recipe.name}: algorithm={recipe.algorithm} needs a calibration set: --calibration-set DIR")
     model = prepared(source.path, source.scratch)
     _require_linear(model, recipe, source)
-    if recipe.algorithm == "awq" and source.feeds is not None:
-        protect_salient(model, place(model), recipe, source.feeds())
+    if (
+        recipe.algorithm == "awq"
+        and source.feeds is not None
+        and not protect_salient(model, place(model), recipe, source.feeds())
+    ):
+        source.idle["idle-awq"] = {}
     if recipe.algorithm in ("hqq", "gptq") or recipe.form == "qdq":
         _quantize_linears(model, recipe, source)
         if recipe.token_table:

@@ -20,9 +20,11 @@ from clipq.engines.ort_rows import onnxruntime_version
 from clipq.errors import ClipqError, EngineError, RecipeError
 from clipq.exporters import recipes
 from clipq.exporters.calibration_set import CalibrationSet
+from clipq.exporters.hints import hints_of
 from clipq.exporters.onnx_file import save, without_weights
 from clipq.exporters.quantize import TowerSource, quantize_tower
 from clipq.exporters.tower_check import check_tower
+from clipq.hints import Hint
 from clipq.making import directory_in_making
 from clipq.progress import Progress
 from clipq.tokenizer import TextTokenizer
@@ -58,10 +60,12 @@ def quantize_bundle(
         tokenizer = TextTokenizer(source)
         source.copy((source.manifest.tokenizer, source.manifest.prompts), making)
         entries: dict[TowerName, Tower] = {}
+        hints: list[Hint] = []
         for name in ("image", "text"):
             entry = source.manifest.tower(name)
             if name in towers:
-                entries[name] = _quantized_tower(source, recipe, name, making, measured, progress)
+                entries[name], found = _quantized_tower(source, recipe, name, making, measured, progress)
+                hints += found
             else:
                 source.copy(entry.files(), making)
                 entries[name] = entry
@@ -77,6 +81,7 @@ def quantize_bundle(
                 ),
                 "image": entries["image"],
                 "text": entries["text"],
+                "hints": tuple(hints),
                 "environment": {"clipq": __version__, **_versions()},
             }
         )
@@ -92,7 +97,7 @@ def _quantized_tower(
     making: Path,
     calibration: CalibrationSet | None,
     progress: Progress,
-) -> Tower:
+) -> tuple[Tower, list[Hint]]:
     entry = source.manifest.tower(name)
     feeds: Callable[[], Iterator[dict[str, Array]]] | None = None
     if calibration is not None:
@@ -107,12 +112,16 @@ def _quantized_tower(
     path = source.tower_path(name)
     with TemporaryDirectory(prefix="clipq-") as scratch, _refused(recipe, path):
         check_tower(source, name)
-        model = quantize_tower(recipe, TowerSource(path, Path(scratch), feeds))
+        tower_source = TowerSource(path, Path(scratch), feeds)
+        model = quantize_tower(recipe, tower_source)
         # A name that a recipe makes may be there already.
         onnx.checker.check_model(without_weights(model))
+        hints = [Hint(code=code, tower=name, numbers=numbers) for code, numbers in tower_source.idle.items()]
+        hints += hints_of(model, recipe, name)
         model.producer_name, model.producer_version = "clipq", __version__
         save(model, making / entry.file)
-    return entry.model_copy(update={**stored_tower(making, entry.file), "recipe": recipe.name, "parity": ()})
+    made = entry.model_copy(update={**stored_tower(making, entry.file), "recipe": recipe.name, "parity": ()})
+    return made, hints
 
 
 @contextmanager

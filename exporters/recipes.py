@@ -18,6 +18,11 @@ from clipq.given import hint
 from clipq.scheme import Scheme
 
 TENSORRT = ("tensorrt", "tensorrt-rtx", "ort-tensorrt", "ort-tensorrt-rtx")
+# 7 bits: two products with 8-bit activations fit into the 16 bits in which CPUs without VNNI add them.
+WeightLevels = Literal["8bit", "7bit"]
+Granularity = Literal["per-channel", "per-tensor"]
+# Values that an option had before another took them over, and still may be given to it.
+FORMERLY = {("weights", "per-channel"): "granularity", ("weights", "per-tensor"): "granularity"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,10 @@ class Recipe(ABC):
     quantizer: ClassVar[str] = "quantize"
     # Options that a runtime needs to be other than their defaults; given explicitly, the user's own value stays.
     fitted: ClassVar[dict[str, dict[str, str]]] = {}
+    # What a value of an option wants of others, for every runtime; given explicitly, the user's own value stays too.
+    goes_with: ClassVar[dict[tuple[str, str], dict[str, str]]] = {}
+    # Values that some runtimes have no use for, and why.
+    unfit: ClassVar[dict[tuple[str, str], tuple[tuple[str, ...], str]]] = {}
     no_kernels: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -52,9 +61,16 @@ class Recipe(ABC):
         for index, field in enumerate(dataclasses.fields(self)):
             value = getattr(self, field.name)
             # The first option is the method and is always named; the others only where they differ.
-            if index == 0 or value != field.default:
+            if index == 0 or value != self._usual(field):
                 parts.append(_word(field.name, value))
         return "-".join(parts)
+
+    def _usual(self, field: dataclasses.Field[Any]) -> Any:
+        """What an option is where it is not given, beside the others as they are."""
+        for (option, value), wanted in self.goes_with.items():
+            if field.name in wanted and str(getattr(self, option)) == value:
+                return wanted[field.name]
+        return field.default
 
     def options(self) -> dict[str, Any]:
         """Every option as resolved."""
@@ -80,18 +96,17 @@ class Static(Recipe):
 
     ``ranges``: ``minmax`` takes the extremes seen; ``entropy`` the clipping with the least Kullback-Leibler divergence
     (Migacz, 2017); ``percentile`` keeps ``percentile`` % of the magnitudes; ``mse`` the clipping with the least squared
-    error. ``activations``: ``symmetric`` (zero point 0: the file TensorRT takes too) or ``asymmetric`` (for the CPU
-    alone). ``smoothing``: SmoothQuant's alpha (Xiao et al., 2023), how much of the activations' outliers moves into the
-    weights behind each LayerNorm; 0 leaves them.
+    error. ``activations``: ``symmetric`` (zero point 0, all that TensorRT takes) or ``asymmetric``. ``smoothing``:
+    SmoothQuant's alpha (Xiao et al., 2023), how much of the activations' outliers moves into the weights behind each
+    LayerNorm; 0 leaves them.
     """
 
-    weight_bits: ClassVar[int] = 8
     activation_bits: ClassVar[int] = 8
 
     ranges: Literal["minmax", "entropy", "percentile", "mse"] = "minmax"
     percentile: float = 99.99
     activations: Literal["symmetric", "asymmetric"] = "symmetric"
-    weights: Literal["per-channel", "per-tensor"] = "per-channel"
+    granularity: Granularity = "per-channel"
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
@@ -99,6 +114,11 @@ class Static(Recipe):
             raise RecipeError(f"{self.name}: percentile={self.percentile} must lie in (50, 100]")
         if not 0 <= self.smoothing < 1:
             raise RecipeError(f"{self.name}: smoothing={self.smoothing} must lie in [0, 1)")
+
+    @property
+    @abstractmethod
+    def weight_bits(self) -> int:
+        """Bits of a weight."""
 
     @property
     def needs_calibration(self) -> bool:
@@ -114,18 +134,31 @@ class Static(Recipe):
 class Int8Static(Static):
     """8-bit weights and activations as Q/DQ pairs, which runtimes turn into integer kernels.
 
-    ``floats``: the type of what stays floating point. ``attention``: quantize the attention products too, to compare.
+    ``weights``: with ``7bit``, levels within ±63. ``floats``: the type of what stays floating point. ``attention``:
+    quantize the attention products too, to compare.
     ``form``: ``qdq``, or ``matmulinteger`` for ONNX Runtime's CUDA provider, which has no integer kernel for Q/DQ.
     """
 
     name: ClassVar[str] = "int8-static"
     summary: ClassVar[str] = "8-bit weights and activations, ranges from a calibration set"
     fitted: ClassVar[dict[str, dict[str, str]]] = {
-        **{runtime: {"floats": "fp16"} for runtime in TENSORRT},
-        "ort-cuda": {"form": "matmulinteger", "floats": "fp16"},
+        **{runtime: {"activations": "symmetric", "floats": "fp16"} for runtime in TENSORRT},
+        "ort-cuda": {"activations": "symmetric", "form": "matmulinteger", "floats": "fp16"},
+    }
+    # Both are forms for GPUs.
+    goes_with: ClassVar[dict[tuple[str, str], dict[str, str]]] = {
+        ("floats", "fp16"): {"activations": "symmetric"},
+        ("form", "matmulinteger"): {"activations": "symmetric"},
+    }
+    unfit: ClassVar[dict[tuple[str, str], tuple[tuple[str, ...], str]]] = {
+        ("activations", "asymmetric"): (TENSORRT, "takes no zero points"),
+        ("weights", "7bit"): ((*TENSORRT, "ort-cuda"), "adds products in 32 bits"),
     }
 
+    # What is best on a CPU: a zero point does the clipping of a ReLU, which stays in floating point without.
+    activations: Literal["asymmetric", "symmetric"] = "asymmetric"
     floats: Literal["fp32", "fp16"] = "fp32"
+    weights: WeightLevels = "8bit"
     attention: bool = False
     form: Literal["qdq", "matmulinteger"] = "qdq"
 
@@ -137,7 +170,12 @@ class Int8Static(Static):
     @property
     def scheme(self) -> Scheme:
         """Bits, arithmetic and method."""
-        return Scheme(weight_bits=8, activation_bits=8, arithmetic="integer", method=self.ranges)
+        return Scheme(weight_bits=self.weight_bits, activation_bits=8, arithmetic="integer", method=self.ranges)
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of a weight."""
+        return _levels(self.weights)
 
 
 @dataclass(frozen=True)
@@ -146,6 +184,7 @@ class Simulated(Static):
 
     name: ClassVar[str] = "simulated-wXaY"
     summary: ClassVar[str] = "fake quantization in floating point; X-bit weights, Y-bit activations, each from 2 to 8"
+    weight_bits = 8
 
     @property
     def scheme(self) -> Scheme:
@@ -176,16 +215,17 @@ class Int8Dynamic(Recipe):
     summary: ClassVar[str] = "8-bit weights, activations quantized at run time"
     no_kernels: ClassVar[tuple[str, ...]] = (*TENSORRT, "ort-cuda")
 
-    weights: Literal["per-channel", "per-tensor"] = "per-channel"
+    granularity: Granularity = "per-channel"
+    weights: WeightLevels = "8bit"
 
     @property
     def scheme(self) -> Scheme:
         """Bits, arithmetic and method."""
-        return Scheme(weight_bits=8, activation_bits=8, arithmetic="integer", method="dynamic")
+        return Scheme(weight_bits=_levels(self.weights), activation_bits=8, arithmetic="integer", method="dynamic")
 
     def slug(self) -> str:
-        """``int8-dynamic``, with the weights' granularity where it is not per-channel."""
-        return self.name if self.weights == "per-channel" else f"{self.name}-{self.weights}"
+        """``int8-dynamic``, with the options that differ from their defaults."""
+        return super().slug().replace(f"{self.name}-per-channel", self.name)
 
 
 @dataclass(frozen=True)
@@ -385,19 +425,26 @@ def parse_recipe(text: str, runtime: str = DEFAULT_RUNTIME) -> Recipe:
     values: dict[str, Any] = {}
     for item in filter(None, rest.split(",")):
         option, equals, value = item.partition("=")
-        option = option.strip().replace("-", "_")
+        option, value = option.strip().replace("-", "_"), value.strip()
+        option = FORMERLY.get((option, value), option)
         if not equals or option not in options:
             raise RecipeError(
                 f"{name}: unknown option {item!r}; known: {', '.join(options) or 'none'}{hint(option, options)}"
             )
         if option in values:
             raise RecipeError(f"{name}: option {option!r} is given twice")
-        values[option] = _convert(name, option, value.strip(), types[option])
+        values[option] = _convert(name, option, value, types[option])
     given = set(values)
     if runtime in kind.no_kernels:
         raise RecipeError(f"{name}: {runtime} has no kernels for it; use int8-static")
+    for (option, value), (runtimes, reason) in kind.unfit.items():
+        if runtime in runtimes and str(values.get(option)) == value:
+            raise RecipeError(f"{name}: {option}={value} is not for {runtime}, which {reason}; leave it out")
     for option, value in kind.fitted.get(runtime, {}).items():
         values.setdefault(option, _convert(name, option, value, types[option]))
+    for (option, value), others in kind.goes_with.items():
+        if str(values.get(option)) == value:
+            values = {other: _convert(name, other, text, types[other]) for other, text in others.items()} | values
     recipe = kind(**values)
     for option, wanted in recipe.idle().items():
         if option in given:
@@ -420,6 +467,10 @@ def _convert(recipe: str, option: str, value: str, kind: Any) -> Any:
         return kind(value)
     except ValueError as error:
         raise RecipeError(f"{recipe}: {option}={value!r} is not a number") from error
+
+
+def _levels(weights: WeightLevels) -> int:
+    return int(weights.removesuffix("bit"))
 
 
 def _bits(floats: Literal["fp32", "fp16"]) -> int:

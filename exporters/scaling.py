@@ -6,7 +6,6 @@ that read it multiply their weights' row by s.
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,6 @@ from clipq.exporters.onnx_file import values_of
 from clipq.exporters.placement import Placement
 from clipq.exporters.ranges import observe
 from clipq.exporters.recipes import WeightOnly
-
-logger = logging.getLogger(__name__)
 
 Vector = NDArray[np.float64]
 
@@ -62,19 +59,14 @@ def normalized_linears(model: onnx.ModelProto, placement: Placement) -> list[Nor
     return found
 
 
-def _are_none(groups: list[NormalizedLinears], option: str) -> bool:
-    """Whether there are none, which is told: ``option`` then changes nothing."""
-    if not groups:
-        # No error: of a convolutional image tower and a transformer for texts one has them.
-        logger.warning("%s changes nothing in a tower: it has no LayerNorm that linears alone read", option)
-    return not groups
+def smooth(model: onnx.ModelProto, placement: Placement, alpha: float, feeds: Iterable[dict[str, Array]]) -> bool:
+    """SmoothQuant (Xiao et al., 2023), in place: s = max|x| ** alpha ÷ max|w| ** (1 − alpha) per channel.
 
-
-def smooth(model: onnx.ModelProto, placement: Placement, alpha: float, feeds: Iterable[dict[str, Array]]) -> None:
-    """SmoothQuant (Xiao et al., 2023), in place: s = max|x| ** alpha ÷ max|w| ** (1 − alpha) per channel."""
+    Returns whether the tower has a LayerNorm that linears alone read: without, nothing changes.
+    """
     groups = normalized_linears(model, placement)
-    if _are_none(groups, f"smoothing={alpha:g}"):
-        return
+    if not groups:
+        return False
     peaks: dict[str, Vector] = {}
     for seen in observe(model, [group.tensor for group in groups], feeds):
         for group in groups:
@@ -85,6 +77,7 @@ def smooth(model: onnx.ModelProto, placement: Placement, alpha: float, feeds: It
         activations = np.maximum(peaks[group.tensor], 1e-5)
         scale = activations**alpha / np.maximum(weights, 1e-5) ** (1 - alpha)
         move_scale(model, group, np.maximum(scale, 1e-5).astype(np.float64))
+    return True
 
 
 def second_moments(
@@ -104,15 +97,15 @@ def second_moments(
 
 def protect_salient(
     model: onnx.ModelProto, placement: Placement, recipe: WeightOnly, feeds: Iterable[dict[str, Array]]
-) -> None:
+) -> bool:
     """AWQ's search (Lin et al., 2024), in place: scale up the weights that large activations meet, before rounding.
 
     For each LayerNorm and its linears, s = rms(x) ** alpha with the alpha of least squared output error, which the
-    inputs' second moments give without running anything again.
+    inputs' second moments give without running anything again. Returns whether there is such a LayerNorm.
     """
     groups = normalized_linears(model, placement)
-    if _are_none(groups, "algorithm=awq"):
-        return
+    if not groups:
+        return False
     moments = second_moments(model, [group.tensor for group in groups], feeds)
     for group in groups:
         inputs = moments[group.tensor]
@@ -130,6 +123,7 @@ def protect_salient(
             if error < least:
                 best, least = scale, error
         move_scale(model, group, best)
+    return True
 
 
 def move_scale(model: onnx.ModelProto, group: NormalizedLinears, scale: Vector) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -19,6 +20,29 @@ from benchmarks.gpu.record import Record, read_lines
 def gpu(*arguments):
     command = [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_cpu_levels(tmp_path):
+    """7 bits, and 8 exact, answer the same without VNNI; the emulator is asked where it is installed."""
+    record, cpus = tmp_path / "levels.json", ["Haswell"] if shutil.which("qemu-x86_64") else []
+    options = ("--models", "demo", "lite0-lit", "--images", "8", "--rounds", "0", "--cpu", *cpus, "-o", str(record))
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.cpu_levels", *options], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert "lite0-lit is left out: give --lite0 and --photos" in done.stderr
+    rows = {(row["engine"], row["cpu"]): row for row in json.loads(record.read_text())["rows"]}
+    engines = [engine for engine, cpu in rows if cpu == "this CPU"]
+    assert len(engines) == 8 and len(rows) == 8 * (1 + len(cpus))
+    assert (
+        f"| demo, 8 | int8-static:weights=7bit | this CPU | {100 * rows[engines[5], 'this CPU']['top1']:.1f} |"
+        in done.stdout
+    )
+    assert min(row["mean_cosine"] for row in rows.values()) > 0.99
+    for cpu in cpus:
+        for engine in ("int8-static:activations=symmetric, exact", "int8-static, exact", "int8-static:weights=7bit"):
+            assert abs(rows[engine, cpu]["mean_cosine"] - rows[engine, "this CPU"]["mean_cosine"]) < 2e-5, engine
+        assert rows["int8-static", cpu]["mean_cosine"] < rows["int8-static, exact", cpu]["mean_cosine"] - 1e-4
 
 
 def test_gpu_record(tmp_path):
@@ -92,7 +116,7 @@ def test_without_a_gpu_the_record_is_refused(tmp_path):
     assert done.returncode == 2 and "argument --batch: 0: must be 1 or more" in done.stderr
     # These two run no engine, so they need no GPU.
     assert gpu("inputs", tmp_path, "--family", "tensorrt-8").returncode == 0
-    assert (tmp_path / "reliability" / "tensorrt-8" / "int8-static-minmax" / "clipq.json").is_file()
+    assert (tmp_path / "reliability" / "tensorrt-8" / "int8-static-minmax-symmetric" / "clipq.json").is_file()
     assert gpu("embed", tmp_path, "--runtime", "ort-cpu").returncode == 0
     assert gpu("score", tmp_path).returncode == 0
     assert any(line["kind"] == "reliability" for line in read_lines([tmp_path / "score.jsonl"]))

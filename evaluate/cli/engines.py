@@ -75,7 +75,7 @@ def inspect(
     if as_json:
         click.echo(strict_json.dumps([row.model_dump() for row in rows]))
     else:
-        print_census(opened.name, opened.manifest.recipe, rows, simulated=simulated)
+        print_census(opened.name, opened.manifest, rows, simulated=simulated)
 
 
 @click.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from clipq.bundle import Recipe
+from clipq.bundle import Manifest
 from clipq.cpu import saturates, spoken
 from clipq.errors import one_line
 from clipq.evaluate.metrics.statistics import median_ratio
@@ -26,7 +26,8 @@ from clipq.evaluate.verdicts.compare import Comparison
 from clipq.evaluate.verdicts.gate import Finding, outcome
 from clipq.evaluate.verdicts.headline import headline, title
 from clipq.evaluate.verdicts.judgement import breaks_promise
-from clipq.evaluate.verdicts.saturation import in_words, percent, without_vnni
+from clipq.evaluate.verdicts.saturation import in_words, open_hints, percent, without_vnni
+from clipq.hints import Hint, sentences
 
 # Nobody reads more lines, and a table of a million takes minutes.
 MOST_FINDINGS = 500
@@ -57,6 +58,13 @@ def _print_measured(console: Console, measured: Sequence[Record]) -> None:
         if saturates(cpu):
             way_out = "docs/cpu.md says what to do: --cpu-precision exact, or recipes of 7-bit weights"
             console.print(f"[yellow]on this CPU 8-bit products saturate[/] ({spoken(cpu)}); {way_out}")
+    for record in measured:
+        _print_hints(console, record.name, open_hints(record))
+
+
+def _print_hints(console: Console, name: str, hints: Iterable[Hint]) -> None:
+    for said in sentences(hints):
+        console.print(f"hint: {escape(name)}, {escape(said)}", style="yellow")
 
 
 def _view_table(records: Sequence[Record], view: ViewRecord) -> Table:
@@ -244,8 +252,8 @@ def print_findings(findings: Sequence[Finding]) -> None:
     console.print(f"[bold]{outcome(findings)}[/]: {counts}, of {len(findings)} checks")
 
 
-def print_census(name: str, recipe: Recipe, rows: Sequence[CensusRecord], *, simulated: bool) -> None:
-    """The kernels of a bundle's towers."""
+def print_census(name: str, manifest: Manifest, rows: Sequence[CensusRecord], *, simulated: bool) -> None:
+    """The kernels of a bundle's towers, and what its manifest hints at."""
     console = _console()
     for census in rows:
         table = Table(
@@ -275,11 +283,13 @@ def print_census(name: str, recipe: Recipe, rows: Sequence[CensusRecord], *, sim
         )
         for ran in dict.fromkeys(one for kernel in census.kernels for one in kernel.kernels):
             console.print(f"  {ran}", style="dim", markup=False)
-        if breaks_promise(census, recipe, simulated=simulated):
+        if breaks_promise(census, manifest.recipe, simulated=simulated):
             console.print(f"[bold red]this tower says {escape(census.recipe)} and computes in floating point here[/]")
         console.print(f"evidence: {census.evidence}", style="dim", markup=False)
         if census.saturation is not None:
             _print_saturation(console, census.saturation)
+    counted = any(census.saturation for census in rows)
+    _print_hints(console, name, [one for one in manifest.hints if not (counted and one.is_counted)])
 
 
 def _print_saturation(console: Console, found: SaturationRecord) -> None:

@@ -21,6 +21,7 @@ from clipq.evaluate.results.complaints import complaint
 from clipq.evaluate.results.key import Key
 from clipq.files import file_stem, write_atomic
 from clipq.given import without_folders
+from clipq.hints import Hint
 from clipq.scheme import Scheme, with_scheme
 from clipq.text_files import read_json
 
@@ -249,7 +250,10 @@ class GpuRecord(_Model):
 
 
 class BundleRecord(_Model):
-    """The engine that was measured; ``plans`` says by tower what built it and for which GPU, where it is built."""
+    """The engine that was measured; ``plans`` says by tower what built it and for which GPU, where it is built.
+
+    ``hints`` are those of the bundle that are about the device it ran on, since schema 7.
+    """
 
     name: str
     digest: str
@@ -261,6 +265,7 @@ class BundleRecord(_Model):
     calibration: dict[str, Any] | None
     file_bytes: int
     plans: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    hints: tuple[Hint, ...] = ()
 
     @property
     def scope(self) -> str:

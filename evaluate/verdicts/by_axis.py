@@ -14,7 +14,8 @@ from clipq.evaluate.results.numbers import amount, difference, points, times
 from clipq.evaluate.results.record import LatencyRecord, Measurement
 from clipq.evaluate.verdicts.headline import AXES, headline, title
 from clipq.evaluate.verdicts.judgement import MARGIN, Verdict, judge_row, reach
-from clipq.evaluate.verdicts.saturation import without_vnni
+from clipq.evaluate.verdicts.saturation import open_hints, without_vnni
+from clipq.hints import sentences
 
 MARKS = {"better": "▲", "worse": "▼", "same": "=", "unknown": "?"}
 
@@ -68,7 +69,7 @@ def sentence(entry: Entry) -> str:
 
 
 def findings(entry: Entry) -> str:
-    """Size and speed, what changed beyond its interval, what is the same within it, and what the data cannot say."""
+    """Size and speed, what changed beyond its interval, what is the same within it, what the data cannot say, hints."""
     verdicts = {axis: found for axis, found in axis_verdicts(entry).items() if found.rows}
     near, far = verdicts.get("near-ood"), verdicts.get("far-ood")
     clauses: dict[Verdict, list[str]] = {"worse": [], "better": [], "same": [], "unknown": []}
@@ -81,7 +82,8 @@ def findings(entry: Entry) -> str:
         clauses[found.verdict].append(_clause(found, _subject(found, entry)))
     changed = clauses["worse"] + _confidence(entry) + clauses["better"]
     undecided = [f"undecided: {', '.join(clauses['unknown'])}"] if clauses["unknown"] else []
-    return "; ".join([_cost(entry), *changed, *clauses["same"], *undecided, *_on_cpu(entry)])
+    hints = [f"hint: {said}" for said in sentences(open_hints(entry.record))]
+    return "; ".join([_cost(entry), *changed, *clauses["same"], *undecided, *_on_cpu(entry), *hints])
 
 
 def _on_cpu(entry: Entry) -> list[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from clipq.evaluate.results.record import CensusRecord, SaturationRecord
+from clipq.cpu import saturates
+from clipq.evaluate.results.record import CensusRecord, Record, SaturationRecord
+from clipq.hints import Hint
 
 
 def in_words(found: SaturationRecord) -> str:
@@ -44,6 +46,12 @@ def without_vnni(census: Iterable[CensusRecord]) -> str:
         if one.saturation is not None and one.saturation.verdict == "differs without VNNI"
     ]
     return f"another engine on a CPU without VNNI (16-bit sums that saturate: {', '.join(shares)})" if shares else ""
+
+
+def open_hints(record: Record) -> list[Hint]:
+    """A bundle's hints, but those that something better is known of: what saturates was counted, or does here."""
+    counted = saturates(record.cpu) or any(census.saturation for census in record.census)
+    return [hint for hint in record.bundle.hints if not (counted and hint.is_counted)]
 
 
 def percent(share: float) -> str:

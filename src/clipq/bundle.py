@@ -23,12 +23,13 @@ from clipq.errors import BundleError
 from clipq.fields import Number, Whole
 from clipq.files import Stamp, sha256_bytes, sha256_file, stamp, write_atomic
 from clipq.given import as_path, without_folders
+from clipq.hints import Hint
 from clipq.making import restore
 from clipq.onnx_graph import data_files
 from clipq.scheme import Scheme, with_scheme
 from clipq.text_files import read_json
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MANIFEST = "clipq.json"
 
 TowerName = Literal["image", "text"]
@@ -195,6 +196,8 @@ class Manifest(_Model):
     preprocess: Preprocess
     tokenizer: Tokenizer
     prompts: StoredFile
+    # Since schema 5.
+    hints: tuple[Hint, ...] = ()
     environment: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -60,7 +60,7 @@ def test_simulated_8_bits_are_the_qdq_files_simulation(made):
     """Another graph, the same levels: the twin of int8-static, up to float rounding on the edge between two levels."""
     feed = np.random.default_rng(0).standard_normal((16, 3, 48, 48)).astype(np.float32)
     outputs = []
-    for name, simulated in (("simulated-w8a8", False), ("int8-static-minmax", True)):
+    for name, simulated in (("simulated-w8a8", False), ("int8-static-minmax-symmetric", True)):
         with OrtEngine(made / name / "image.onnx", simulated=simulated) as engine:
             (output,) = engine.run({"image": feed}).values()
         outputs.append(output / np.linalg.norm(output, axis=1, keepdims=True))

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from clipq.engines.census import take_census
 from clipq.engines.ort import OrtEngine
+from clipq.exporters.hints import hints_of
 from clipq.exporters.placement import place
 from clipq.exporters.qdq import QdqInserter, activation_quantizer, weight_quantizer
 from clipq.exporters.quantize import TowerSource, quantize_tower
@@ -74,13 +75,14 @@ def test_residual_network(tmp_path, activations):
 
 
 @pytest.mark.parametrize("activations", ["symmetric", "asymmetric"])
-def test_relus_that_stay_in_floating_point_are_told(tmp_path, caplog, activations):
+def test_relus_that_stay_in_floating_point_are_told(tmp_path, activations):
     onnx.save(network(), tmp_path / "image.onnx")
     images = np.random.default_rng(1).normal(0, 1, (4, 3, 16, 16)).astype(np.float32)
     source = TowerSource(tmp_path / "image.onnx", tmp_path, lambda: iter([{"image": images}]))
-    quantize_tower(Int8Static("minmax", activations=activations), source)
-    told = ["image.onnx: 1 ReLUs stay between Q/DQ pairs" in message for message in caplog.messages]
-    assert told == ([True] if activations == "symmetric" else [])
+    recipe = Int8Static("minmax", activations=activations)
+    told = {hint.code: hint.numbers for hint in hints_of(quantize_tower(recipe, source), recipe, "image")}
+    relus = {"float-relus": {"relus": 1}} if activations == "symmetric" else {}
+    assert told == {**relus, "saturating-weights": {"products": 3}}
 
 
 def test_quantizers_by_hand():
@@ -95,14 +97,14 @@ def test_quantizers_by_hand():
     assert weight_quantizer(weight, 0).scale[1] > 0
 
 
-@pytest.mark.parametrize("weights", ["per-channel", "per-tensor"])
+@pytest.mark.parametrize("granularity", ["per-channel", "per-tensor"])
 @pytest.mark.parametrize("size", [0.0, 1e-12, 1e-9])
-def test_the_bias_of_a_pruned_channel_stays(tmp_path, weights, size):
+def test_the_bias_of_a_pruned_channel_stays(tmp_path, granularity, size):
     """Its weights are next to nothing, and so would be the scale of its bias: 32 bits cut it off."""
-    recipe, model = Int8Static("minmax", weights=weights), network()
+    recipe, model = Int8Static("minmax", granularity=granularity), network()
     stored = {value.name: value for value in model.graph.initializer}
     weight = numpy_helper.to_array(stored["w3"]).copy()
-    weight[5 if weights == "per-channel" else slice(None)] *= size
+    weight[5 if granularity == "per-channel" else slice(None)] *= size
     stored["w3"].CopyFrom(numpy_helper.from_array(weight, "w3"))
     stored["b3"].CopyFrom(numpy_helper.from_array(np.linspace(-3, -1, 16, dtype=np.float32), "b3"))
     images = np.random.default_rng(1).normal(0, 1, (8, 3, 16, 16)).astype(np.float32)
@@ -114,3 +116,31 @@ def test_the_bias_of_a_pruned_channel_stays(tmp_path, weights, size):
         with OrtEngine(tmp_path / f"{name}.onnx", simulated=True) as engine:
             outputs.append(engine.run({"image": images})["out"][:, 5])
     assert np.abs(outputs[0] - outputs[1]).max() < 0.05 * np.abs(outputs[0]).max()
+
+
+@pytest.mark.parametrize("granularity", ["per-channel", "per-tensor"])
+@pytest.mark.parametrize("activations", ["symmetric", "asymmetric"])
+def test_convolutions_of_7_bits_with_their_biases(tmp_path, activations, granularity):
+    """Weights, biases and zero points as they are read back, against the network they were made of."""
+    model = network()
+    onnx.save(model, tmp_path / "image.onnx")
+    images = np.random.default_rng(1).normal(0, 1, (4, 3, 16, 16)).astype(np.float32)
+    recipe = Int8Static("minmax", activations=activations, granularity=granularity, weights="7bit")
+    source = TowerSource(tmp_path / "image.onnx", tmp_path, lambda: iter([{"image": images}]))
+    made = quantize_tower(recipe, source)
+    floats = {value.name: numpy_helper.to_array(value) for value in model.graph.initializer}
+    stored = {value.name: numpy_helper.to_array(value) for value in made.graph.initializer}
+    maker = {node.output[0]: node for node in made.graph.node}
+    for number in (1, 2, 3):
+        (node,) = [one for one in made.graph.node if one.name == f"conv{number}"]
+        read = [[stored[name] for name in maker[given].input[1:]] for given in node.input]
+        (scale_in, zero_in), (scale, zero), (scale_bias, zero_bias) = read
+        weight, bias = (stored[maker[given].input[0]] for given in node.input[1:])
+        assert weight.dtype == np.int8 and np.abs(weight.astype(int)).max() == 63
+        assert zero_in.dtype == (np.int8 if activations == "symmetric" else np.uint8)
+        assert not zero.any() and not zero_bias.any() and zero.dtype == np.int8
+        assert scale.shape == ((16,) if granularity == "per-channel" else ())
+        broadcast = scale.reshape(-1, 1, 1, 1)
+        assert (np.abs(weight * broadcast - floats[f"w{number}"]) <= broadcast / 2 * 1.0001).all()
+        assert np.allclose(scale_bias, scale_in * scale, rtol=1e-6)
+        assert (np.abs(bias * scale_bias - floats[f"b{number}"]) <= scale_bias / 2 * 1.0001).all()

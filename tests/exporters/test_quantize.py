@@ -46,7 +46,7 @@ def test_embeddings_stay_close(bundles, name, tower):
 @pytest.mark.parametrize("tower", ["image", "text"])
 def test_static_is_the_file_tensorrt_takes(bundles, tower):
     """Symmetric Q/DQ: int8 everywhere, every zero point 0, around every chosen linear and nothing else."""
-    model = onnx.load(bundles / "int8-static-minmax" / f"{tower}.onnx")
+    model = onnx.load(bundles / "int8-static-minmax-symmetric" / f"{tower}.onnx")
     values = {value.name: value for value in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2:
@@ -65,15 +65,23 @@ def test_static_is_the_file_tensorrt_takes(bundles, tower):
     assert len(quantized) == 4 * layers
 
 
-def test_asymmetric_uses_uint8(bundles):
-    model = onnx.load(bundles / "int8-static-percentile-asymmetric" / "image.onnx")
+@pytest.mark.parametrize("name", ["int8-static-minmax", "int8-static-percentile"])
+def test_asymmetric_uses_uint8(bundles, name):
+    model = onnx.load(bundles / name / "image.onnx")
     values = {value.name: value for value in model.graph.initializer}
     kinds = {values[node.input[2]].data_type for node in model.graph.node if node.op_type == "QuantizeLinear"}
     assert kinds == {onnx.TensorProto.UINT8}
 
 
 @pytest.mark.parametrize(
-    "name", ["int8-static-minmax", "int8-static-entropy", "int8-static-percentile-asymmetric", "int8-dynamic"]
+    "name",
+    [
+        "int8-static-minmax",
+        "int8-static-minmax-symmetric",
+        "int8-static-entropy",
+        "int8-static-percentile",
+        "int8-dynamic",
+    ],
 )
 @pytest.mark.parametrize("tower", ["image", "text"])
 def test_integer_kernels_run(bundles, name, tower):
@@ -150,8 +158,9 @@ def test_calibration_is_recorded(bundles):
     assert recipe["options"] == {
         "ranges": "minmax",
         "percentile": 99.99,
-        "activations": "symmetric",
-        "weights": "per-channel",
+        "activations": "asymmetric",
+        "granularity": "per-channel",
+        "weights": "8bit",
         "smoothing": 0.0,
         "floats": "fp32",
         "attention": False,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +29,9 @@ from clipq.scheme import FP32, Scheme, with_scheme
         ("int8-static", "int8-static-minmax"),
         ("int8-static:ranges=entropy,weights=per-tensor", "int8-static-entropy-per-tensor"),
         ("int8-static:ranges=percentile,percentile=99.9", "int8-static-percentile-percentile99.9"),
+        ("int8-static:granularity=per-tensor,weights=7bit", "int8-static-minmax-per-tensor-7bit"),
         ("int8-dynamic", "int8-dynamic"),
+        ("int8-dynamic:weights=7bit,weights=per-tensor", "int8-dynamic-per-tensor-7bit"),
         ("int4-weight-only:block-size=128,algorithm=hqq", "int4-weight-only-hqq-block128"),
         ("int4-weight-only:kernel=float,token_table=true", "int4-weight-only-rtn-float-kernel-token-table"),
         ("fp16", "fp16"),
@@ -36,6 +39,37 @@ from clipq.scheme import FP32, Scheme, with_scheme
 )
 def test_slugs_tell_variants_apart(text, slug):
     assert parse_recipe(text).slug() == slug
+
+
+@pytest.mark.parametrize(
+    ("text", "runtime", "resolved", "slug"),
+    [
+        ("int8-static", "ort-cpu", "asymmetric qdq fp32", "minmax"),
+        ("int8-static", "tensorrt-rtx", "symmetric qdq fp16", "minmax-fp16"),
+        ("int8-static", "ort-tensorrt", "symmetric qdq fp16", "minmax-fp16"),
+        ("int8-static:floats=fp32", "tensorrt", "symmetric qdq fp32", "minmax-symmetric"),
+        ("int8-static", "ort-cuda", "symmetric matmulinteger fp16", "minmax-fp16-matmulinteger"),
+        ("int8-static:form=qdq", "ort-cuda", "symmetric qdq fp16", "minmax-fp16"),
+        # What is asked for stays, whatever the runtime; the forms of GPUs are the GPUs' file.
+        ("int8-static:activations=symmetric", "ort-cpu", "symmetric qdq fp32", "minmax-symmetric"),
+        ("int8-static:activations=asymmetric", "ort-cpu", "asymmetric qdq fp32", "minmax"),
+        ("int8-static:floats=fp16", "ort-cpu", "symmetric qdq fp16", "minmax-fp16"),
+        ("int8-static:form=matmulinteger", "ort-cpu", "symmetric matmulinteger fp32", "minmax-matmulinteger"),
+        ("int8-static:floats=fp16,activations=asymmetric", "ort-cpu", "asymmetric qdq fp16", "minmax-asymmetric-fp16"),
+        ("int8-static:form=qdq,activations=asymmetric", "ort-cuda", "asymmetric qdq fp16", "minmax-asymmetric-fp16"),
+    ],
+)
+def test_the_default_is_the_runtimes(text, runtime, resolved, slug):
+    recipe = parse_recipe(text, runtime)
+    assert [recipe.options()[option] for option in ("activations", "form", "floats")] == resolved.split()
+    assert recipe.slug() == f"int8-static-{slug}"
+    assert parse_recipe("simulated-w8a8", runtime).activations == "symmetric"
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx", "ort-tensorrt"])
+def test_tensorrt_is_given_no_zero_points(runtime):
+    with pytest.raises(RecipeError, match=f"activations=asymmetric is not for {runtime}, which takes no zero points"):
+        parse_recipe("int8-static:activations=asymmetric", runtime)
 
 
 @pytest.mark.parametrize("name", known_recipes())
@@ -54,7 +88,9 @@ FLOATS = {"W{}A32": "floats=fp32", "W{}A16": "floats=fp16"}
         ("fp16", "W16A16", "float", "fp16"),
         ("int8-static:ranges=entropy,floats=fp16", "W8A8", "integer", "entropy"),
         ("int8-static:form=matmulinteger", "W8A8", "integer", "minmax"),
+        ("int8-static:weights=7bit", "W7A8", "integer", "minmax"),
         ("int8-dynamic:weights=per-tensor", "W8A8", "integer", "dynamic"),
+        ("int8-dynamic:weights=7bit", "W7A8", "integer", "dynamic"),
         *[(f"int{n}-weight-only:{floats}", widths.format(n), "float", "rtn")
           for n in (2, 4, 8) for widths, floats in FLOATS.items()],
         ("int4-weight-only:algorithm=hqq", "W4A32", "float", "hqq"),
@@ -131,7 +167,9 @@ def test_the_document_has_every_recipe_with_its_scheme():
     said = {name: (widths.split(", "), arithmetic) for name, widths, arithmetic, *_ in documented("recipe")}
     known = {"fp32": ([FP32.widths], FP32.arithmetic), "simulated-wXaY": (["WXAY"], "simulated")}
     for kind in KINDS[:-1]:
-        schemes = [kind(floats=floats).scheme for floats in ("fp32", "fp16")] if "floats" in option_values(kind) else [kind().scheme]  # fmt: skip
+        own = option_values(kind)
+        choices = {option: values for option, values in {"floats": ("fp32", "fp16"), "weights": ("8bit", "7bit")}.items() if option in own}  # fmt: skip
+        schemes = [kind(**dict(zip(choices, values, strict=True))).scheme for values in product(*choices.values())]
         known[kind.name] = (list(dict.fromkeys(scheme.widths for scheme in schemes)), schemes[0].arithmetic)
     assert said == known
 
