@@ -66,7 +66,7 @@ def evaluate_plan(
     if plan.suite.latency is not None:
         asked = BenchSettings(batches=plan.suite.latency.batches, repeats=plan.suite.latency.repeats)
         progress.start("latency, memory, kernels", len(TOWERS) + len(cohort.working))
-        benches = bench(cohort.working, asked, results / "bench", lambda what: progress.advance(1))
+        benches = bench(cohort.working, asked, results / "bench", lambda what: progress.advance(1), cohort.reference)
     # Engines are opened once more where a cell is found damaged.
     with threadpool_limits(METRIC_THREADS, user_api="blas"), embeddings:
         findings = measure(plan, cohort, embeddings, results if settings.thumbnails else None, progress)

@@ -7,7 +7,7 @@ import io
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.dataclasses import dataclass
 
 from clipq.errors import ResultsError
+from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.results.complaints import complaint
 from clipq.evaluate.results.key import Key
 from clipq.files import file_stem, write_atomic
@@ -23,14 +24,14 @@ from clipq.given import without_folders
 from clipq.scheme import Scheme, with_scheme
 from clipq.text_files import read_json
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 # A folder can hold a million files that are no images.
 MOST_LEFT_OUT = 100
 
 CSV_COLUMNS = (
     "bundle", "recipe", "runtime", "simulated", "view", "group", "metric", "unit", "value", "low", "high", "n",
-    "reference", "delta", "delta_low", "delta_high", "p_value",
+    "reference", "delta", "delta_low", "delta_high", "p_value", "busy",
 )  # fmt: skip
 
 
@@ -60,6 +61,7 @@ class Measurement:
 
     ``low`` and ``high`` bound the 95 % interval. ``delta`` is the value minus the reference's on the same samples.
     Fractions are 0 to 1, latencies milliseconds, sizes bytes. What ``view`` and ``group`` say: ``results/key.py``.
+    ``busy`` marks a time that says nothing, for the machine was busy (``LatencyRecord.busy`` says why).
     """
 
     bundle: _Name
@@ -79,6 +81,7 @@ class Measurement:
     delta_low: float | None = None
     delta_high: float | None = None
     p_value: float | None = None
+    busy: bool = False
 
     @property
     def key(self) -> Key:
@@ -167,13 +170,55 @@ class ViewRecord(_Model):
     flips: tuple[FlipRecord, ...] = ()
 
 
+class LoadRecord(_Model):
+    """The machine before, during and after a tower was timed (``engines/machine_load.py``).
+
+    ``others`` are the cores that other processes used, of ``cores``; ``mhz`` the clock before and after, 0 where it is
+    not known; ``throttled`` the seconds that a quota held this container back.
+    """
+
+    cores: int
+    others: tuple[float, float, float]
+    mhz: tuple[float, float]
+    throttled: float
+
+
 class LatencyRecord(_Model):
-    """Raw times of one tower at one batch size, in milliseconds, by wall clock and by the device's events."""
+    """Raw times of one tower at one batch size, in milliseconds, by wall clock and by the device's events.
+
+    ``again`` are the wall-clock times of a second copy of the reference, in the same turns; other engines have none.
+    ``busy`` says why these times say nothing, and is mostly empty; ``attempts`` how often the tower was timed until it
+    was empty, or given up. Before schema 7 none of it is known.
+    """
 
     tower: str
     batch: int
     milliseconds: tuple[float, ...]
     device_milliseconds: tuple[float, ...] = ()
+    again: tuple[float, ...] = ()
+    load: LoadRecord | None = None
+    busy: str = ""
+    attempts: int = 1
+
+    def over(self, base: LatencyRecord) -> tuple[float, float, float]:
+        """The median over another engine's, timed in the same turns, with its 95 % interval (lower is better).
+
+        The reference over itself is its second copy over it, where there is one.
+        """
+        mine = self.again if base is self and self.again else self.milliseconds
+        return median_ratio(mine, base.milliseconds, () if base is self else base.again)
+
+
+def busy_note(timed: Mapping[str, Sequence[LatencyRecord]]) -> str:
+    """A sentence on the engines, by name, that were timed while the machine was busy, and what to do; else nothing."""
+    found = {name: [one for one in latencies if one.busy] for name, latencies in timed.items()}
+    if not (busy := {name: rows for name, rows in found.items() if rows}):
+        return ""
+    one = next(iter(busy.values()))[0]
+    return (
+        f"{', '.join(busy)}: the machine was busy while engines were timed ({one.tower} tower, batch {one.batch}: "
+        f"{one.busy}); such times stand in no verdict: run the same command again when nothing else runs"
+    )
 
 
 class KernelRecord(_Model):
@@ -236,7 +281,8 @@ class Record(_Model):
 
     ``twin`` marks the simulated twin of a Q/DQ bundle; ``failed`` says why an engine was given up, and is mostly empty.
     ``reference`` is a bundle's name and ``reference_digest`` its digest; ``pairing`` is the digest of the file of draws
-    and answers that belongs to the record. Both are empty before schema 6.
+    and answers that belongs to the record. Both are empty before schema 6. ``timed`` is when an earlier run measured
+    latency, memory and kernels, where this one kept them.
     """
 
     schema_version: int = Field(default=SCHEMA_VERSION, strict=True, ge=1)
@@ -254,6 +300,7 @@ class Record(_Model):
     environment: dict[str, Any]
     views: tuple[ViewRecord, ...]
     attacks: tuple[AttackRecord, ...] = ()
+    timed: str = ""
     latency: tuple[LatencyRecord, ...]
     census: tuple[CensusRecord, ...]
     gpu: GpuRecord | None = None

@@ -277,7 +277,8 @@ def _latency(a: Entry, b: Entry) -> list[dict[str, Any]]:
         low, high = (float(bound) for bound in np.quantile(draws, [0.025, 0.975]))
         ratio = ratios[1].value / ratios[0].value
         bounds = {"low": min(low, ratio), "high": max(high, ratio)}
-        rows.append({"view": key.view, "group": key.group, "ratio": ratio, **bounds})
+        busy = a.rows[key].busy or b.rows[key].busy
+        rows.append({"view": key.view, "group": key.group, "ratio": ratio, **bounds, "busy": busy})
     return rows
 
 
@@ -288,5 +289,5 @@ def _latency_ratio(entry: Entry, key: Key) -> Draws | None:
         return None
     if not entry.was_timed_with(reference, key):
         return None
-    mine, theirs = entry.draws(key), unpaired(reference.draws(key))
+    mine, theirs = entry.draws(key), reference.draws(key)
     return Draws(mine.value / theirs.value, mine.resampled / theirs.resampled, mine.n)
