@@ -15,6 +15,7 @@ from clipq.errors import BundleError, DataError, EngineError, ResultsError
 from clipq.evaluate.axes.measure import measure
 from clipq.evaluate.bench.batch_size import measured_batch
 from clipq.evaluate.bench.bench import BenchSettings, SubjectBench, bench
+from clipq.evaluate.bench.earlier import with_earlier_speeds
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.fill import fill
 from clipq.evaluate.cells.subjects import Cohort, gather_cohort
@@ -72,6 +73,8 @@ def evaluate_plan(
         findings = measure(plan, cohort, embeddings, results if settings.thumbnails else None, progress)
     evaluated = Evaluated(plan, cohort, replace(settings, batch=embeddings.batch.size), given, findings, benches)
     records = [record_of(subject, evaluated) for subject in cohort.subjects]
+    if plan.suite.latency is None:
+        records = [with_earlier_speeds(record, results) for record in records]
     for index, subject in enumerate(cohort.subjects):
         found = evaluated.findings_of(subject)
         records[index] = write_pairing(results, records[index], found.estimates, found.answers)
