@@ -132,7 +132,7 @@ def test_simulated_is_another_engine(rows, results):
 
 def test_record_is_complete(results):
     record = json.loads((results / "records" / "int8-static-minmax__ort-cpu.json").read_text())
-    assert record["schema_version"] == 6 and record["arguments_given"]["command"] == "run"
+    assert record["schema_version"] == 7 and record["arguments_given"]["command"] == "run"
     assert record["arguments_resolved"]["ece_bins"] == 15 and record["environment"]["cpu"]
     assert len(record["bundle"]["digest"]) == 64 and record["bundle"]["calibration"]["images"] == 128
     assert [len(entry["milliseconds"]) for entry in record["latency"]] == [5] * 4
@@ -232,7 +232,7 @@ def test_bench_takes_a_reference(bundles, tmp_path):
     """Two FP32 bundles, of which one must be chosen: by the option that the refusal names."""
     names = ("a", "b")
     both = [str(shutil.copytree(bundles / "fp32", tmp_path / name)) for name in names]
-    ask = ("--repeats", "3", "--batch", "1", "--tower", "image", "--json")
+    ask = ("--repeats", "3", "--latency-batch", "1", "--tower", "image", "--json")
     assert_refused(evaluate("bench", *both, *ask), "several FP32 bundles", "choose one with --reference NAME")
     assert_refused(evaluate("bench", *both, *ask, "--reference", "c"), "'c' is not among the bundles: a, b")
     for name in names:
@@ -342,7 +342,7 @@ def test_damaged_records_are_refused(results, tmp_path):
     copy = shutil.copytree(results / "records", tmp_path / "results" / "records").parent
     path = copy / "records" / "fp32__ort-cpu.json"
     good = json.loads(path.read_text())
-    path.write_text(json.dumps(good | {"schema_version": 7}))
+    path.write_text(json.dumps(good | {"schema_version": 8}))
     assert_refused(evaluate("report", str(copy)), "schema version 7", "upgrade")
     path.write_text("{")
     assert_refused(evaluate("report", str(copy)), "damaged")
