@@ -68,7 +68,7 @@ def one_try(cohort: Cohort) -> list[dict]:
 
 
 def evidence(row: LatencyRecord, base: LatencyRecord) -> dict:
-    ratio, low, high = base.over(base)
+    ratio, low, high = base.twice()
     apart = max(low - 1, 1 / high - 1)
     spread = max(np.percentile(one.milliseconds, 90) / np.median(one.milliseconds) for one in (row, base))
     return {

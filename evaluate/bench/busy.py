@@ -30,8 +30,8 @@ def busy_because(mine: LatencyRecord, twice: LatencyRecord, load: LoadRecord, th
             f"other processes used {before:.1f} of {load.cores} cores before, {during:.1f} while and {after:.1f} after "
             "engines were timed"
         )
-    if twice.again:
-        ratio, low, high = twice.over(twice)
+    if (apart := twice.twice()) is not None:
+        ratio, low, high = apart
         if low > 1 + MOST_APART or high < 1 / (1 + MOST_APART):
             return f"two copies of the reference took {ratio:.2f} times each other's time [{low:.2f}, {high:.2f}]"
     for times, whose in ((mine.milliseconds, ""), (twice.milliseconds, "the reference's ")):

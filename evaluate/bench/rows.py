@@ -48,7 +48,7 @@ def _timed(latency: LatencyRecord, other: LatencyRecord | None, label: str) -> I
             low, high = draws.percentile_interval()
             delta: dict[str, Any] = {}
             if others:
-                difference = draws - percentile_draws(others, q, again=others_again)
+                difference = draws - percentile_draws(others, q, seed=1, again=others_again)
                 bounds = difference.percentile_interval()
                 delta = {
                     "reference": label, "delta": difference.value, "delta_low": bounds[0], "delta_high": bounds[1],

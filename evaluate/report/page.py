@@ -238,8 +238,10 @@ class _Page:
                 times = ""
                 if latency.busy:
                     times = "machine was busy"
-                elif base is not None and (entry.is_candidate or base.again):
+                elif base is not None and entry.is_candidate:
                     times = ratio(*latency.over(base))
+                elif (again := latency.twice()) is not None:
+                    times = f"again {ratio(*again)}"
                 rows.append({"latency": latency, "ratio": times, "measured": measured})
             table.append({"index": index, "entry": entry, "rows": rows})
         return [one for one in table if one["rows"]]

@@ -113,9 +113,7 @@ class Entry:
         return None if key.tower else self.foundations.of(key)
 
     def is_paired(self, other: Entry, key: Key) -> bool:
-        """Whether a number and another engine's rest on the same samples and resamples; of times: on the same turns."""
-        if key.tower:
-            return self.was_timed_with(other, key)
+        """Whether a number and another engine's rest on the same samples and resamples."""
         mine, theirs = self.rests_on(key), other.rests_on(key)
         return mine is not None and theirs is not None and not differs(mine, theirs)
 

@@ -201,12 +201,12 @@ class LatencyRecord(_Model):
     attempts: int = 1
 
     def over(self, base: LatencyRecord) -> tuple[float, float, float]:
-        """The median over another engine's, timed in the same turns, with its 95 % interval (lower is better).
+        """The median over another engine's, timed in the same turns, with its 95 % interval (lower is better)."""
+        return median_ratio(self.milliseconds, base.milliseconds, () if base is self else base.again)
 
-        The reference over itself is its second copy over it, where there is one.
-        """
-        mine = self.again if base is self and self.again else self.milliseconds
-        return median_ratio(mine, base.milliseconds, () if base is self else base.again)
+    def twice(self) -> tuple[float, float, float] | None:
+        """The median of the second copy over the first's, with its 95 % interval; None where there is no second one."""
+        return median_ratio(self.again, self.milliseconds) if self.again else None
 
 
 def busy_note(timed: Mapping[str, Sequence[LatencyRecord]]) -> str:

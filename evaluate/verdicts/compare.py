@@ -289,5 +289,5 @@ def _latency_ratio(entry: Entry, key: Key) -> Draws | None:
         return None
     if not entry.was_timed_with(reference, key):
         return None
-    mine, theirs = entry.draws(key), reference.draws(key)
+    mine, theirs = entry.draws(key), unpaired(reference.draws(key))
     return Draws(mine.value / theirs.value, mine.resampled / theirs.resampled, mine.n)
