@@ -1,13 +1,15 @@
 """Latency of engines, measured side by side.
 
 Engines take turns, batch by batch, so that a machine that speeds up or slows down does so for all of them; figures
-of one run can be divided by each other, figures of two runs cannot.
+of one run can be divided by each other, figures of two runs cannot. Each turn has an order of its own: in a fixed one a
+scheduler's time slices fall on the same engine again and again, and what ran before it decides what its caches hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from time import perf_counter_ns
 
 import numpy as np
@@ -57,8 +59,11 @@ def measure_latency(
         device: dict[str, list[float]] = {name: [] for name in engines}
         for engine in engines.values():
             _warm_up(engine, feed, warmup)
+        order, random = list(engines), Random(0)
         for _ in range(repeats):
-            for name, engine in engines.items():
+            random.shuffle(order)
+            for name in order:
+                engine = engines[name]
                 times[name].append(_time(engine, feed))
                 on_device = engine.device_milliseconds(feed)
                 if on_device is not None:

@@ -15,6 +15,7 @@ from clipq.errors import BundleError, DataError, EngineError, ResultsError
 from clipq.evaluate.axes.measure import measure
 from clipq.evaluate.bench.batch_size import measured_batch
 from clipq.evaluate.bench.bench import BenchSettings, SubjectBench, bench
+from clipq.evaluate.bench.earlier import with_earlier_speeds
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.fill import fill
 from clipq.evaluate.cells.first_batch import FirstBatch
@@ -69,12 +70,14 @@ def evaluate_plan(
         engines = [subject for subject in cohort.working if not subject.as_cpu]
         progress.start("latency, memory, kernels", len(TOWERS) + len(engines))
         real = FirstBatch(plan.views[0].view, embeddings) if plan.views else None
-        benches = bench(engines, asked, results / "bench", lambda what: progress.advance(1), real)
+        benches = bench(engines, asked, results / "bench", lambda what: progress.advance(1), cohort.reference, real)
     # Engines are opened once more where a cell is found damaged.
     with threadpool_limits(METRIC_THREADS, user_api="blas"), embeddings:
         findings = measure(plan, cohort, embeddings, results if settings.thumbnails else None, progress)
     evaluated = Evaluated(plan, cohort, replace(settings, batch=embeddings.batch.size), given, findings, benches)
     records = [record_of(subject, evaluated) for subject in cohort.subjects]
+    if plan.suite.latency is None:
+        records = [with_earlier_speeds(record, results) for record in records]
     for index, subject in enumerate(cohort.subjects):
         found = evaluated.findings_of(subject)
         records[index] = write_pairing(results, records[index], found.estimates, found.answers)

@@ -56,7 +56,7 @@ def test_options_of_exporting(tmp_path, command, words):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("option", [("--batch", "4"), ("--repeats", "5")])
+@pytest.mark.parametrize("option", [("--latency-batch", "4"), ("--repeats", "5")])
 def test_nothing_is_timed_beside_no_bench(tmp_path, option):
     done = evaluate("run", FP32, "--data", TEST, "-o", str(tmp_path / "out"), "--no-bench", *option)
     assert_refused(done, f"{option[0]} times nothing")

@@ -52,7 +52,7 @@ NAMES = (
 )
 
 OPTIONS = {
-    "run": ("--ece-bins", "--seed", "--batch-size", "--threads", "--pixel-cache-gb", "--repeats", "--batch", "--templates", "--reference", "--runtime",
+    "run": ("--ece-bins", "--seed", "--batch-size", "--threads", "--pixel-cache-gb", "--repeats", "--latency-batch", "--templates", "--reference", "--runtime",
             "--on-bad-image", "--suite", "--pixel-cache"),
     "inspect": ("--batch", "--threads", "--runtime"),
     "gate": ("--policy", "--junit", "--summary", "--json"),

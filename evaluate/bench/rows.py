@@ -35,13 +35,20 @@ def _timed(latency: LatencyRecord, other: LatencyRecord | None, label: str) -> I
         times, others = getattr(latency, field), getattr(other, field, ())
         if not times:
             continue
-        place = {"view": tower_view(latency.tower), "group": batch_group(latency.batch), "n": len(times)}
+        # By the device's clock nothing is timed twice.
+        again, others_again = (
+            one.again if one is not None and metric == "latency_ms" else () for one in (latency, other)
+        )
+        place = {
+            "view": tower_view(latency.tower), "group": batch_group(latency.batch), "n": len(times),
+            "busy": bool(latency.busy),
+        }  # fmt: skip
         for q in PERCENTILES:
-            draws = percentile_draws(times, q)
+            draws = percentile_draws(times, q, again=again)
             low, high = draws.percentile_interval()
             delta: dict[str, Any] = {}
             if others:
-                difference = draws - percentile_draws(others, q, seed=1)
+                difference = draws - percentile_draws(others, q, seed=1, again=others_again)
                 bounds = difference.percentile_interval()
                 delta = {
                     "reference": label, "delta": difference.value, "delta_low": bounds[0], "delta_high": bounds[1],

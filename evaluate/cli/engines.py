@@ -11,7 +11,7 @@ import click
 from clipq.bounds import TIMED_BATCH
 from clipq.console import fetch_option
 from clipq.cpu import Precision
-from clipq.errors import BundleError
+from clipq.errors import BundleError, one_line
 from clipq.evaluate.cli.options import (
     batches_option,
     bundles_argument,
@@ -112,6 +112,7 @@ def bench(
     from clipq.evaluate.bench.bench import BenchSettings, time_subjects
     from clipq.evaluate.cells.subjects import gather_cohort
     from clipq.evaluate.report.terminal import latency_rows, print_latency
+    from clipq.evaluate.results.record import busy_note
     from clipq.evaluate.settings import Settings
 
     settings = Settings(runtime=runtime, threads=threads, cpu_precision=cpu_precision, graphs=cuda_graphs)
@@ -119,8 +120,11 @@ def bench(
     chosen = cast("tuple[TowerName, ...]", ("image", "text") if towers == "both" else (towers,))
     asked = BenchSettings(batches=tuple(sorted(set(batches))), repeats=repeats)
     base = cohort.reference.label if cohort.reference else None
-    rows = latency_rows(time_subjects(cohort.subjects, chosen, asked), base)
+    timed = time_subjects(cohort.subjects, chosen, asked, reference=cohort.reference)
+    rows = latency_rows(timed, base)
     if as_json:
         click.echo(strict_json.dumps(rows))
     else:
         print_latency(rows)
+    if note := busy_note(timed):
+        click.echo(f"note: {one_line(note)}", err=True)

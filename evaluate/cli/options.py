@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import click
 
 from clipq.bounds import BATCH, REPEATS, THREADS, TIMED_BATCH
+from clipq.console import RenamedOption
 from clipq.cpu import Precision
 from clipq.engines.catalog import DEFAULT_RUNTIME
 from clipq.evaluate.settings import PIXEL_CACHE, PIXEL_CACHE_GB
@@ -55,8 +56,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 
 batches_option = click.option(
-    "--batch", "batches", multiple=True, default=(1, 8), show_default=True, type=click.IntRange(*TIMED_BATCH),
-    help="Batch size of the latency measurement; repeatable.",
+    "--latency-batch", "batches", multiple=True, default=(1, 8), show_default=True, type=click.IntRange(*TIMED_BATCH),
+    help="Batch size of the latency measurement; repeatable.", cls=RenamedOption, formerly="--batch",
 )  # fmt: skip
 
 

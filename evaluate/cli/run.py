@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from clipq.bounds import ECE_BINS, REPEATS, SAMPLES, SEED, TIMED_BATCH
-from clipq.console import OutputFolder, fetch_option, refuse_idle
+from clipq.console import OutputFolder, RenamedOption, fetch_option, refuse_idle
 from clipq.cpu import Precision
 from clipq.data.open import describe_sources
+from clipq.errors import one_line
 from clipq.evaluate.cli.options import (
     as_batch_size,
     as_cpu_option,
@@ -32,6 +33,7 @@ from clipq.evaluate.settings import Settings, kept_pixels
 from clipq.progress import progress_bars
 
 if TYPE_CHECKING:
+    from clipq.evaluate.results.entry import Entry
     from clipq.evaluate.suites.schema import Suite
 
 
@@ -65,8 +67,8 @@ if TYPE_CHECKING:
 @threads_option
 @cpu_precision_option
 @click.option(
-    "--batch", "batches", multiple=True, type=click.IntRange(*TIMED_BATCH),
-    help="Batch size of the latency measurement; repeatable [default: 1, 8].",
+    "--latency-batch", "batches", multiple=True, type=click.IntRange(*TIMED_BATCH),
+    help="Batch size of the latency measurement; repeatable [default: 1, 8].", cls=RenamedOption, formerly="--batch",
 )  # fmt: skip
 @click.option("--repeats", type=click.IntRange(*REPEATS), help="Timed batches per engine and size [default: 30].")
 @click.option(
@@ -77,7 +79,11 @@ if TYPE_CHECKING:
 @pixel_cache_option
 @pixel_cache_size_option
 @graphs_option
-@click.option("--no-bench", is_flag=True, help="Leave out latency, memory and the kernel census.")
+@click.option(
+    "--no-bench",
+    is_flag=True,
+    help="Leave out latency, memory and the kernel census; what RESULTS has of the same engines is kept.",
+)
 @click.option("--no-images", is_flag=True, help="Keep no thumbnails of photos that engines answer differently.")
 @json_option
 def run(
@@ -168,6 +174,18 @@ def demo(output: Path, samples: int | None, pixel_cache: Path, pixel_cache_gb: f
     _evaluate(bundles, demo_suite(samples), output / "results", settings, as_json)
 
 
+def _timing_notes(engines: Sequence[Entry]) -> list[str]:
+    """What is to be known of the times beside the tables."""
+    from clipq.evaluate.results.record import busy_note
+
+    kept: dict[str, list[str]] = {}
+    for entry in engines:
+        if entry.record.timed:
+            kept.setdefault(entry.record.timed, []).append(entry.name)
+    found = [f"{', '.join(names)}: latency, memory and kernels are kept from {when}" for when, names in kept.items()]
+    return [*found, *filter(None, [busy_note({entry.name: entry.record.latency for entry in engines})])]
+
+
 def _evaluate(bundles: Sequence[Path], suite: Suite, results: Path, settings: Settings, as_json: bool) -> None:
     from clipq.evaluate.api import read_results, run_suite
     from clipq.evaluate.report.terminal import print_summary
@@ -182,6 +200,8 @@ def _evaluate(bundles: Sequence[Path], suite: Suite, results: Path, settings: Se
         click.echo(strict_json.dumps([asdict(row) for record in records for row in record.measurements]))
     else:
         print_summary(records)
+    for note in _timing_notes(found.engines):
+        click.echo(f"note: {one_line(note)}", err=True)
     # Of engines of earlier runs too, as `report` writes it.
     page = read_results(results).report(results / "report.html", images=settings.thumbnails)
     click.echo(f"report: {page}", err=True)

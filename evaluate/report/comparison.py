@@ -27,7 +27,9 @@ def as_markdown(comparison: Comparison) -> str:
             lines.append("| " + " | ".join(map(plain, cells)) + " |")
         for row in pair.latency:
             times = ratio(row["ratio"], row["low"], row["high"])
-            lines.append(f"| {plain(latency_title(row))} | | | × {plain(times)} | | unpaired | not judged |")
+            lines.append(
+                f"| {plain(latency_title(row))} | | | × {plain(times)} | | unpaired | {latency_verdict(row)} |"
+            )
         lines += [f"Not measured in B: {plain(', '.join(pair.missing))}"] if pair.missing else []
         lines.append("")
     lines += [f"Failed in B: {plain(one)}" for one in comparison.failed]
@@ -51,6 +53,11 @@ def latency_title(row: dict[str, Any]) -> str:
     """What a latency row says."""
     key = Key(row["view"], row["group"], "latency_ms.p50")
     return f"{key.tower} tower, batch {key.batch}: p50 ÷ reference's"
+
+
+def latency_verdict(row: dict[str, Any]) -> str:
+    """What is said of a ratio of times."""
+    return "machine was busy" if row["busy"] else "not judged"
 
 
 def shown(one: Difference) -> tuple[str, str, str]:

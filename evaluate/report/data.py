@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from clipq.evaluate.metrics.statistics import median_ratio, percentile_draws
+from clipq.evaluate.metrics.statistics import percentile_draws
 from clipq.evaluate.metrics.table import metric_of, title_of
 from clipq.evaluate.results.entry import Entry
 from clipq.evaluate.results.folders import Results
@@ -154,14 +154,15 @@ def costs(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     for index, entry in enumerate(entries):
         if entry.record.is_side:
             continue
-        for latency in entry.record.latency:
+        # Of what a busy machine took nobody shall draw a front.
+        for latency in (one for one in entry.record.latency if not one.busy):
             place = f"{latency.tower} tower, batch {latency.batch}"
             base = entry.timed_beside(latency)
             if base is None:
                 p50 = percentile_draws(latency.milliseconds, 50)
                 note(f"p50 ms, {place}", index, p50.value, *p50.percentile_interval())
             else:
-                note(f"p50 ÷ reference's, {place}", index, *median_ratio(latency.milliseconds, base.milliseconds))
+                note(f"p50 ÷ reference's, {place}", index, *latency.over(base))
         size = entry.record.bundle.file_bytes / 1e6
         note("file MB, both towers", index, size, size, size)
         for key, row in entry.rows.items():

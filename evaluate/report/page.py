@@ -14,7 +14,6 @@ from markupsafe import Markup
 from clipq import __version__
 from clipq.cpu import spoken
 from clipq.evaluate.metrics.ood import SCORES
-from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.metrics.table import METRICS, Section, of_section, title_of
 from clipq.evaluate.report.data import PageData
 from clipq.evaluate.results.folders import Results
@@ -246,8 +245,12 @@ class _Page:
                     if row.view == tower_view(latency.tower) and row.group in ("", batch_group(latency.batch))
                 }
                 times = ""
-                if base is not None and entry.is_candidate:
-                    times = ratio(*median_ratio(latency.milliseconds, base.milliseconds))
+                if latency.busy:
+                    times = "machine was busy"
+                elif base is not None and entry.is_candidate:
+                    times = ratio(*latency.over(base))
+                elif (again := latency.twice()) is not None:
+                    times = f"again {ratio(*again)}"
                 rows.append({"latency": latency, "ratio": times, "measured": measured})
             table.append({"index": index, "entry": entry, "rows": rows})
         return [one for one in table if one["rows"]]

@@ -15,10 +15,16 @@ from rich.text import Text
 from clipq.bundle import Manifest
 from clipq.cpu import saturates, spoken
 from clipq.errors import one_line
-from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.metrics.table import metric_of
 from clipq.evaluate.report.ci import figures
-from clipq.evaluate.report.comparison import latency_title, otherwise_text, pair_title, shown, verdict_text
+from clipq.evaluate.report.comparison import (
+    latency_title,
+    latency_verdict,
+    otherwise_text,
+    pair_title,
+    shown,
+    verdict_text,
+)
 from clipq.evaluate.results.numbers import delta, number, ratio, with_interval
 from clipq.evaluate.results.record import CensusRecord, LatencyRecord, Measurement, Record, SaturationRecord, ViewRecord
 from clipq.evaluate.suites.schema import Suite, view_name
@@ -186,9 +192,8 @@ def _print_engines(console: Console, records: Sequence[Record]) -> None:
             latency = next(row for row in record.latency if row.tower == tower and row.batch == largest)
             other = base.get((tower, largest))
             cells.append(f"{np.median(latency.milliseconds):.2f}")
-            cells.append(
-                "" if other is None else f"{np.median(latency.milliseconds) / np.median(other.milliseconds):.2f}"
-            )
+            times = "" if other is None else f"{np.median(latency.milliseconds) / np.median(other.milliseconds):.2f}"
+            cells.append("[yellow]busy[/]" if latency.busy else times)
         for census in record.census:
             share = f"{100 * census.integer_share:.0f} %"
             broken = breaks_promise(census, record.bundle, simulated=record.simulated)
@@ -215,7 +220,7 @@ def print_comparison(comparison: Comparison) -> None:
             table.add_row(*map(escape, cells), style=style)
         for row in pair.latency:
             times = f"× {ratio(row['ratio'], row['low'], row['high'])}"
-            table.add_row(latency_title(row), "", "", escape(times), "", "", "unpaired", "not judged")
+            table.add_row(latency_title(row), "", "", escape(times), "", "", "unpaired", latency_verdict(row))
         console.print(table)
         if pair.made_otherwise:
             console.print(escape(otherwise_text(pair)), style="yellow")
@@ -311,14 +316,17 @@ def latency_rows(timed: Mapping[str, Sequence[LatencyRecord]], reference: str | 
             row |= {f"p{q}": float(np.percentile(latency.milliseconds, q)) for q in (50, 90, 99)}
             row["throughput"] = 1e3 * latency.batch / row["p50"]
             if reference is not None:
-                ratio, low, high = median_ratio(latency.milliseconds, timed[reference][index].milliseconds)
+                ratio, low, high = latency.over(timed[reference][index])
                 row |= {"ratio": ratio, "ratio_low": low, "ratio_high": high}
+            if (again := latency.twice()) is not None:
+                row |= dict(zip(("again", "again_low", "again_high"), again, strict=True))
+            row["busy"] = latency.busy
             rows.append(row)
     return rows
 
 
 def print_latency(rows: Sequence[Mapping[str, Any]]) -> None:
-    """The latency table; a ratio below 1 is faster than the reference."""
+    """The latency table; a ratio below 1 is faster than the reference, whose second copy is beside itself."""
     table = Table()
     for column in ("bundle", "tower", "batch", "p50 ms", "p90 ms", "p99 ms", "samples/s", "× reference [95 %]"):
         table.add_column(
@@ -326,6 +334,9 @@ def print_latency(rows: Sequence[Mapping[str, Any]]) -> None:
         )
     for row in rows:
         times = with_interval(row["ratio"], row["ratio_low"], row["ratio_high"]) if "ratio" in row else ""
+        if "again" in row:
+            times = "again " + with_interval(row["again"], row["again_low"], row["again_high"])
+        times = "machine was busy" if row["busy"] else times
         table.add_row(
             escape(row["bundle"]), row["tower"], str(row["batch"]), *(f"{row[f'p{q}']:.2f}" for q in (50, 90, 99)),
             f"{row['throughput']:.0f}", times,

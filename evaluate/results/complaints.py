@@ -61,9 +61,11 @@ def _of_machine(record: Record) -> str:
     if not isinstance(given, list) or any(not isinstance(one, dict) or "of" not in one for one in given):
         return "arguments_resolved: corruptions are no tables with 'of'"
     for one in record.latency:
-        times = one.milliseconds + one.device_milliseconds
+        times = one.milliseconds + one.device_milliseconds + one.again
         if not one.milliseconds or one.batch < 1 or not all(0 < time < math.inf for time in times):
             return f"latency: of the {one.tower} tower at batch {one.batch} there are no times above 0"
+        if one.again and len(one.again) != len(one.milliseconds):
+            return f"latency: of the {one.tower} tower at batch {one.batch} the second copy was timed in other turns"
     return ""
 
 

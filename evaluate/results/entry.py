@@ -100,11 +100,12 @@ class Entry:
         times = next((one for one in self.record.latency if (one.tower, one.batch) == (key.tower, key.batch)), None)
         if times is not None:
             if key.metric == "throughput":
-                p50 = percentile_draws(times.milliseconds, 50)
+                p50 = percentile_draws(times.milliseconds, 50, again=times.again)
                 return Draws(1e3 * times.batch / p50.value, 1e3 * times.batch / p50.resampled, p50.n)
             name, _, percentile = key.metric.partition(".p")
-            raw = times.device_milliseconds if name == "device_latency_ms" else times.milliseconds
-            return percentile_draws(raw, float(percentile))
+            if name == "device_latency_ms":
+                return percentile_draws(times.device_milliseconds, float(percentile))
+            return percentile_draws(times.milliseconds, float(percentile), again=times.again)
         value = self.rows[key].value
         return Draws(value, np.full(1, value), 1)
 

@@ -16,6 +16,7 @@ from clipq.evaluate.results.record import (
     Measurement,
     Record,
     ViewRecord,
+    busy_note,
     in_order,
     labels,
     read_record,
@@ -73,6 +74,7 @@ class Results:
             found.append(
                 f"{', '.join(names)}: measured with another {what} than the reference; differences may be of that"
             )
+        found += filter(None, [busy_note({entry.name: entry.record.latency for entry in self.entries})])
         # All of a folder agree, and views of other data have other names by now.
         one, *more = {entry.folder: entry for entry in self.entries}.values() or (None,)
         for two in more:

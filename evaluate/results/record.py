@@ -7,7 +7,7 @@ import io
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from clipq.cpu import predicted_for
 from clipq.errors import ResultsError
+from clipq.evaluate.metrics.statistics import median_ratio
 from clipq.evaluate.results.complaints import complaint
 from clipq.evaluate.results.key import Key
 from clipq.files import file_stem, write_atomic
@@ -32,7 +33,7 @@ MOST_LEFT_OUT = 100
 
 CSV_COLUMNS = (
     "bundle", "recipe", "runtime", "cpu", "simulated", "view", "group", "metric", "unit", "value", "low", "high", "n",
-    "reference", "delta", "delta_low", "delta_high", "p_value",
+    "reference", "delta", "delta_low", "delta_high", "p_value", "busy",
 )  # fmt: skip
 
 
@@ -63,6 +64,7 @@ class Measurement:
     ``low`` and ``high`` bound the 95 % interval. ``delta`` is the value minus the reference's on the same samples.
     Fractions are 0 to 1, latencies milliseconds, sizes bytes. What ``view`` and ``group`` say: ``results/key.py``; what
     ``cpu`` says: ``src/clipq/cpu.py`` (empty on a GPU, and before schema 7).
+    ``busy`` marks a time that says nothing, for the machine was busy (``LatencyRecord.busy`` says why).
     """
 
     bundle: _Name
@@ -83,6 +85,7 @@ class Measurement:
     delta_low: float | None = None
     delta_high: float | None = None
     p_value: float | None = None
+    busy: bool = False
 
     @property
     def key(self) -> Key:
@@ -171,13 +174,55 @@ class ViewRecord(_Model):
     flips: tuple[FlipRecord, ...] = ()
 
 
+class LoadRecord(_Model):
+    """The machine before, during and after a tower was timed (``engines/machine_load.py``).
+
+    ``others`` are the cores that other processes used, of ``cores``; ``mhz`` the clock before and after, 0 where it is
+    not known; ``throttled`` the seconds that a quota held this container back.
+    """
+
+    cores: int
+    others: tuple[float, float, float]
+    mhz: tuple[float, float]
+    throttled: float
+
+
 class LatencyRecord(_Model):
-    """Raw times of one tower at one batch size, in milliseconds, by wall clock and by the device's events."""
+    """Raw times of one tower at one batch size, in milliseconds, by wall clock and by the device's events.
+
+    ``again`` are the wall-clock times of a second copy of the reference, in the same turns; other engines have none.
+    ``busy`` says why these times say nothing, and is mostly empty; ``attempts`` how often the tower was timed until it
+    was empty, or given up. Before schema 7 none of it is known.
+    """
 
     tower: str
     batch: int
     milliseconds: tuple[float, ...]
     device_milliseconds: tuple[float, ...] = ()
+    again: tuple[float, ...] = ()
+    load: LoadRecord | None = None
+    busy: str = ""
+    attempts: int = 1
+
+    def over(self, base: LatencyRecord) -> tuple[float, float, float]:
+        """The median over another engine's, timed in the same turns, with its 95 % interval (lower is better)."""
+        return median_ratio(self.milliseconds, base.milliseconds, () if base is self else base.again)
+
+    def twice(self) -> tuple[float, float, float] | None:
+        """The median of the second copy over the first's, with its 95 % interval; None where there is no second one."""
+        return median_ratio(self.again, self.milliseconds) if self.again else None
+
+
+def busy_note(timed: Mapping[str, Sequence[LatencyRecord]]) -> str:
+    """A sentence on the engines, by name, that were timed while the machine was busy, and what to do; else nothing."""
+    found = {name: [one for one in latencies if one.busy] for name, latencies in timed.items()}
+    if not (busy := {name: rows for name, rows in found.items() if rows}):
+        return ""
+    one = next(iter(busy.values()))[0]
+    return (
+        f"{', '.join(busy)}: the machine was busy while engines were timed ({one.tower} tower, batch {one.batch}: "
+        f"{one.busy}); such times stand in no verdict: run the same command again when nothing else runs"
+    )
 
 
 class KernelRecord(_Model):
@@ -279,7 +324,8 @@ class Record(_Model):
     ``twin`` marks the simulated twin of a Q/DQ bundle; ``failed`` says why an engine was given up, and is mostly empty.
     ``reference`` is a bundle's name and ``reference_digest`` its digest; ``pairing`` is the digest of the file of draws
     and answers that belongs to the record. Both are empty before schema 6. ``cpu`` names the arithmetic of the CPU it
-    ran on, or is predicted for (``avx2-predicted``); empty on a GPU, and before schema 7.
+    ran on, or is predicted for (``avx2-predicted``); empty on a GPU, and before schema 7. ``timed`` is when an earlier
+    run measured latency, memory and kernels, where this one kept them.
     """
 
     schema_version: int = Field(default=SCHEMA_VERSION, strict=True, ge=1)
@@ -298,6 +344,7 @@ class Record(_Model):
     environment: dict[str, Any]
     views: tuple[ViewRecord, ...]
     attacks: tuple[AttackRecord, ...] = ()
+    timed: str = ""
     latency: tuple[LatencyRecord, ...]
     census: tuple[CensusRecord, ...]
     gpu: GpuRecord | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipq.cpu import SETTING, is_exact_by_choice, saturates
-from clipq.evaluate.metrics.statistics import holm, median_ratio
+from clipq.evaluate.metrics.statistics import holm
 from clipq.evaluate.results.entry import Entry
 from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.numbers import amount, difference, points, times
@@ -115,7 +115,9 @@ def _cost(entry: Entry) -> str:
     if mine is None or theirs is None:
         beside = " beside the reference" if mine is not None and base.latency else ""
         return f"{size}, speed not measured{beside}"
-    ratio, least, most = median_ratio(mine.milliseconds, theirs.milliseconds)
+    ratio, least, most = mine.over(theirs)
+    if mine.busy:
+        return f"{size}, speed not known: the machine was busy"
     value, low, high = 1 / ratio, 1 / most, 1 / least
     where = f"image tower, batch {mine.batch}"
     if low > 1:

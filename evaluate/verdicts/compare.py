@@ -278,7 +278,8 @@ def _latency(a: Entry, b: Entry) -> list[dict[str, Any]]:
         low, high = (float(bound) for bound in np.quantile(draws, [0.025, 0.975]))
         ratio = ratios[1].value / ratios[0].value
         bounds = {"low": min(low, ratio), "high": max(high, ratio)}
-        rows.append({"view": key.view, "group": key.group, "ratio": ratio, **bounds})
+        busy = a.rows[key].busy or b.rows[key].busy
+        rows.append({"view": key.view, "group": key.group, "ratio": ratio, **bounds, "busy": busy})
     return rows
 
 

@@ -173,7 +173,10 @@ def _judge(entry: Entry, keys: Sequence[Key], asked: tuple[str, float], confiden
         bounds = iter(_intervals(known, confidence, [_unit(entry, key, kind) for key, _ in known]))
         for key, draws in zip(block, quantities, strict=True):
             rule = rules[key.metric]
-            if draws is None:
+            if entry.rows[key].busy:
+                # Whatever the interval says: the same engine fails and passes on such a machine.
+                found.append(Finding(entry.name, rule, "investigate", _BUSY, key.view, key.group))
+            elif draws is None:
                 found.append(Finding(entry.name, rule, "fail", _why_not(entry, key), key.view, key.group))
             else:
                 found.append(_finding((entry.name, rule), key, draws, next(bounds), (bound, limit.is_least)))
@@ -191,6 +194,8 @@ def _finding(
     reason = _REASONS[state] if low != high else "passes" if state == "pass" else "fails"
     return Finding(*asked, state, reason, view, group, draws.value, low, high, draws.n)
 
+
+_BUSY = "the machine was busy while engines were timed: time them again when nothing else runs"
 
 _REASONS = {
     "pass": "the whole interval passes",

@@ -28,6 +28,20 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ENDINGS = (".html", ".md", ".json", ".csv", ".pdf", ".toml", ".xml")
 
 
+class RenamedOption(click.Option):
+    """An option that had another name, which still works and which no help shows."""
+
+    def __init__(self, *arguments: Any, formerly: str, **attributes: Any):
+        super().__init__(*arguments, **attributes)
+        self._formerly = formerly
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Let the parser know both names."""
+        shown, self.opts = self.opts, [*self.opts, self._formerly]
+        super().add_to_parser(parser, ctx)
+        self.opts = shown
+
+
 class OutputFolder(click.Path):
     """A folder that a command writes to: refused before the command begins where that cannot be."""
 

@@ -15,7 +15,7 @@ HUGE = str(2 * 10**9)
 @pytest.mark.parametrize(
     "option",
     [
-        ("--ece-bins", HUGE), ("--seed", str(2**32)), ("--threads", HUGE), ("--batch", HUGE), ("--repeats", HUGE),
+        ("--ece-bins", HUGE), ("--seed", str(2**32)), ("--threads", HUGE), ("--latency-batch", HUGE), ("--repeats", HUGE),
         ("--batch-size", HUGE), ("--ece-bins", "1"), ("--seed", "-1"),
     ],
 )  # fmt: skip
@@ -41,8 +41,8 @@ def test_other_commands(tmp_path):
     build = ["build", BUNDLE, "--runtime", "tensorrt", "-o", str(tmp_path), "--batch"]
     assert_refused(export(*build, f"1,8,{HUGE}"), "4096")
     assert_refused(export(*build, "1,8,²"), "three whole numbers")
-    for command in ("inspect", "bench"):
-        assert evaluate(command, BUNDLE, "--batch", HUGE).returncode == 2
+    for command, option in (("inspect", "--batch"), ("bench", "--latency-batch"), ("bench", "--batch")):
+        assert evaluate(command, BUNDLE, option, HUGE).returncode == 2
     for number in (HUGE, "0", "-1", "²", "9" * 5000):
         done = evaluate("run", BUNDLE, "--data", f"demo:test:n={number}", "-o", str(tmp_path / "out"))
         assert_refused(done, "is not a number from 1 to")

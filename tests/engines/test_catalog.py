@@ -71,7 +71,7 @@ def command(main, *arguments):
 
 def test_a_row_is_all_that_a_runtime_takes(toy, tmp_path):
     """Evaluated, benched, inspected, listed and accepted in a grid, with nothing but its row in the table."""
-    ask = ("--runtime", "toy", "--data", "demo:test:n=48", "-o", tmp_path / "out", "--batch", 2, "--repeats", 3)
+    ask = ("--runtime", "toy", "--data", "demo:test:n=48", "-o", tmp_path / "out", "--latency-batch", 2, "--repeats", 3)
     command(evaluate, "run", DEMO_BUNDLE, *ask)
     rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
     assert {row["runtime"] for row in rows} == {"toy"}

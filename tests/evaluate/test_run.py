@@ -232,7 +232,7 @@ def test_bench_takes_a_reference(bundles, tmp_path):
     """Two FP32 bundles, of which one must be chosen: by the option that the refusal names."""
     names = ("a", "b")
     both = [str(shutil.copytree(bundles / "fp32", tmp_path / name)) for name in names]
-    ask = ("--repeats", "3", "--batch", "1", "--tower", "image", "--json")
+    ask = ("--repeats", "3", "--latency-batch", "1", "--tower", "image", "--json")
     assert_refused(evaluate("bench", *both, *ask), "several FP32 bundles", "choose one with --reference NAME")
     assert_refused(evaluate("bench", *both, *ask, "--reference", "c"), "'c' is not among the bundles: a, b")
     for name in names:

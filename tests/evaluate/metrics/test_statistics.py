@@ -14,6 +14,7 @@ from clipq.evaluate.metrics.statistics import (
     bootstrap,
     holm,
     intervals,
+    median_ratio,
     percentile_draws,
     resample_weights,
     wilson,
@@ -168,3 +169,32 @@ def test_intervals_of_many_are_those_of_each(kind):
     for confidence in (0.95, 0.9999):
         expected = [one.interval(confidence) for one in draws]
         np.testing.assert_allclose(intervals(draws, confidence), expected, rtol=1e-6, equal_nan=True)
+
+
+def test_the_interval_of_a_ratio_holds_what_two_copies_differ_in():
+    rng = np.random.default_rng(0)
+    mine, base, copy = (rng.normal(1, 0.01, 30) for _ in range(3))
+    ratio, low, high = median_ratio((0.5 * mine).tolist(), base.tolist())
+    assert 0.49 < low <= ratio <= high < 0.51
+    same, least, most = median_ratio((0.5 * mine).tolist(), base.tolist(), (1.2 * copy).tolist())
+    assert same == ratio and least < 0.43 and most < 0.51, "by 20 %"
+
+
+@pytest.mark.parametrize("common", [0.0, 0.1])
+def test_intervals_of_times_that_hang_together_hold_the_truth(common):
+    """Of an engine and one that takes 0.8 of it, in turns that resemble their neighbours, on a machine that drifts."""
+    rng = np.random.default_rng(1)
+
+    def drift(spread):
+        states = [rng.normal(0, 1)]
+        for noise in rng.normal(0, 1, 29):
+            states.append(0.6 * states[-1] + 0.8 * noise)
+        return spread * np.array(states)
+
+    held = 0
+    for _ in range(100):
+        machine = drift(common)
+        mine, base, copy = (np.exp(machine + drift(0.05)).tolist() for _ in range(3))
+        _, low, high = median_ratio([0.8 * one for one in mine], base, copy)
+        held += low <= 0.8 <= high
+    assert held >= 85
