@@ -84,17 +84,11 @@ class _Page:
             for index, entry in numbered
             if entry.is_candidate
         ]
-        kernels: list[dict[str, Any]] = [
+        kernels = [
             {"index": index, "entry": entry, "census": census,
              "broken": breaks_promise(census, entry.record.bundle, simulated=entry.record.simulated)}
             for index, entry in numbered
             for census in entry.record.census
-        ]  # fmt: skip
-        saturation = [
-            {"index": one["index"], "entry": one["entry"], "tower": one["census"].tower, "text": in_words(found),
-             "share": percent(found.share) if found.samples else ""}
-            for one in kernels
-            if (found := one["census"].saturation) is not None
         ]  # fmt: skip
         return {
             "version": __version__,
@@ -127,7 +121,7 @@ class _Page:
             "engines": self.engines(),
             "gpu": any("gpu" in entry.record.environment for entry in entries),
             "kernels": kernels,
-            "saturation": saturation,
+            "saturation": self.saturation(),
             "broken": [(one["entry"], one["census"]) for one in kernels if one["broken"]],
             "simulation": self.simulation(),
             "comparisons": len(results.compared),
@@ -254,6 +248,15 @@ class _Page:
                 rows.append({"latency": latency, "ratio": times, "measured": measured})
             table.append({"index": index, "entry": entry, "rows": rows})
         return [one for one in table if one["rows"]]
+
+    def saturation(self) -> list[dict[str, Any]]:
+        return [
+            {"index": index, "entry": entry, "tower": census.tower, "text": in_words(found),
+             "share": percent(found.share) if found.samples else ""}
+            for index, entry in enumerate(self.results.entries)
+            for census in entry.record.census
+            if (found := census.saturation) is not None
+        ]  # fmt: skip
 
     def simulation(self) -> list[dict[str, Any]]:
         table = []
