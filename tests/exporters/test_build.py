@@ -120,7 +120,9 @@ def test_check_names_what_would_not_build(recipe, op, reason, count, tmp_path):
     assert reason in row["reason"] and len(row["nodes"]) == count
     assert all(node in {n.name for n in onnx.load(f"{bundle}/image.onnx").graph.node} for node in row["nodes"])
     if recipe != "int8-dynamic":
-        assert_refused(export("build", bundle, *TARGET), "cannot parse image.onnx", op, reason)
+        assert_refused(
+            export("build", bundle, *TARGET), "cannot parse image.onnx", op, reason, "--runtime tensorrt-rtx"
+        )
         assert not [path for path in tmp_path.iterdir() if "tensorrt" in path.name or path.name.startswith(".")]
 
 
