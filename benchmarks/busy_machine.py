@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from clipq.bundle import TOWERS
-from clipq.evaluate.bench.bench import BenchSettings, time_subjects
+from clipq.engines.latency import measure_latency
+from clipq.evaluate.bench.bench import BenchSettings, plausible_feed, time_subjects
 from clipq.evaluate.bench.busy import MOST_APART, MOST_OTHERS, MOST_SPREAD
 from clipq.evaluate.cells.subjects import Cohort, gather_cohort
 from clipq.evaluate.results.record import LatencyRecord
@@ -97,6 +98,25 @@ def report(what: str, tries: Sequence[Sequence[dict]]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def alone(cohort: Cohort) -> Iterator[str]:
+    """The ratio of medians where each engine is timed by itself, beside that of turns: they should be one."""
+    settings = BenchSettings()
+    together = time_subjects(cohort.subjects, TOWERS, settings, reference=cohort.reference)
+    for tower in TOWERS:
+        feeds = [plausible_feed(cohort.subjects[0].bundle, tower, batch) for batch in settings.batches]
+        medians = {}
+        for subject in cohort.subjects:
+            with subject.open(tower) as engine:
+                timed = measure_latency({"one": engine}, feeds, warmup=settings.warmup, repeats=settings.repeats)
+            medians[subject.label] = {one.batch: one.percentile(50) for one in timed["one"]}
+        base = cohort.reference.label
+        for label in medians.keys() - {base}:
+            for row, other in zip(together[label], together[base], strict=True):
+                if row.tower == tower:
+                    ratio = medians[label][row.batch] / medians[base][row.batch]
+                    yield f"{label}, {tower} tower, batch {row.batch}: alone {ratio:.2f}, in turns {row.over(other)[0]:.2f}"
+
+
 def gated(bundles: Sequence[Path], folder: Path, limit: float) -> tuple[str, list[str]]:
     """What the gate says of one evaluation, and the ratios it saw."""
     for stored in (folder / "results" / "bench").glob("*.json"):
@@ -126,12 +146,15 @@ def main() -> None:
     parser.add_argument("--tries", type=int, default=20)
     parser.add_argument("--beside", action="append", choices=BESIDE, help="repeatable; default: all")
     parser.add_argument("--gate", type=float, metavar="RATIO", help="run and gate with this max_ratio instead")
+    parser.add_argument("--alone", action="store_true", help="compare with engines timed alone instead, beside nothing")
     parser.add_argument("-o", "--output", type=Path, help="JSON of every row")
     options = parser.parse_args()
     found = {}
     cohort = gather_cohort(options.bundles, Settings(pixels=None))
     chosen = options.beside or list(BESIDE)
-    if options.gate is not None:
+    if options.alone:
+        print("\n".join(alone(cohort)))
+    elif options.gate is not None:
         with tempfile.TemporaryDirectory() as folder:
             for what in chosen:
                 with beside(BESIDE[what]):

@@ -73,6 +73,9 @@ class OrtEngine(Engine):
         options.intra_op_num_threads = threads
         # Its errors are raised, and would be printed as well.
         options.log_severity_level = 4
+        # Between runs: threads that spin on take the cores of what runs next, decoding or another engine. In turns with
+        # others small towers took up to 1.8 times their own time, and FP32 more of it than INT8 (docs/performance.md).
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         for key, value in (config or {}).items():
             options.add_session_config_entry(key, value)
         if simulated:

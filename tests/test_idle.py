@@ -62,6 +62,16 @@ def test_nothing_is_timed_beside_no_bench(tmp_path, option):
     assert_refused(done, f"{option[0]} times nothing")
 
 
+def test_the_former_name_of_an_option_works_and_is_not_shown(tmp_path):
+    asked = ("run", FP32, "--data", TEST, "-o", str(tmp_path / "out"))
+    assert_refused(evaluate(*asked, "--no-bench", "--batch", "4"), "--latency-batch times nothing")
+    for command in ("run", "bench"):
+        shown = evaluate(command, "--help").stdout
+        assert "--latency-batch" in shown and "--batch " not in shown
+    times = evaluate("bench", FP32, "--batch", "2", "--repeats", "3", "--tower", "text", "--json").stdout
+    assert [row["batch"] for row in json.loads(times)] == [2]
+
+
 def test_templates_that_no_view_is_left_for(tmp_path):
     view = f"[[view]]\nsource = '{TEST}'\nname = 'test'\n"
     (tmp_path / "own.toml").write_text(view + "templates = 'simple-7'\n")

@@ -14,8 +14,8 @@ from clipq.evaluate.results.record import LatencyRecord, LoadRecord
 # Cores that others may use beyond those that the engine leaves free.
 MOST_OTHERS = 0.3
 # How far from 1 the reference's second copy may be beyond its interval, and p90 from p50.
-MOST_APART = 0.15
-MOST_SPREAD = 2.0
+MOST_APART = 0.1
+MOST_SPREAD = 1.5
 
 
 def busy_because(mine: LatencyRecord, twice: LatencyRecord, load: LoadRecord, threads: int) -> str:
