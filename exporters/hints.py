@@ -15,6 +15,9 @@ from clipq.hints import Hint
 # Of what a tower takes: a smaller token table is no news.
 NOTABLE_SHARE = 0.5
 
+# The least and the most of docs/gpu, ÷ the time of fp16 at batch 32 and 128, by what the rest is computed in.
+MATMULINTEGER_TIMES = {"fp16": (1.9, 3.1), "fp32": (3.2, 5.0)}
+
 
 def hints_of(model: onnx.ModelProto, recipe: Recipe, tower: TowerName) -> Iterator[Hint]:
     """Read off a quantized tower; what only its making shows, the quantizer adds to its ``TowerSource``."""
@@ -30,7 +33,8 @@ def hints_of(model: onnx.ModelProto, recipe: Recipe, tower: TowerName) -> Iterat
         if activations:
             yield Hint(code="saturating-attention", tower=tower, numbers={"products": activations})
     if options.get("form") == "matmulinteger":
-        yield Hint(code="slow-matmulinteger", tower=tower, numbers={"least": 1.4, "most": 3})
+        least, most = MATMULINTEGER_TIMES[options["floats"]]
+        yield Hint(code="slow-matmulinteger", tower=tower, numbers={"least": least, "most": most})
     if recipe.scheme.weight_bits <= 8 and recipe.scheme.arithmetic != "simulated":
         yield from _token_table(model, tower)
 

@@ -84,12 +84,7 @@ class _Page:
             for index, entry in numbered
             if entry.is_candidate
         ]
-        kernels = [
-            {"index": index, "entry": entry, "census": census,
-             "broken": breaks_promise(census, entry.record.bundle, simulated=entry.record.simulated)}
-            for index, entry in numbered
-            for census in entry.record.census
-        ]  # fmt: skip
+        kernels = self.kernels()
         return {
             "version": __version__,
             "entries": entries,
@@ -128,6 +123,15 @@ class _Page:
             "survivors": len(results.survivors),
             "not_measured": self.not_measured([one["axes"] for one in verdicts]),
         }
+
+    def kernels(self) -> list[dict[str, Any]]:
+        """The census of each tower, and whether it breaks what its recipe promises."""
+        return [
+            {"index": index, "entry": entry, "census": census,
+             "broken": breaks_promise(census, entry.record.bundle, simulated=entry.record.simulated)}
+            for index, entry in enumerate(self.results.entries)
+            for census in entry.record.census
+        ]  # fmt: skip
 
     def columns(self, section: Section, view: str, group: str = "") -> list[tuple[str, Key]]:
         """A section's metrics in all their forms, each with its title, on a view (and group)."""

@@ -46,7 +46,9 @@ HINTS = {
     "idle-smoothing": HintKind("smoothing changes nothing, for linears alone read no LayerNorm", "{alpha:g}"),
     "idle-awq": HintKind("algorithm=awq changes nothing, for linears alone read no LayerNorm", ""),
     "slow-matmulinteger": HintKind(
-        "form=matmulinteger took, on an H200 with ViT-B-32, times the time of fp16", "{least:g} to {most:g}", "cuda"
+        "form=matmulinteger took, on an H200 with ViTs and RN50, times the time of fp16",
+        "{least:g} to {most:g}",
+        "cuda",
     ),
 }
 
