@@ -136,3 +136,22 @@ def test_ranges_and_overheads(tmp_path):
     photos = ROOT / "calib_data" / "demo" / "images"
     rows = benchmark("end_to_end", demo, "--photos", photos, "--images", "32", "--rounds", "1", "--sizes", "96")
     assert [row["n"] for row in rows] == [32, 32, 32, 96] and all(row["median"] > 0 for row in rows)
+
+
+def test_the_busy_machine(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.busy_machine",
+        str(DEMO_BUNDLE),
+        "--tries",
+        "1",
+        "--beside",
+        "two spinning",
+    ]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "out.json")], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0 and "two spinning | 1 | 100% | 100% |" in done.stdout, done.stdout + done.stderr
+    (rows,) = json.loads((tmp_path / "out.json").read_text())["two spinning"]
+    assert len(rows) == 4 and all(row["others"] > 0.3 and row["busy"] and row["attempts"] == 2 for row in rows)

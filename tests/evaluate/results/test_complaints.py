@@ -54,6 +54,8 @@ WRONG = [
     (lambda found: found["arguments_resolved"].update(corruptions=["fog"]), "corruptions are no tables"),
     (lambda found: found["latency"][0].update(milliseconds=[]), "no times above 0"),
     (lambda found: found["latency"][0]["milliseconds"].append(0), "no times above 0"),
+    (lambda found: found["latency"][0].update(again=[1.0] * 29 + [0]), "no times above 0"),
+    (lambda found: found["latency"][0].update(again=[1.0]), "the second copy was timed in other turns"),
     (lambda found: found["bundle"].update(file_bytes=0), "file_bytes = 0"),
     (lambda found: found["bundle"].update(calibration={"n": 3}), "calibration does not say"),
     (row(value="high"), "measurements.0.value"),
