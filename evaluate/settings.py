@@ -33,7 +33,7 @@ class Settings:
     * ``runtime``: of ONNX bundles; built ones run in the runtime that they were built for.
     * ``threads``: of the runtime; 0 is all cores.
     * ``cpu_precision``: "as-is" runs as a session does that nothing was told; "exact" has ONNX Runtime keep 8-bit
-      products from saturating, where those of this CPU would.
+      products from saturating, by kernels that are slower on every x86 CPU.
     * ``as_cpu``: a level of CPUs without VNNI ("avx2"): engines with integer products are evaluated once more, as they
       are predicted to be there.
     * ``graphs``: launch plans as CUDA graphs.

@@ -35,8 +35,8 @@ threads_option = click.option(
 
 cpu_precision_option = click.option(
     "--cpu-precision", type=click.Choice(get_args(Precision)), default="as-is", show_default=True,
-    help="8-bit products on a CPU whose own would saturate (x86 without VNNI): as a session has them that nothing was "
-    "told, or exact by slower kernels, which the session that ships must ask for too (docs/cpu.md).",
+    help="8-bit products, which saturate on x86 without VNNI: as a session has them that nothing was told, or exact by "
+    "slower kernels, which the session that ships must ask for too (docs/cpu.md).",
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ _EXACT = "-exact"
 # What an engine would answer on a CPU of this level, found out on another.
 _PREDICTED = "-predicted"
 # What such numbers are worth nothing without.
-SETTING = "the session that ships needs session.x64quantprecision=1 for these numbers"
+SETTING = "the session that ships needs session.x64quantprecision=1 for these numbers and times"
 
 
 @dataclass(frozen=True)
@@ -101,16 +101,16 @@ def cpu_level() -> Level:
 def arithmetic(precision: Precision, level: Level | None = None) -> str:
     """What tables and keys call this CPU's arithmetic: its level, and whether 8-bit products are kept from saturating.
 
-    >>> [arithmetic("exact", LEVELS[name]) for name in ("avx2", "avx2-vnni")], arithmetic("as-is", LEVELS["avx2"])
-    (['avx2-exact', 'avx2-vnni'], 'avx2')
+    >>> [arithmetic("exact", LEVELS[name]) for name in ("avx2", "avx2-vnni", "neon")]
+    ['avx2-exact', 'avx2-vnni-exact', 'neon']
     """
     level = level or cpu_level()
     return f"{level.name}{_EXACT}" if is_kept_exact(precision, level) else level.name
 
 
 def is_kept_exact(precision: Precision, level: Level | None = None) -> bool:
-    """Whether ``exact`` changes anything: not where products are exact anyway."""
-    return precision == "exact" and (level or cpu_level()).saturates is True
+    """Whether ``exact`` changes the kernels: on x86 all of them, the numbers where these saturate, times everywhere."""
+    return precision == "exact" and (level or cpu_level()).machine == "x86_64"
 
 
 def saturates(called: str) -> bool:
@@ -141,7 +141,7 @@ def predicted_for(called: str) -> str:
 
 
 def is_exact_by_choice(called: str) -> bool:
-    """Whether products would saturate in an arithmetic, and were kept from it."""
+    """Whether products of an arithmetic were kept from saturating, where they would and where not."""
     return called.endswith(_EXACT)
 
 
@@ -167,7 +167,7 @@ def spoken(called: str) -> str:
 
 def known_arithmetics() -> list[str]:
     """Every name that an arithmetic can have, and the families that several share: ``vnni``."""
-    exact = [f"{name}{_EXACT}" for name, level in LEVELS.items() if level.saturates]
+    exact = [arithmetic("exact", level) for level in LEVELS.values() if is_kept_exact("exact", level)]
     names = [*LEVELS, *exact]
     return [*names, *dict.fromkeys(name.rpartition("-")[2] for name in names if "-" in name)]
 
