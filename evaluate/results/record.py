@@ -221,7 +221,7 @@ def busy_note(timed: Mapping[str, Sequence[LatencyRecord]]) -> str:
     one = next(iter(busy.values()))[0]
     return (
         f"{', '.join(busy)}: the machine was busy while engines were timed ({one.tower} tower, batch {one.batch}: "
-        f"{one.busy}); such times stand in no verdict: run the same command again when nothing else runs"
+        f"{one.busy}); such times stand in no verdict: time them again when nothing else runs"
     )
 
 

@@ -189,7 +189,7 @@ def test_no_sentence_front_or_comparison_speaks_of_it(marked, tmp_path):
     assert "speed not known: the machine was busy" in said and "faster" not in said and "slower" not in said
     assert not any("p50" in cost["title"] for cost in costs(results.entries)) and costs(results.entries)
     note = next(one for one in results.notes if "busy" in one)
-    assert note.startswith("fp32, int8: the machine was busy") and "run the same command again" in note
+    assert note.startswith("fp32, int8: the machine was busy") and "time them again when nothing else runs" in note
     page, markdown = (results.report(tmp_path / name).read_text() for name in ("report.html", "report.md"))
     assert page.count("<td>machine was busy</td>") == 2 and all(
         "the machine was busy while" in one for one in (page, markdown)
