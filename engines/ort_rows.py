@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from clipq.cpu import cpu_level
-from clipq.engines.memory import gpu_bytes, peak_memory
+from clipq.engines.memory import gpu_bytes
 from clipq.engines.runtime import Device, Feed, Load, Runtime, Status
 from clipq.environment import onnxruntime_package
 from clipq.errors import RuntimeUnavailable
@@ -65,6 +65,8 @@ def session_options(load: Load) -> dict[str, Any]:
 
 
 def _host_bytes(load: Load, feed: Feed) -> int:
+    from clipq.engines.memory import peak_memory
+
     ((name, array),) = feed.items()
     return peak_memory(load.path, name, str(array.dtype), array.shape, **session_options(load))
 
