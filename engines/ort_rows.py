@@ -97,7 +97,9 @@ def _saturation(load: Load, feed: Feed) -> Saturation | None:
     # The graph that ONNX Runtime makes of a file on Arm is another, and says nothing of x86.
     if load.simulated or cpu_level().machine != "x86_64" or not has_integer_products(load.path):
         return None
-    return take_saturation(load.path, [feed])
+    found = take_saturation(load.path, [feed])
+    # Files whose floats are half precision are dequantized first on a CPU: no product, and nothing to say of one.
+    return found if found.products or found.unknown else None
 
 
 def one_node(runtime: OrtRuntime, load: Load, feed: Feed) -> Census:
