@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from clipq.cpu import cpu_level
-from clipq.engines.memory import gpu_bytes, peak_memory
+from clipq.engines.memory import gpu_bytes
 from clipq.engines.runtime import Device, Feed, Load, Runtime, Status
 from clipq.environment import onnxruntime_package
 from clipq.errors import RuntimeUnavailable
@@ -65,6 +65,8 @@ def session_options(load: Load) -> dict[str, Any]:
 
 
 def _host_bytes(load: Load, feed: Feed) -> int:
+    from clipq.engines.memory import peak_memory
+
     ((name, array),) = feed.items()
     return peak_memory(load.path, name, str(array.dtype), array.shape, **session_options(load))
 
@@ -95,7 +97,9 @@ def _saturation(load: Load, feed: Feed) -> Saturation | None:
     # The graph that ONNX Runtime makes of a file on Arm is another, and says nothing of x86.
     if load.simulated or cpu_level().machine != "x86_64" or not has_integer_products(load.path):
         return None
-    return take_saturation(load.path, [feed])
+    found = take_saturation(load.path, [feed])
+    # Files whose floats are half precision are dequantized first on a CPU: no product, and nothing to say of one.
+    return found if found.products or found.unknown else None
 
 
 def one_node(runtime: OrtRuntime, load: Load, feed: Feed) -> Census:

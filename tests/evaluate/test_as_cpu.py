@@ -6,7 +6,7 @@ import csv
 import json
 
 import pytest
-from support import assert_refused, evaluate
+from support import CALIBRATION, DEMO_BUNDLE, assert_refused, evaluate, export
 
 import clipq
 from clipq.cpu import cpu_level
@@ -139,3 +139,13 @@ def test_inspect_counts_on_plausible_inputs_or_on_data(bundles):
     assert "of the 16-bit sums of 8 samples of test saturate" in " ".join(done.stdout.split())
     assert "VNNI" not in evaluate("inspect", bundles / "fp32").stdout
     assert_refused(evaluate("inspect", bundle, "--data", "nowhere"), "nowhere")
+
+
+def test_seven_bits_are_proved_exact_by_the_weights(tmp_path):
+    recipe = ("--recipe", "int8-static:weights=7bit", "--towers", "image")
+    done = export("quantize", DEMO_BUNDLE, "--calibration-set", CALIBRATION, *recipe, "-o", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (bundle,) = tmp_path.iterdir()
+    image, text = (one["saturation"] for one in json.loads(evaluate("inspect", bundle, "--json").stdout))
+    assert image["verdict"] == "exact everywhere" and image["share"] == 0 and text is None
+    assert image["products"] and not any(one["can_saturate"] for one in image["products"])
