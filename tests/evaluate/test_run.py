@@ -144,7 +144,7 @@ def test_second_run_does_no_inference(results, bundles, monkeypatch):
     from clipq.evaluate import run as module
     from clipq.evaluate.suites.schema import LatencyEntry, Suite, ViewEntry
 
-    monkeypatch.setattr("clipq.evaluate.cells.subjects.open_engine", None)
+    monkeypatch.setattr("clipq.evaluate.cells.subjects.open_load", None)
     # Times of a busy machine would be taken again.
     monkeypatch.setattr("clipq.evaluate.bench.bench.SubjectBench.was_busy", False)
     before = (results / "results.csv").read_text()

@@ -10,6 +10,7 @@ from driver import Cuda, make_trt
 from support import DEMO_BUNDLE
 
 from clipq.bundle import Plan, open_bundle
+from clipq.cpu import cpu_level
 from clipq.engines import cuda as cuda_module
 from clipq.engines import memory, tensorrt_library, trt
 from clipq.engines.memory import GpuMemory
@@ -75,7 +76,7 @@ def test_plans_and_onnx_bundles_side_by_side(engine, tmp_path):
     assert not any(row.metric.startswith("device") for row in by_runtime["ort-cpu"].measurements)
     assert [census.verdict for census in record.census] == ["integer", "integer"]
     page = write_report(gather([(tmp_path, records)]), tmp_path / "report.html").read_text()
-    assert "ort-cpu, tensorrt" in page and "Test GPU" in page and "inspector" in page
+    assert f"ort-cpu ({cpu_level().name}), tensorrt" in page and "Test GPU" in page and "inspector" in page
 
 
 def test_a_sweep_of_an_fp32_bundle_and_its_plan(engine, tmp_path):

@@ -42,6 +42,6 @@ def test_every_tower_is_under_the_bundles_name(capsys):
         )
         for tower in ("image", "text")
     ]  # fmt: skip
-    print_census("mine", open_bundle(DEMO_BUNDLE).manifest.recipe, rows, simulated=False)
+    print_census("mine", open_bundle(DEMO_BUNDLE).manifest, rows, simulated=False)
     shown = capsys.readouterr().out
     assert re.findall(r"(\S+), (\w+) tower", shown) == [("mine", "image"), ("mine", "text")], shown
