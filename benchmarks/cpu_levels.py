@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from clipq.exporters.calibration_set import DEMO_SET
 from clipq.preprocess import normalize
 
 QEMU = "qemu-x86_64"
+HERE = "this CPU"
+TIMES = ("ratio", "lowest", "highest", "milliseconds", "batch")
 EXACT = {"session.x64quantprecision": "1"}
 # What a row is called, its recipe, and what its session is told. Symmetric was the default once.
 ENGINES: dict[str, tuple[str | None, dict[str, str]]] = {
@@ -102,13 +105,23 @@ def embed(launcher: Sequence[str], towers: dict[str, Path], pixels: Path, folder
     return {name: one / np.linalg.norm(one, axis=1, keepdims=True) for name, one in found.items()}
 
 
-def rows_of(model: str, options: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True)
+class Case:
+    """A model's towers with the samples that they are fed, and their times, by the names of ENGINES."""
+
+    made: Made
+    view: View
+    samples: list[int]
+    pixels: Path
+    times: dict[str, dict[str, Any]]
+
+
+def prepare(model: str, options: argparse.Namespace, work: Path) -> Case:
+    """Make a model's towers and time them."""
     towers = make(model, options.lite0, options.calibration_set, work)
     made = Made(work, model, model in TRAINED, towers)
     view = open_view("demo:test" if model == "demo" or options.photos is None else str(options.photos))
-    chosen, pixels = draw(made, view, options.images or IMAGES[model])
-    labels = np.array([view.samples[index].label for index in chosen])
-    classes = class_embeddings(made, view, options.threads) if made.trained else None
+    samples, pixels = draw(made, view, options.images or IMAGES[model])
     times = {}
     if options.rounds:
         sessions = {
@@ -117,19 +130,28 @@ def rows_of(model: str, options: argparse.Namespace, work: Path) -> Iterator[dic
         times = {row["tower"]: row for row in latency(made, sessions, options.batch, options.rounds, options.repeats)}
         for session in sessions.values():
             session.close()
-    reference = None
-    for cpu in ("this CPU", *options.cpu):
-        found = embed([] if cpu == "this CPU" else [QEMU, "-cpu", cpu], towers, pixels, work)
-        reference = found[FP32] if reference is None else reference
-        for name, one in found.items():
-            cosines = (one * reference).sum(axis=1)
-            row = {"model": model, "n": len(chosen), "engine": name, "cpu": cpu, "mean_cosine": float(cosines.mean())}
-            row["smallest_cosine"] = float(cosines.min())
+    return Case(made, view, samples, pixels, times)
+
+
+def rows_of(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row for each engine, with what it answers on each CPU."""
+    made, towers = case.made, case.made.files
+    labels = np.array([case.view.samples[index].label for index in case.samples])
+    classes = class_embeddings(made, case.view, options.threads) if made.trained else None
+    found = {
+        cpu: embed([] if cpu == HERE else [QEMU, "-cpu", cpu], towers, case.pixels, made.folder)
+        for cpu in (HERE, *options.cpu)
+    }
+    for name in towers:
+        row: dict[str, Any] = {"model": made.checkpoint, "n": len(labels), "engine": name, "cpus": {}}
+        for cpu, embeddings in found.items():
+            cosines = (embeddings[name] * found[HERE][FP32]).sum(axis=1)
+            said = {"mean_cosine": float(cosines.mean()), "smallest_cosine": float(cosines.min())}
             if classes is not None:
-                row["top1"] = float(((one @ classes.T).argmax(axis=1) == labels).mean())
-            if cpu == "this CPU" and name in times:
-                row |= {key: times[name][key] for key in ("ratio", "lowest", "highest", "milliseconds", "batch")}
-            yield row
+                said["top1"] = float(((embeddings[name] @ classes.T).argmax(axis=1) == labels).mean())
+            row["cpus"][cpu] = said
+        taken = case.times.get(name, {})
+        yield row | {key: one for key, one in taken.items() if key in TIMES}
 
 
 def draw(made: Made, view: View, count: int) -> tuple[list[int], Path]:
@@ -144,16 +166,20 @@ def draw(made: Made, view: View, count: int) -> tuple[list[int], Path]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
+    cpus = list(rows[0]["cpus"])
+    heads = [head for cpu in cpus for head in (f"{cpu}: top-1 %", "cosine, mean / smallest")]
     lines = [
-        "| model, images | engine | CPU | top-1 % | cosine, mean / smallest | time ÷ FP32 |",
-        "|---|---|---|---|---|---|",
+        "| " + " | ".join(["model, images", "engine", *heads, "time ÷ FP32"]) + " |",
+        "|---" * (len(heads) + 3) + "|",
     ]
     for row in rows:
-        top = f"{100 * row['top1']:.1f}" if "top1" in row else ""
-        ratio = f"{row['ratio']:.2f} [{row['lowest']:.2f}, {row['highest']:.2f}]" if "ratio" in row else ""
-        cosines = f"{row['mean_cosine']:.4f} / {row['smallest_cosine']:.4f}"
-        what = f"{row['model']}, {row['n']} | {row['engine']} | {row['cpu']}"
-        lines.append(f"| {what} | {top} | {cosines} | {ratio} |")
+        cells = [f"{row['model']}, {row['n']}", row["engine"]]
+        for cpu in cpus:
+            said = row["cpus"][cpu]
+            cells.append(f"{100 * said['top1']:.1f}" if "top1" in said else "")
+            cells.append(f"{said['mean_cosine']:.4f} / {said['smallest_cosine']:.4f}")
+        cells.append(f"{row['ratio']:.2f} [{row['lowest']:.2f}, {row['highest']:.2f}]" if "ratio" in row else "")
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -174,15 +200,18 @@ def main() -> None:
     if options.cpu and shutil.which(QEMU) is None:
         print(f"{QEMU} is not here (apt-get install qemu-user): this CPU alone", file=sys.stderr)
         options.cpu = []
-    before, rows = os.getloadavg()[0], []
-    for model in options.models:
-        if model == "lite0-lit" and None in (options.lite0, options.photos):
-            print("lite0-lit is left out: give --lite0 and --photos", file=sys.stderr)
-            continue
-        with tempfile.TemporaryDirectory(prefix="clipq-") as work:
-            rows += rows_of(model, options, Path(work))
+    if "lite0-lit" in options.models and None in (options.lite0, options.photos):
+        print("lite0-lit is left out: give --lite0 and --photos", file=sys.stderr)
+        options.models.remove("lite0-lit")
+    before = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="clipq-") as work:
+        # All times first: what is emulated takes long and does not mind what runs beside it.
+        cases = [prepare(model, options, Path(work) / model) for model in options.models]
+        after = os.getloadavg()[0]
+        print(f"times are taken: load average {before:.1f} before and {after:.1f} after", file=sys.stderr)
+        rows = [row for case in cases for row in rows_of(case, options)]
     machine = environment()
-    print(f"{machine['cpu']}, load average {before:.1f} before and {os.getloadavg()[0]:.1f} after\n\n{table(rows)}")
+    print(f"{machine['cpu']}, load average {before:.1f} before the times and {after:.1f} after\n\n{table(rows)}")
     if options.output:
         record = {"benchmark": "cpu_levels", "machine": machine, "rows": rows}
         options.output.write_text(json.dumps(record, indent=1) + "\n")

@@ -31,18 +31,16 @@ def test_cpu_levels(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "lite0-lit is left out: give --lite0 and --photos" in done.stderr
-    rows = {(row["engine"], row["cpu"]): row for row in json.loads(record.read_text())["rows"]}
-    engines = [engine for engine, cpu in rows if cpu == "this CPU"]
-    assert len(engines) == 8 and len(rows) == 8 * (1 + len(cpus))
-    assert (
-        f"| demo, 8 | int8-static:weights=7bit | this CPU | {100 * rows[engines[5], 'this CPU']['top1']:.1f} |"
-        in done.stdout
-    )
-    assert min(row["mean_cosine"] for row in rows.values()) > 0.99
+    rows = {row["engine"]: row["cpus"] for row in json.loads(record.read_text())["rows"]}
+    assert len(rows) == 8 and all(list(cells) == ["this CPU", *cpus] for cells in rows.values())
+    seven = "int8-static:weights=7bit"
+    assert f"| demo, 8 | {seven} | {100 * rows[seven]['this CPU']['top1']:.1f} |" in done.stdout
+    assert min(said["mean_cosine"] for cells in rows.values() for said in cells.values()) > 0.99
+    means = {engine: {cpu: said["mean_cosine"] for cpu, said in cells.items()} for engine, cells in rows.items()}
     for cpu in cpus:
-        for engine in ("int8-static:activations=symmetric, exact", "int8-static, exact", "int8-static:weights=7bit"):
-            assert abs(rows[engine, cpu]["mean_cosine"] - rows[engine, "this CPU"]["mean_cosine"]) < 2e-5, engine
-        assert rows["int8-static", cpu]["mean_cosine"] < rows["int8-static, exact", cpu]["mean_cosine"] - 1e-4
+        for engine in ("int8-static:activations=symmetric, exact", "int8-static, exact", seven):
+            assert abs(means[engine][cpu] - means[engine]["this CPU"]) < 2e-5, engine
+        assert means["int8-static"][cpu] < means["int8-static, exact"][cpu] - 1e-4
 
 
 def test_gpu_record(tmp_path):
