@@ -58,7 +58,9 @@ def made_by(record: Record) -> dict[str, Any]:
     """
     said, packages = record.environment.get("made_by"), record.environment["packages"]
     runtimes = {name: one for name, one in packages.items() if name.startswith(("onnxruntime", "tensorrt"))}
-    return runtimes | ({"CPU": record.cpu} if record.cpu else {}) | (said if isinstance(said, dict) else {})
+    # A prediction is of another CPU by what it is called.
+    cpu = {} if record.predicted_for or not record.cpu else {"CPU": record.cpu}
+    return runtimes | cpu | (said if isinstance(said, dict) else {})
 
 
 class Foundations:

@@ -219,8 +219,10 @@ def busy_note(timed: Mapping[str, Sequence[LatencyRecord]]) -> str:
     if not (busy := {name: rows for name, rows in found.items() if rows}):
         return ""
     one = next(iter(busy.values()))[0]
+    measured = [name for name, rows in timed.items() if rows]
+    who = f"all {len(busy)} engines" if len(busy) == len(measured) > 2 else ", ".join(busy)
     return (
-        f"{', '.join(busy)}: the machine was busy while engines were timed ({one.tower} tower, batch {one.batch}: "
+        f"{who}: the machine was busy while engines were timed ({one.tower} tower, batch {one.batch}: "
         f"{one.busy}); such times stand in no verdict: time them again when nothing else runs"
     )
 
