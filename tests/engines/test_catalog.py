@@ -146,9 +146,9 @@ def test_the_documents_table_is_this_one():
 
 
 def test_memory_is_of_the_device(monkeypatch):
-    from clipq.engines import memory, ort_rows
+    from clipq.engines import memory
 
-    monkeypatch.setattr(ort_rows, "peak_memory", lambda *given, **more: 1)
+    monkeypatch.setattr(memory, "peak_memory", lambda *given, **more: 1)
     monkeypatch.setattr(memory, "gpu_memory", lambda *given: memory.GpuMemory(2, 3))
     load = Load(open_bundle(DEMO_BUNDLE), "image")
     feed = {"image": np.zeros((2, 3, 4, 4), np.float32)}
