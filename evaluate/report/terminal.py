@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from clipq.bundle import Manifest
-from clipq.cpu import saturates, spoken
 from clipq.errors import one_line
 from clipq.evaluate.metrics.table import metric_of
 from clipq.evaluate.report.ci import figures
@@ -32,7 +31,7 @@ from clipq.evaluate.verdicts.compare import Comparison
 from clipq.evaluate.verdicts.gate import Finding, outcome
 from clipq.evaluate.verdicts.headline import headline, title
 from clipq.evaluate.verdicts.judgement import breaks_promise
-from clipq.evaluate.verdicts.saturation import in_words, open_hints, percent, without_vnni
+from clipq.evaluate.verdicts.saturation import in_a_clause, in_words, open_hints, percent
 from clipq.hints import Hint, sentences
 
 # Nobody reads more lines, and a table of a million takes minutes.
@@ -60,11 +59,9 @@ def _print_measured(console: Console, measured: Sequence[Record]) -> None:
     console.print(f"percent and points; Δ against {against}, paired, 95 % bootstrap intervals", style="dim")
     _print_axes(console, [record for record in measured if not record.twin] or measured)
     _print_engines(console, measured)
-    for cpu in dict.fromkeys(one.cpu for one in measured if one.bundle.scheme.arithmetic == "integer"):
-        if saturates(cpu):
-            way_out = "docs/cpu.md says what to do: --cpu-precision exact, or recipes of 7-bit weights"
-            console.print(f"[yellow]on this CPU 8-bit products saturate[/] ({spoken(cpu)}); {way_out}")
     for record in measured:
+        if on_cpu := in_a_clause(record):
+            console.print(f"{record.name}: {on_cpu}", style="yellow", markup=False)
         _print_hints(console, record.name, open_hints(record))
 
 
@@ -200,9 +197,6 @@ def _print_engines(console: Console, records: Sequence[Record]) -> None:
             cells.append(f"[bold red]{share}, says {escape(census.recipe)}[/]" if broken else share)
         table.add_row(*cells)
     console.print(table)
-    for record in records:
-        if elsewhere := without_vnni(record.census):
-            console.print(f"{record.name}: {elsewhere}", style="yellow", markup=False)
 
 
 def print_comparison(comparison: Comparison) -> None:

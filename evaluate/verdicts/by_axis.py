@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipq.cpu import SETTING, is_exact_by_choice, saturates
 from clipq.evaluate.metrics.statistics import holm
 from clipq.evaluate.results.entry import Entry
 from clipq.evaluate.results.key import Key
@@ -14,7 +13,7 @@ from clipq.evaluate.results.numbers import amount, difference, points, times
 from clipq.evaluate.results.record import LatencyRecord, Measurement
 from clipq.evaluate.verdicts.headline import AXES, headline, title
 from clipq.evaluate.verdicts.judgement import MARGIN, Verdict, judge_row, reach
-from clipq.evaluate.verdicts.saturation import open_hints, without_vnni
+from clipq.evaluate.verdicts.saturation import in_a_clause, open_hints
 from clipq.hints import sentences
 
 MARKS = {"better": "▲", "worse": "▼", "same": "=", "unknown": "?"}
@@ -82,22 +81,9 @@ def findings(entry: Entry) -> str:
         clauses[found.verdict].append(_clause(found, _subject(found, entry)))
     changed = clauses["worse"] + _confidence(entry) + clauses["better"]
     undecided = [f"undecided: {', '.join(clauses['unknown'])}"] if clauses["unknown"] else []
+    on_cpu = filter(None, [in_a_clause(entry.record)])
     hints = [f"hint: {said}" for said in sentences(open_hints(entry.record))]
-    return "; ".join([_cost(entry), *changed, *clauses["same"], *undecided, *_on_cpu(entry), *hints])
-
-
-def _on_cpu(entry: Entry) -> list[str]:
-    """What the CPU makes of an engine's integers, where that is not what every CPU makes of them."""
-    record = entry.record
-    if record.simulated or record.bundle.scheme.arithmetic != "integer":
-        return []
-    if is_exact_by_choice(record.cpu):
-        return [f"8-bit products kept exact on this CPU: {SETTING}"]
-    said = "8-bit products saturate on this CPU, as they do in a session that nothing was told"
-    if saturates(record.cpu):
-        return [said]
-    elsewhere = without_vnni(record.census)
-    return [elsewhere] if elsewhere else []
+    return "; ".join([_cost(entry), *changed, *clauses["same"], *undecided, *on_cpu, *hints])
 
 
 def _cost(entry: Entry) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from clipq.cpu import saturates
+from clipq.cpu import MOST_SAFE_BITS, SETTING, is_exact_by_choice, saturates
 from clipq.evaluate.results.record import CensusRecord, Record, SaturationRecord
 from clipq.hints import Hint
 
@@ -33,13 +33,23 @@ def in_words(found: SaturationRecord) -> str:
     return f"{found.verdict}: {said}"
 
 
-def without_vnni(census: Iterable[CensusRecord]) -> str:
-    """An engine's towers in a clause; empty where none was seen to differ.
+def in_a_clause(record: Record) -> str:
+    """What CPUs make of an engine's integers: this one, else those without VNNI; empty where nobody has looked."""
+    if record.simulated or record.bundle.scheme.arithmetic != "integer":
+        return ""
+    if is_exact_by_choice(record.cpu):
+        return f"8-bit products kept exact on this CPU: {SETTING}"
+    counted = [one.saturation for one in record.census if one.saturation is not None]
+    if counted and all(one.verdict == "exact everywhere" for one in counted):
+        return "the same integers on every CPU"
+    # Products of 7 bits fit whatever the activations.
+    if saturates(record.cpu) and record.bundle.scheme.weight_bits > MOST_SAFE_BITS:
+        return "8-bit products saturate on this CPU, as they do in a session that nothing was told"
+    return _without_vnni(record.census)
 
-    >>> saturated = SaturationRecord(verdict="differs without VNNI", share=0.0002, samples=32)
-    >>> without_vnni([CensusRecord.model_construct(tower="image", saturation=saturated)])
-    'another engine on a CPU without VNNI (16-bit sums that saturate: image tower 0.02 %)'
-    """
+
+def _without_vnni(census: Iterable[CensusRecord]) -> str:
+    """An engine's towers in a clause; empty where none was seen to differ."""
     shares = [
         f"{one.tower} tower {percent(one.saturation.share)}"
         for one in census

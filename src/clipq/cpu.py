@@ -22,6 +22,8 @@ Precision = Literal["as-is", "exact"]
 _EXACT = "-exact"
 # What an engine would answer on a CPU of this level, found out on another.
 _PREDICTED = "-predicted"
+# Two products of such weights and bytes fit into 16 bits: 255 · 64 · 2.
+MOST_SAFE_BITS = 7
 # What such numbers are worth nothing without.
 SETTING = "the session that ships needs session.x64quantprecision=1 for these numbers and times"
 
