@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipq.bundle import Manifest
-from clipq.cpu import saturates, spoken
+from clipq.cpu import spoken
 from clipq.errors import one_line
 from clipq.evaluate.metrics.table import metric_of
 from clipq.evaluate.report.ci import figures
@@ -32,7 +32,7 @@ from clipq.evaluate.verdicts.compare import Comparison
 from clipq.evaluate.verdicts.gate import Finding, outcome
 from clipq.evaluate.verdicts.headline import headline, title
 from clipq.evaluate.verdicts.judgement import breaks_promise
-from clipq.evaluate.verdicts.saturation import in_words, open_hints, percent, without_vnni
+from clipq.evaluate.verdicts.saturation import in_words, open_hints, percent, saturates_here, without_vnni
 from clipq.hints import Hint, sentences
 
 # Nobody reads more lines, and a table of a million takes minutes.
@@ -60,10 +60,9 @@ def _print_measured(console: Console, measured: Sequence[Record]) -> None:
     console.print(f"percent and points; Δ against {against}, paired, 95 % bootstrap intervals", style="dim")
     _print_axes(console, [record for record in measured if not record.twin] or measured)
     _print_engines(console, measured)
-    for cpu in dict.fromkeys(one.cpu for one in measured if one.bundle.scheme.arithmetic == "integer"):
-        if saturates(cpu):
-            way_out = "docs/cpu.md says what to do: --cpu-precision exact, or recipes of 7-bit weights"
-            console.print(f"[yellow]on this CPU 8-bit products saturate[/] ({spoken(cpu)}); {way_out}")
+    for cpu in dict.fromkeys(one.cpu for one in measured if saturates_here(one)):
+        way_out = "docs/cpu.md says what to do: --cpu-precision exact, or recipes of 7-bit weights"
+        console.print(f"[yellow]on this CPU 8-bit products saturate[/] ({spoken(cpu)}); {way_out}")
     for record in measured:
         _print_hints(console, record.name, open_hints(record))
 

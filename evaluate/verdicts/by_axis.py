@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipq.cpu import SETTING, is_exact_by_choice, saturates
+from clipq.cpu import SETTING, is_exact_by_choice
 from clipq.evaluate.metrics.statistics import holm
 from clipq.evaluate.results.entry import Entry
 from clipq.evaluate.results.key import Key
@@ -14,7 +14,7 @@ from clipq.evaluate.results.numbers import amount, difference, points, times
 from clipq.evaluate.results.record import LatencyRecord, Measurement
 from clipq.evaluate.verdicts.headline import AXES, headline, title
 from clipq.evaluate.verdicts.judgement import MARGIN, Verdict, judge_row, reach
-from clipq.evaluate.verdicts.saturation import open_hints, without_vnni
+from clipq.evaluate.verdicts.saturation import open_hints, saturates_here, without_vnni
 from clipq.hints import sentences
 
 MARKS = {"better": "▲", "worse": "▼", "same": "=", "unknown": "?"}
@@ -93,9 +93,8 @@ def _on_cpu(entry: Entry) -> list[str]:
         return []
     if is_exact_by_choice(record.cpu):
         return [f"8-bit products kept exact on this CPU: {SETTING}"]
-    said = "8-bit products saturate on this CPU, as they do in a session that nothing was told"
-    if saturates(record.cpu):
-        return [said]
+    if saturates_here(record):
+        return ["8-bit products saturate on this CPU, as they do in a session that nothing was told"]
     elsewhere = without_vnni(record.census)
     return [elsewhere] if elsewhere else []
 

@@ -48,6 +48,19 @@ def without_vnni(census: Iterable[CensusRecord]) -> str:
     return f"another engine on a CPU without VNNI (16-bit sums that saturate: {', '.join(shares)})" if shares else ""
 
 
+def saturates_here(record: Record) -> bool:
+    """Whether an engine's products can saturate on the CPU that it ran on: not on one that keeps them exact.
+
+    Nor where its weights are too small: proved where they were counted, else by their 7 bits.
+    """
+    if not saturates(record.cpu) or record.simulated or record.bundle.scheme.arithmetic != "integer":
+        return False
+    if record.census:
+        found = [census.saturation for census in record.census]
+        return any(one is not None and one.verdict != "exact everywhere" for one in found)
+    return record.bundle.scheme.weight_bits != 7 or any(hint.is_counted for hint in record.bundle.hints)
+
+
 def open_hints(record: Record) -> list[Hint]:
     """A bundle's hints, but those that something better is known of: what saturates was counted, or does here."""
     counted = saturates(record.cpu) or any(census.saturation for census in record.census)
