@@ -66,6 +66,13 @@ class Results:
                     f"{beside.name} and {entry.name} are of two bundles of one name: one was evaluated before the "
                     "bundle was made anew; evaluate both again by one command"
                 )
+        for entry in self.entries:
+            record = entry.record
+            if entry.reference is None and record.reference and record.cpu and not record.predicted_for:
+                found.append(
+                    f"{entry.name}: its reference {record.reference} is not here as measured on a CPU of level "
+                    f"{record.cpu}, so it has no verdict; evaluate both there by one command"
+                )
         others: dict[str, list[str]] = {}
         for entry in self.entries:
             if what := made_otherwise(entry.record, (entry.reference or entry).record):
