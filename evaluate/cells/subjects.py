@@ -177,6 +177,7 @@ def gather_cohort(
             raise BundleError("--simulated: none of the bundles has Q/DQ nodes (int8-static has); nothing to simulate")
         subjects += twins
     subjects += predictions(subjects, settings)
+    _check_told_apart(subjects)
     first = next((subject for subject in subjects if chosen is not None and subject.bundle.name == chosen.name), None)
     return Cohort(tuple(subjects), first)
 
@@ -223,6 +224,14 @@ def _open_bundles(paths: Sequence[Path], also: Sequence[ClipqError]) -> list[Bun
             wrong.append(error)
     raise_together([*wrong, *also])
     return opened
+
+
+def _check_told_apart(subjects: Sequence[Subject]) -> None:
+    """Raise BundleError where a bundle has the name of another one's twin or prediction: findings are kept by name."""
+    called = [subject.label for subject in subjects]
+    for subject in subjects:
+        if called.count(subject.label) > 1 and subject.label == subject.bundle.name:
+            raise BundleError(f"{subject.label!r} is what another bundle's engine is called here; rename the folder")
 
 
 def has_twin(bundle: Bundle) -> bool:

@@ -28,20 +28,23 @@ _RETRIEVAL = ("image-text-to-text", "Image-Text Retrieval")
 
 
 def choose_engine(results: Results, bundle: str | None) -> Entry:
-    """The deployed candidate of that name, or the only one; raises ResultsError where that leaves a choice or none."""
+    """The deployed candidate of that name, or the only one; raises ResultsError where that leaves a choice or none.
+
+    ``bundle`` is a bundle's name or, where it was evaluated in several places, the engine's: ``int8 (avx2)``.
+    """
     working = [entry for entry in results.working() if not entry.record.is_side]
     if bundle is not None:
-        found = [entry for entry in working if entry.record.bundle.name == bundle]
+        found = [entry for entry in working if bundle in (entry.name, entry.record.bundle.name)]
         if not found:
-            known = [entry.record.bundle.name for entry in working]
+            known = [entry.name for entry in working]
             raise ResultsError(f"--bundle {bundle}: the results have {', '.join(known)}{hint(bundle, known)}")
         if len(found) > 1:
-            places = ", ".join(entry.record.place for entry in found)
-            raise ResultsError(f"{bundle} was evaluated in {places}; keep one record")
+            engines = " or ".join(f"'{entry.name}'" for entry in found)
+            raise ResultsError(f"{bundle} was evaluated in several places; choose one with --bundle {engines}")
         return found[0]
     candidates = [entry for entry in working if entry.is_candidate and not entry.record.simulated]
     if len(candidates) != 1:
-        there = ", ".join(entry.record.bundle.name for entry in candidates) or "none"
+        there = ", ".join(entry.name for entry in candidates) or "none"
         raise ResultsError(f"choose an engine with --bundle; deployed candidates: {there}")
     return candidates[0]
 

@@ -66,6 +66,13 @@ class Results:
                     f"{beside.name} and {entry.name} are of two bundles of one name: one was evaluated before the "
                     "bundle was made anew; evaluate both again by one command"
                 )
+        for entry in self.entries:
+            record = entry.record
+            if entry.reference is None and record.reference and record.cpu and not record.predicted_for:
+                found.append(
+                    f"{entry.name}: its reference {record.reference} is not here as measured on a CPU of level "
+                    f"{record.cpu}, so it has no verdict; evaluate both there by one command"
+                )
         others: dict[str, list[str]] = {}
         for entry in self.entries:
             if what := made_otherwise(entry.record, (entry.reference or entry).record):
@@ -176,6 +183,12 @@ def gather(runs: Sequence[tuple[Path, Sequence[Record]]]) -> Results:
         ordered = [_renamed(record, names) for record in in_order(records)] if names else in_order(records)
         called = zip(labels(ordered), ordered, strict=True)
         run = [Entry(f"{prefix}{label}", record, None, folder, names) for label, record in called]
+        names_of_run = [one.name for one in run]
+        if twice := next((name for name in names_of_run if names_of_run.count(name) > 1), None):
+            raise ResultsError(
+                f"{folder}: two engines are called {twice!r}, a bundle that is called so and one in several places; "
+                "rename the bundle's folder and evaluate it into another"
+            )
         references = [one for one in run if one.is_reference]
         # What has no reference here stands in one table with the others all the same.
         first = next((entry for entry in run if not entry.record.failed), None)
@@ -193,15 +206,14 @@ def _reference(entry: Entry, run: Sequence[Entry]) -> Entry | None:
     A prediction is compared with what ran beside it, on whatever CPU that was.
     """
     record = entry.record
+    cpu = record.environment.get("cpu_level") if record.predicted_for else record.cpu
     found = [
         one
         for one in run
         if one.record.bundle.name == record.reference
         and (one.record.cpu == record.cpu or not (one.record.cpu and record.cpu) or record.predicted_for)
     ]
-    return min(
-        found, key=lambda one: (one.record.runtime != record.runtime, one.record.cpu != record.cpu), default=None
-    )
+    return min(found, key=lambda one: (one.record.runtime != record.runtime, one.record.cpu != cpu), default=None)
 
 
 def _prefixes(folders: Sequence[Path]) -> list[str]:

@@ -6,7 +6,6 @@ can be taken from answers; the rest is compared unpaired, with wider intervals, 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -125,11 +124,11 @@ def compare(a: Results, b: Results, *, margin: float = MARGIN) -> Comparison:
     """
     partners, failures = _partners(a, b)
     if not partners and not failures:
-        names = (", ".join(one.record.name for one in side) or "none" for side in (a, b))
+        names = (", ".join(one.name for one in side) or "none" for side in (a, b))
         raise ResultsError("no working engine is in both: A has {}, B has {}; name two record files".format(*names))
     pairs = _judged([(one, two, _differences(one, two)) for one, two in partners], margin)
     paired = {id(one) for pair in (*partners, *failures) for one in pair}
-    only_a, only_b = (tuple(one.record.name for one in side if id(one) not in paired) for side in (a, b))
+    only_a, only_b = (tuple(one.name for one in side if id(one) not in paired) for side in (a, b))
     failed = tuple(f"{one.record.name}: {two.record.failed}" for one, two in failures)
     return Comparison(tuple(pairs), only_a, only_b, failed, margin)
 
@@ -142,20 +141,26 @@ def _partners(a: Results, b: Results) -> tuple[_Pairs, _Pairs]:
     if len(a.engines) == len(b.engines) == 1 and a.entries and b.entries:
         return [(a.entries[0], b.entries[0])], []
     found: tuple[_Pairs, _Pairs] = ([], [])
-    named: dict[str, list[Entry]] = {}
-    for two in b.engines:
-        named.setdefault(two.record.name, []).append(two)
-    count = Counter(one.record.name for one in a.engines)
     for one in a.entries:
-        same_name = named.get(one.record.name, [])
-        same_runtime = [two for two in same_name if two.record.runtime == one.record.runtime]
-        same_runtime.sort(key=lambda two: two.record.cpu != one.record.cpu)
-        # Another runtime is a partner too, where it is the only one: two runtimes are what people compare.
-        alone = len(same_name) == 1 and count[one.record.name] == 1
-        if same_runtime or alone:
-            two = (same_runtime or same_name)[0]
-            found[bool(two.record.failed)].append((one, two))
+        # Another CPU or runtime is a partner too, where it is the only one: two of them are what people compare.
+        for alike in (_place, _runtime, _name):
+            mine, theirs = ([two for two in side.engines if alike(two) == alike(one)] for side in (a, b))
+            if len(mine) == len(theirs) == 1:
+                found[bool(theirs[0].record.failed)].append((one, theirs[0]))
+                break
     return found
+
+
+def _name(entry: Entry) -> tuple[str, ...]:
+    return (entry.record.name,)
+
+
+def _runtime(entry: Entry) -> tuple[str, ...]:
+    return (entry.record.name, entry.record.runtime)
+
+
+def _place(entry: Entry) -> tuple[str, ...]:
+    return (entry.record.name, entry.record.runtime, entry.record.cpu)
 
 
 def _differences(a: Entry, b: Entry) -> list[Difference]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from clipq.cpu import is_of
+from clipq.cpu import is_of, known_arithmetics
 from clipq.errors import PolicyError
 from clipq.evaluate.metrics.statistics import CONFIDENCE, Draws, intervals
 from clipq.evaluate.metrics.table import metric_of
@@ -265,10 +265,10 @@ def policy_from(entries: Sequence[Entry], margin: float) -> str:
                 draws = _quantity(one, key, LIMITS["max_delta"].quantity)
                 if draws is not None:
                     ends.setdefault(key, []).extend(_intervals([(key, draws)], CONFIDENCE, [1.0]))
-    names = ", ".join(one.record.name for one in candidates)
+    names = ", ".join(one.name for one in candidates)
     views = dict.fromkeys(view.name for one in candidates for view in one.record.views)
     # By name: simulated engines of the same folder are not what ships.
-    bundles = ", ".join(_quoted(_literal(one.record.bundle.name)) for one in candidates)
+    bundles = ", ".join(dict.fromkeys(_quoted(_literal(one.record.bundle.name)) for one in candidates))
     lines = [
         f"# Written by `clipq-eval gate init` from {_comment(names)}.",
         f"# Limits on the difference to the reference: the worst end of the intervals seen, and {margin:g} to spare.",
@@ -276,7 +276,7 @@ def policy_from(entries: Sequence[Entry], margin: float) -> str:
         f"required = [{', '.join(map(_quoted, views))}]",
     ]
     levels = dict.fromkeys(one.record.cpu for one in candidates)
-    if all(levels):
+    if set(levels) <= set(known_arithmetics()):
         lines.append("# The same file can be another engine on another CPU (docs/cpu.md); without this any is taken.")
         lines.append(f"cpu = [{', '.join(map(_quoted, levels))}]")
     for (view, group, metric), bounds in ends.items():

@@ -42,8 +42,7 @@ def in_a_clause(record: Record) -> str:
     counted = [one.saturation for one in record.census if one.saturation is not None]
     if counted and all(one.verdict == "exact everywhere" for one in counted):
         return "the same integers on every CPU"
-    # Products of 7 bits fit whatever the activations.
-    if saturates(record.cpu) and record.bundle.scheme.weight_bits > MOST_SAFE_BITS:
+    if saturates_here(record):
         return "8-bit products saturate on this CPU, as they do in a session that nothing was told"
     return _without_vnni(record.census)
 
@@ -56,6 +55,19 @@ def _without_vnni(census: Iterable[CensusRecord]) -> str:
         if one.saturation is not None and one.saturation.verdict == "differs without VNNI"
     ]
     return f"another engine on a CPU without VNNI (16-bit sums that saturate: {', '.join(shares)})" if shares else ""
+
+
+def saturates_here(record: Record) -> bool:
+    """Whether an engine's products can saturate on the CPU that it ran on: not on one that keeps them exact.
+
+    Nor where its weights are too small: proved where sums were counted, else by their bits.
+    """
+    if not saturates(record.cpu) or record.simulated or record.bundle.scheme.arithmetic != "integer":
+        return False
+    if record.census:
+        found = [census.saturation for census in record.census]
+        return any(one is not None and one.verdict != "exact everywhere" for one in found)
+    return record.bundle.scheme.weight_bits > MOST_SAFE_BITS or any(hint.is_counted for hint in record.bundle.hints)
 
 
 def open_hints(record: Record) -> list[Hint]:

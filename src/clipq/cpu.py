@@ -8,6 +8,7 @@ decides arithmetic, and engines of two levels are two engines.
 from __future__ import annotations
 
 import platform
+import warnings
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -82,7 +83,12 @@ def cpu_features() -> frozenset[str]:
     if _machine() == "aarch64":
         # Apple tells the name of a chip, and the library what such chips have.
         return frozenset(detect.host().features if platform.system() == "Darwin" else detect.detected_info().features)
-    said = frozenset(detect.detected_info().features)
+    with warnings.catch_warnings():
+        # Where nothing can be read nothing is known, which the level says.
+        warnings.simplefilter("ignore")
+        said = frozenset(detect.detected_info().features)
+    if _machine() != "x86_64":
+        return said
     with suppress(Exception):  # where no code of one's own may be run, the system's word is all there is
         able = frozenset(detect.CpuidInfoCollector().features)
         # Linux leaves out what it keeps a process from using; an emulated CPU has less than the system says.
@@ -193,5 +199,5 @@ def check_known(asked: Collection[str]) -> None:
 
 def _machine() -> str:
     """The family of this CPU as Linux calls it, also for an x86 Python on an Apple chip."""
-    machine = platform.machine().lower()
+    machine = platform.machine().lower() or "unknown"
     return _MACHINES.get(machine, machine)

@@ -140,3 +140,18 @@ def test_another_precision_is_refused():
 
 def test_features_are_those_the_system_lets_use():
     assert cpu_features() and cpu_level().needs <= cpu_features()
+
+
+@pytest.mark.parametrize(
+    ("lines", "level"),
+    [
+        ("import platform; platform.machine = lambda: 'riscv64'", "riscv64"),
+        ("import platform; platform.machine = lambda: ''", "unknown"),
+        ("import archspec.cpu.detect as d; d.INFO_FACTORY['Linux'][:] = [lambda: 1 / 0]", None),
+    ],
+)
+def test_a_machine_that_tells_nothing_is_said_to_be_unknown_without_a_word(lines, level):
+    code = f"{lines}\nfrom clipq.cpu import cpu_level\nprint(cpu_level().name, cpu_level().saturates)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert level is None or done.stdout.split() == [level, "None"]

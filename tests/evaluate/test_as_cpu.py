@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import pytest
 from support import CALIBRATION, DEMO_BUNDLE, assert_refused, evaluate, export
@@ -124,6 +125,10 @@ def test_what_cannot_be_predicted_is_refused(bundles, tmp_path):
         run("--as-cpu", "avx2", names=("fp32", "int4-weight-only-rtn")), "none of the bundles multiplies integers"
     )
     assert_refused(run("--as-cpu", "avx2", "--cpu-precision", "exact"), "--cpu-precision exact")
+    for called, flags in (("simulated", ("--simulated",)), ("as on avx2", ("--as-cpu", "avx2"))):
+        name = f"int8-static-minmax ({called})"
+        shutil.copytree(bundles / "int8-dynamic", tmp_path / name)
+        assert_refused(run(*flags, names=("fp32", "int8-static-minmax", tmp_path / name)), name, "rename")
     assert not (tmp_path / "out" / "records").exists()
     with pytest.raises(ClipqError, match="not predicted"):
         clipq.Settings(as_cpu="neon")

@@ -56,6 +56,16 @@ def test_choices_are_refused(tmp_path):
     assert not (tmp_path / "c.md").exists()
 
 
+def test_one_of_two_cpus_is_chosen_by_the_engines_name(tmp_path):
+    for cpu in ("avx2", "avx512-vnni"):
+        two = write_results(tmp_path / "r", {"test": BASE}, {"int8": {"views": {"test": BASE}}}, cpu=cpu)
+    path, names = tmp_path / "c.md", ("int8 (avx2)", "int8 (avx512-vnni)")
+    assert_refused(evaluate("card", str(two), "-o", str(path)), *names)
+    assert_refused(evaluate("card", str(two), "--bundle", "int8", "-o", str(path)), *names)
+    done = evaluate("card", str(two), "--bundle", names[0], "-o", str(path))
+    assert done.returncode == 0 and "measured in `ort-cpu (avx2)`" in path.read_text()
+
+
 def test_no_name_of_a_record_breaks_out(results, tmp_path):
     hostile = "ck\n\n<img src=x onerror=alert(1)>\n\n# Forged `heading`"
     for path in (results / "records").glob("*.json"):

@@ -20,7 +20,7 @@ from clipq.evaluate.results.estimates import Engine
 from clipq.evaluate.results.folders import gather, read_results
 from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.pairing import write_pairing
-from clipq.evaluate.results.record import engine_name, write_record
+from clipq.evaluate.results.record import engine_name, read_records, write_record
 from clipq.evaluate.verdicts.by_axis import findings, sentence
 from clipq.evaluate.verdicts.compare import compare
 from clipq.evaluate.verdicts.gate import judge_policy
@@ -273,6 +273,35 @@ def test_a_reference_of_another_cpu_is_none(two_cpus, tmp_path):
     results = read_results([copy])
     assert results["int8 (avx2)"].reference is None
     assert results["int8 (avx512-vnni)"].reference.name == "fp32"
+    (note,) = [one for one in results.notes if "no verdict" in one]
+    assert note.startswith("int8 (avx2): its reference fp32 is not here as measured on a CPU of level avx2")
+
+
+def test_a_prediction_is_compared_with_the_reference_of_the_cpu_that_it_was_made_on(two_cpus):
+    records = read_records(two_cpus)
+    for cpu in ("avx2", "avx512-vnni"):
+        made_on = {**records[0].environment, "cpu_level": cpu}
+        deployed = next(one for one in records if one.bundle.name == "int8" and one.cpu == cpu)
+        made = deployed.model_copy(update={"cpu": "avx2-predicted", "simulated": True, "environment": made_on})
+        found = gather([(two_cpus, [*records, made])])
+        assert found["int8 (as on avx2)"].reference.name == f"fp32 ({cpu})"
+
+
+@pytest.mark.parametrize(
+    ("options", "verdict", "said"),
+    [({}, "", True), ({"weights": "7bit"}, "", False), ({}, "exact everywhere", False), ({}, "none saturated", True)],
+)
+def test_products_are_not_said_to_saturate_where_they_cannot(tmp_path, options, verdict, said):
+    base = predictions(400)
+    engine = {"views": {"test": base}, "options": options, "milliseconds": 2.0 if verdict else None}
+    folder = write_results(tmp_path, {"test": base}, {"int8": engine}, cpu="avx2")
+    path = folder / "records" / "int8__ort-cpu__avx2.json"
+    found = json.loads(path.read_text())
+    found["bundle"]["scheme"]["weight_bits"] = 7 if options else 8
+    for census in found["census"]:
+        census["saturation"] = {"verdict": verdict, "share": 0.0, "samples": 8}
+    path.write_text(json.dumps(found))
+    assert ("saturate on this CPU" in sentence(read_results([folder])["int8"])) == said
 
 
 def test_engines_of_two_cpus_are_compared_with_themselves_first(two_cpus, tmp_path):

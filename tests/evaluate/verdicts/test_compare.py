@@ -270,3 +270,26 @@ def test_one_number_of_bins_for_both(tmp_path):
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path):
     assert_refused(evaluate("compare", str(tmp_path), str(tmp_path / "none")), "holds no records")
+
+
+def test_an_engine_is_compared_with_itself_on_its_own_cpu(tmp_path):
+    """Of two CPUs one would else stand for the other, which was not measured anew."""
+
+    def on(folder, *cpus):
+        for cpu in cpus:
+            write_results(folder, {"test": BASE}, {"int8": {"views": {"test": worse(BASE, 0.01)}}}, cpu=cpu)
+        return folder
+
+    both, one, old = (
+        on(tmp_path / "both", "avx2", "avx512-vnni"),
+        on(tmp_path / "one", "avx2"),
+        on(tmp_path / "old", ""),
+    )
+    code, found = compare(both, one)
+    assert {(pair["runtime_a"], pair["runtime_b"]) for pair in found["pairs"]} == {("ort-cpu (avx2)",) * 2}
+    assert code == 3 and set(found["only_a"]) == {"fp32 (avx512-vnni)", "int8 (avx512-vnni)"}
+    # The only one is a partner, and it is said that the CPU was another.
+    _, found = compare(one, on(tmp_path / "other", "avx512-vnni"))
+    assert {pair["made_otherwise"] for pair in found["pairs"]} == {"CPU (avx512-vnni, not avx2)"}
+    assert_refused(evaluate("compare", str(old), str(both)), "B has fp32 (avx2)", "name two record files")
+    assert evaluate("compare", str(old), str(one)).returncode == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import pytest
 from support import ROOT, assert_refused, evaluate
@@ -346,3 +347,15 @@ def test_a_policy_that_is_made_holds_on_the_cpus_that_it_was_made_of(two_cpus, r
     assert evaluate("gate", str(two_cpus), "--policy", str(tmp_path / "made.toml")).returncode == 0
     evaluate("gate", "init", str(results), "-o", str(tmp_path / "unknown.toml"))
     assert read_policy(str(tmp_path / "unknown.toml")).cpu is None
+
+
+def test_a_policy_that_is_made_where_nobody_knows_the_cpu_can_be_read(tmp_path):
+    folder = write_results(tmp_path / "r", {"test": BASE}, {"int8": {"views": {"test": GOOD}}}, cpu="riscv64")
+    evaluate("gate", "init", str(folder), "-o", str(tmp_path / "made.toml"))
+    assert evaluate("gate", str(folder), "--policy", str(tmp_path / "made.toml")).returncode == 0
+
+
+def test_two_engines_of_one_name_are_refused(two_cpus, tmp_path):
+    folder = shutil.copytree(two_cpus, tmp_path / "r")
+    write_results(folder, {"test": BASE}, {"int8 (avx2)": {"views": {"test": GOOD}}}, cpu="avx512-vnni")
+    assert_refused(evaluate("gate", str(folder), "--policy", "strict"), "two engines are called 'int8 (avx2)'")

@@ -22,7 +22,8 @@ EVERYWHERE = "the same integers on every CPU"
         ("avx512-vnni", 8, None, ""),
         ("avx512-vnni", 7, "exact everywhere", EVERYWHERE),
         ("avx2", 8, "differs without VNNI", SATURATES),
-        ("avx2", 8, None, SATURATES),
+        # Where kernels were looked at, no integer product was among them.
+        ("avx2", 8, None, ""),
         ("avx2", 7, "exact everywhere", EVERYWHERE),
         ("avx2", 7, None, ""),
         # Small weights of 8 bits are as good.
