@@ -195,7 +195,7 @@ def _time_tower(
             timed, load = load_during(
                 lambda: measure_latency(engines, feeds, warmup=settings.warmup, repeats=settings.repeats)
             )
-            found = _records(subjects, twice, timed, (tower, attempt), load and LoadRecord(**vars(load)))
+            found = _records(subjects, twice, timed, (tower, attempt), LoadRecord(**vars(load)) if load else None)
             if not any(one.busy for rows in found.values() for one in rows):
                 break
     return found
