@@ -39,21 +39,28 @@ class MachineLoad:
 @dataclass(frozen=True)
 class _Reading:
     wall: float
+    counted: float
     others: float
     cores: int
 
 
-def load_during(work: Callable[[], Result]) -> tuple[Result, MachineLoad]:
-    """What ``work`` returns, and the machine's load around it: a moment before, all the while, a moment after."""
+def load_during(work: Callable[[], Result]) -> tuple[Result, MachineLoad | None]:
+    """What ``work`` returns, and the machine's load around it: a moment before, all the while, a moment after.
+
+    The load is None where the system does not tell it.
+    """
     mhz, throttled = [_mhz()], _throttled()
-    readings = [_read()]
+    read = [_read()]
     time.sleep(MOMENT_SECONDS)
-    readings.append(_read())
+    read.append(_read())
     result = work()
-    readings.append(_read())
+    read.append(_read())
     time.sleep(MOMENT_SECONDS)
-    readings.append(_read())
+    read.append(_read())
     mhz.append(_mhz())
+    readings = [one for one in read if one is not None]
+    if len(readings) < len(read) or not _advances(readings[0], readings[-1]):
+        return result, None
     before, during, after = (
         max(0.0, (end.others - start.others) / max(end.wall - start.wall, 1e-9)) for start, end in pairwise(readings)
     )
@@ -61,18 +68,30 @@ def load_during(work: Callable[[], Result]) -> tuple[Result, MachineLoad]:
     return result, load
 
 
-def _read() -> _Reading:
-    """Seconds by the wall clock, and what all cores of this process did for others until now."""
+def _read() -> _Reading | None:
+    """Seconds by the wall clock, and what all cores of this process did for others until now, where that is told."""
     import psutil
 
-    cores = psutil.cpu_times(percpu=True)
-    # Of a container on a large machine the other cores are nobody's business.
+    cores = []
+    # Sandboxes have no /proc/stat, or keep it from processes, and psutil's own errors differ.
+    with suppress(Exception):
+        cores = psutil.cpu_times(percpu=True)
+    if not cores:
+        return None
+    # Of a container on a large machine the other cores are nobody's business. Where the system lists the container's
+    # alone, or leaves out cores that are off, their places are not their numbers.
     mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(cores))
-    chosen = [one for index, one in enumerate(cores) if index in mine] or cores
+    chosen = [cores[index] for index in mine] if max(mine) < len(cores) else cores
     # Guests' time is counted as the host's user time already.
     idle = ("idle", "iowait", "guest", "guest_nice")
     busy = sum(sum(one) - sum(getattr(one, name, 0.0) for name in idle) for one in chosen)
-    return _Reading(time.perf_counter(), busy - time.process_time(), len(chosen))
+    counted = sum(map(sum, chosen))
+    return _Reading(time.perf_counter(), counted, busy - time.process_time(), len(chosen))
+
+
+def _advances(start: _Reading, end: _Reading) -> bool:
+    """Whether time is counted at all, idle or not: sandboxes (gVisor) show a table that stands still."""
+    return end.counted - start.counted > 0.5 * start.cores * (end.wall - start.wall)
 
 
 def _mhz() -> float:

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import json
 
+import click
 import pytest
 from support import CALIBRATION, DEMO_BUNDLE, assert_refused, evaluate, export
 
 from clipq.bundle import open_bundle
+from clipq.console import Command
 from clipq.data.open import open_view
 from clipq.errors import DataError, RecipeError
+from clipq.evaluate.cli.main import main as eval_main
 from clipq.evaluate.suites.schema import ROLES_OF, Suite, ViewEntry
 from clipq.evaluate.suites.suite import check_suite, read_suite
 from clipq.evaluate.sweep.grid import read_grid
 from clipq.exporters.api import quantized
 from clipq.exporters.calibration_set import open_calibration_set
 from clipq.exporters.catalog import option_values
+from clipq.exporters.cli import main as export_main
 from clipq.exporters.placement import place
 from clipq.exporters.recipes import known_recipes, parse_recipe
 from clipq.exporters.scaling import protect_salient, smooth
@@ -62,12 +66,38 @@ def test_nothing_is_timed_beside_no_bench(tmp_path, option):
     assert_refused(done, f"{option[0]} times nothing")
 
 
+@pytest.mark.parametrize(
+    ("command", "asked", "option"),
+    [
+        (export, ("quantize", FP32, "--recipe", "fp16", "--runtime", "ort-cpu", "--runtime", "ort-cuda"), "--runtime"),
+        (evaluate, ("run", FP32, "--data", TEST, "--batch-size", "8", "--batch-size", "16"), "--batch-size"),
+        (evaluate, ("gate", "nowhere", "--policy", "strict", "--policy", "demo"), "--policy"),
+        (evaluate, ("sweep", "nowhere.toml", "-o", "a", "-o", "b"), "-o"),
+    ],
+)
+def test_of_two_values_for_one_none_is_chosen(command, asked, option):
+    """Repeatable options beside them (``--runtime`` of ``run``) invite to it; the first one was dropped in silence."""
+    assert_refused(command(*asked), f"{option} is given twice and takes one value")
+
+
+def test_every_command_refuses_so():
+    for group in (eval_main, export_main):
+        assert {type(one) for one in _commands(group)} == {Command}
+
+
+def _commands(group):
+    for one in group.commands.values():
+        yield from _commands(one) if isinstance(one, click.Group) else [one]
+
+
 def test_the_former_name_of_an_option_works_and_is_not_shown(tmp_path):
     asked = ("run", FP32, "--data", TEST, "-o", str(tmp_path / "out"))
     assert_refused(evaluate(*asked, "--no-bench", "--batch", "4"), "--latency-batch times nothing")
     for command in ("run", "bench"):
         shown = evaluate(command, "--help").stdout
         assert "--latency-batch" in shown and "--batch " not in shown
+    wrong = evaluate("bench", FP32, "--batch-size", "2").stderr
+    assert "No such option '--batch-size'" in wrong and "'--batch'" not in wrong
     times = evaluate("bench", FP32, "--batch", "2", "--repeats", "3", "--tower", "text", "--json").stdout
     assert [row["batch"] for row in json.loads(times)] == [2]
 

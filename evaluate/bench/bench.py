@@ -195,7 +195,7 @@ def _time_tower(
             timed, load = load_during(
                 lambda: measure_latency(engines, feeds, warmup=settings.warmup, repeats=settings.repeats)
             )
-            found = _records(subjects, twice, timed, (tower, attempt), LoadRecord(**vars(load)))
+            found = _records(subjects, twice, timed, (tower, attempt), LoadRecord(**vars(load)) if load else None)
             if not any(one.busy for rows in found.values() for one in rows):
                 break
     return found
@@ -206,7 +206,7 @@ def _records(
     twice: Subject,
     timed: Mapping[str, Sequence[Latency]],
     which: tuple[TowerName, int],
-    load: LoadRecord,
+    load: LoadRecord | None,
 ) -> dict[str, list[LatencyRecord]]:
     """What was timed, with what it is worth; ``which`` are the tower and the attempt."""
     tower, attempts = which
@@ -226,12 +226,17 @@ def _records(
         for subject in subjects
     }
     bases = found[twice.label]
-    for subject in subjects:
+
+    def why(subject: Subject, row: LatencyRecord, base: LatencyRecord) -> str:
         # One thread keeps a GPU busy.
-        threads = 1 if subject.device == "cuda" else subject.threads
+        return busy_because(row, base, load, 1 if subject.device == "cuda" else subject.threads)
+
+    # What is wrong with the reference's times is wrong with every ratio to them: it may want cores that others do not.
+    busy = [why(twice, base, base) for base in bases]
+    for subject in subjects:
         found[subject.label] = [
-            row.model_copy(update={"busy": busy_because(row, base, load, threads)})
-            for row, base in zip(found[subject.label], bases, strict=True)
+            row.model_copy(update={"busy": reason or why(subject, row, base)})
+            for row, base, reason in zip(found[subject.label], bases, busy, strict=True)
         ]
     return found
 

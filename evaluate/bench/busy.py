@@ -18,13 +18,13 @@ MOST_APART = 0.1
 MOST_SPREAD = 1.5
 
 
-def busy_because(mine: LatencyRecord, twice: LatencyRecord, load: LoadRecord, threads: int) -> str:
+def busy_because(mine: LatencyRecord, twice: LatencyRecord, load: LoadRecord | None, threads: int) -> str:
     """Why an engine's times say nothing, else nothing; ``twice`` is what was timed twice in the same turns.
 
-    ``threads`` are those of the engine, 0 for all cores.
+    ``threads`` are those of the engine, 0 for all cores; ``load`` is None where the system does not tell it.
     """
-    free = load.cores - min(threads or load.cores, load.cores)
-    if max(load.others) > free + MOST_OTHERS:
+    free = load.cores - min(threads or load.cores, load.cores) if load else 0
+    if load and max(load.others) > free + MOST_OTHERS:
         before, during, after = load.others
         return (
             f"other processes used {before:.1f} of {load.cores} cores before, {during:.1f} while and {after:.1f} after "

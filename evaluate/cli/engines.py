@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from clipq.bounds import TIMED_BATCH
-from clipq.console import fetch_option
+from clipq.console import Command, fetch_option
 from clipq.cpu import Precision
 from clipq.errors import BundleError, one_line
 from clipq.evaluate.cli.options import (
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from clipq.bundle import TowerName
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @runtime_option
 @threads_option
@@ -78,7 +78,7 @@ def inspect(
         print_census(opened.name, opened.manifest, rows, simulated=simulated)
 
 
-@click.command()
+@click.command(cls=Command)
 @bundles_argument
 @runtime_option
 @reference_option

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from clipq.console import OutputFile
+from clipq.console import Command, OutputFile
 from clipq.errors import DataError, one_line
 from clipq.evaluate.cli.options import (
     json_option,
@@ -16,7 +16,7 @@ from clipq.evaluate.report import FORMATS
 from clipq.evaluate.results import strict_json
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=OutputFile(), help="File to write [default: RESULTS/report.FORMAT].")
 @click.option(
@@ -41,7 +41,7 @@ def report(results: Sequence[Path], output: Path | None, form: str | None, no_im
     click.echo(str(write(read_results(*results), form, target, images=not no_images)))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("a", type=click.Path(path_type=Path), metavar="A")
 @click.argument("b", type=click.Path(path_type=Path), metavar="B")
 @click.option(
@@ -76,7 +76,7 @@ def compare(a: Path, b: Path, margin: float, markdown: Path | None, as_json: boo
     click.get_current_context().exit(EXIT_CODES[found.outcome])
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option("--bundle", metavar="NAME", help="Engine to describe [default: the only deployed candidate].")
 @click.option("-o", "--output", type=OutputFile(".md"), default=Path("CARD.md"), show_default=True, metavar="FILE")

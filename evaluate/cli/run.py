@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from clipq.bounds import ECE_BINS, REPEATS, SAMPLES, SEED, TIMED_BATCH
-from clipq.console import OutputFolder, RenamedOption, fetch_option, refuse_idle
+from clipq.console import Command, OutputFolder, RenamedOption, fetch_option, refuse_idle
 from clipq.cpu import Precision
 from clipq.data.open import describe_sources
 from clipq.errors import one_line
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from clipq.evaluate.suites.schema import Suite
 
 
-@click.command()
+@click.command(cls=Command)
 @bundles_argument
 @click.option("--suite", metavar="FILE|NAME", help="What to evaluate on; see `clipq-eval suite`.")
 @click.option(
@@ -150,7 +150,7 @@ def run(
     _evaluate(bundles, chosen, output, settings, as_json)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "-o",
     "--output",

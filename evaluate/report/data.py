@@ -159,7 +159,7 @@ def costs(entries: Sequence[Entry]) -> list[dict[str, Any]]:
             place = f"{latency.tower} tower, batch {latency.batch}"
             base = entry.timed_beside(latency)
             if base is None:
-                p50 = percentile_draws(latency.milliseconds, 50)
+                p50 = percentile_draws(latency.milliseconds, 50, again=latency.again)
                 note(f"p50 ms, {place}", index, p50.value, *p50.percentile_interval())
             else:
                 note(f"p50 ÷ reference's, {place}", index, *latency.over(base))

@@ -24,6 +24,7 @@ from clipq.evaluate.report.comparison import (
     shown,
     verdict_text,
 )
+from clipq.evaluate.results.key import Key, batch_group, tower_view
 from clipq.evaluate.results.numbers import delta, number, ratio, with_interval
 from clipq.evaluate.results.record import CensusRecord, LatencyRecord, Measurement, Record, SaturationRecord, ViewRecord
 from clipq.evaluate.suites.schema import Suite, view_name
@@ -169,28 +170,26 @@ def print_suite(name: str, suite: Suite) -> None:
 
 
 def _print_engines(console: Console, records: Sequence[Record]) -> None:
-    if not records[0].latency:
+    timed = [record for record in records if record.latency]
+    if not timed:
         return
-    base = {
-        (row.tower, row.batch): row for record in records if record.name == record.reference for row in record.latency
-    }
-    largest = max(row.batch for row in records[0].latency)
+    largest = max(row.batch for row in timed[0].latency)
     table = Table(
         title=f"engines: batch {largest}, measured side by side on {escape(str(records[0].environment['cpu']))}",
         title_justify="left",
     )
     for column in ("engine", "MB", "image ms p50", "× ref", "text ms p50", "× ref", "image integer", "text integer"):
         table.add_column(column, justify="left" if column == "engine" else "right", no_wrap=column == "engine")
-    for record in records:
-        if not record.latency:
-            continue
+    for record in timed:
         cells = [escape(record.name), f"{record.bundle.file_bytes / 1e6:.1f}"]
         for tower in ("image", "text"):
-            latency = next(row for row in record.latency if row.tower == tower and row.batch == largest)
-            other = base.get((tower, largest))
-            cells.append(f"{np.median(latency.milliseconds):.2f}")
-            times = "" if other is None else f"{np.median(latency.milliseconds) / np.median(other.milliseconds):.2f}"
-            cells.append("[yellow]busy[/]" if latency.busy else times)
+            # What an earlier run timed, it may have timed at other sizes, and beside other times of the reference.
+            key = Key(tower_view(tower), batch_group(largest), "latency_ms.p50")
+            row = next((one for one in record.measurements if one.key == key), None)
+            cells.append("" if row is None else f"{row.value:.2f}")
+            own = "1.00" if row is not None and record.name == record.reference else ""
+            times = own if row is None or row.delta is None else f"{row.value / (row.value - row.delta):.2f}"
+            cells.append("[yellow]busy[/]" if row is not None and row.busy else times)
         for census in record.census:
             share = f"{100 * census.integer_share:.0f} %"
             broken = breaks_promise(census, record.bundle, simulated=record.simulated)

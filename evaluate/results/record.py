@@ -22,7 +22,7 @@ from clipq.evaluate.results.complaints import complaint
 from clipq.evaluate.results.key import Key
 from clipq.files import file_stem, write_atomic
 from clipq.given import without_folders
-from clipq.hints import Hint
+from clipq.hints import Hints
 from clipq.scheme import Scheme, with_scheme
 from clipq.text_files import read_json
 
@@ -192,7 +192,7 @@ class LatencyRecord(_Model):
 
     ``again`` are the wall-clock times of a second copy of the reference, in the same turns; other engines have none.
     ``busy`` says why these times say nothing, and is mostly empty; ``attempts`` how often the tower was timed until it
-    was empty, or given up. Before schema 7 none of it is known.
+    was empty, or given up. Before schema 7 none of it is known, and ``load`` is None where the system does not tell it.
     """
 
     tower: str
@@ -312,7 +312,7 @@ class BundleRecord(_Model):
     calibration: dict[str, Any] | None
     file_bytes: int
     plans: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    hints: tuple[Hint, ...] = ()
+    hints: Hints = ()
 
     @property
     def scope(self) -> str:

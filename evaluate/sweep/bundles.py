@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from clipq.bundle import MANIFEST
-from clipq.engines.catalog import known_runtime
+from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import ResultsError
 from clipq.evaluate.sweep.grid import Grid, folder_name
 from clipq.files import sha256_file, write_atomic
@@ -56,8 +56,11 @@ def commands(grid: Grid, checkpoint: str, folder: Path) -> dict[str, list[str]]:
         runtimes = [flag for runtime in grid.runtimes for flag in ("--runtime", runtime)]
         return {"all": ["run", checkpoint, "-o", str(folder), *every, *runtimes, *calibrated]}
     source = "demo" if checkpoint == "demo" else str(folder / "fp32")
+    # Several runtimes run the same files, made for the default one.
+    made_for = ["--runtime", *grid.runtimes] if len(grid.runtimes) == 1 and grid.runtimes[0] != DEFAULT_RUNTIME else []
     asked = {
-        recipe: ["quantize", source, "-o", str(folder), "--recipe", recipe, *calibrated] for recipe in grid.recipes
+        recipe: ["quantize", source, "-o", str(folder), "--recipe", recipe, *calibrated, *made_for]
+        for recipe in grid.recipes
     }
     if checkpoint == "demo" and grid.recipes:
         # The built-in bundle comes with its first recipe, and needs no torch.

@@ -30,6 +30,9 @@ from clipq.given import hint
 EXIT_CODES = {"pass": 0, "fail": 1, "investigate": 3}
 State = Literal["pass", "fail", "investigate"]
 
+# Of fewer times no interval holds their median at 95 %: of 5, all lie on one side of it in 2 · 0.5⁵ = 6 % of all cases.
+FEWEST_TIMES = 6
+
 # So many numbers are judged together; their draws are in memory once more.
 _BLOCK = 512
 
@@ -176,6 +179,8 @@ def _judge(entry: Entry, keys: Sequence[Key], asked: tuple[str, float], confiden
             if entry.rows[key].busy:
                 # Whatever the interval says: the same engine fails and passes on such a machine.
                 found.append(Finding(entry.name, rule, "investigate", _BUSY, key.view, key.group))
+            elif confidence and key.batch and entry.rows[key].n < FEWEST_TIMES:
+                found.append(Finding(entry.name, rule, "investigate", _FEW, key.view, key.group))
             elif draws is None:
                 found.append(Finding(entry.name, rule, "fail", _why_not(entry, key), key.view, key.group))
             else:
@@ -196,6 +201,7 @@ def _finding(
 
 
 _BUSY = "the machine was busy while engines were timed: time them again when nothing else runs"
+_FEW = f"fewer than {FEWEST_TIMES} repeats were timed, which bound no median: measure with more (--repeats)"
 
 _REASONS = {
     "pass": "the whole interval passes",

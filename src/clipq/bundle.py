@@ -23,7 +23,7 @@ from clipq.errors import BundleError
 from clipq.fields import Number, Whole
 from clipq.files import Stamp, sha256_bytes, sha256_file, stamp, write_atomic
 from clipq.given import as_path, without_folders
-from clipq.hints import Hint
+from clipq.hints import Hints
 from clipq.making import restore
 from clipq.onnx_graph import data_files
 from clipq.scheme import Scheme, with_scheme
@@ -197,7 +197,7 @@ class Manifest(_Model):
     tokenizer: Tokenizer
     prompts: StoredFile
     # Since schema 5.
-    hints: tuple[Hint, ...] = ()
+    hints: Hints = ()
     environment: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -72,11 +72,35 @@ class OutputFile(click.Path):
         return path
 
 
+class Command(click.Command):
+    """A command that refuses a second value for what takes one: of two, click takes the last without a word.
+
+    Nor does it hint at the former name of an option.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Raise ClipqError for an option that is given twice and is not repeatable."""
+        try:
+            found = self.make_parser(ctx).parse_args(list(args))[2]
+        except click.NoSuchOption as error:
+            raise click.NoSuchOption(error.option_name, possibilities=self._shown(), ctx=ctx) from None
+        order = [one for one in found if isinstance(one, click.Option)]
+        for option in order:
+            if not (option.multiple or option.is_flag or option.count) and order.count(option) > 1:
+                raise ClipqError(f"{option.opts[0]} is given twice and takes one value; give it once")
+        return super().parse_args(ctx, args)
+
+    def _shown(self) -> list[str]:
+        return [name for one in self.params for name in one.opts if name.startswith("--")]
+
+
 class Group(click.Group):
     """A click group that turns what a user can act on into one line on stderr and an exit code.
 
     That is a ClipqError, what the file system says of a path, a full disk or memory, and Ctrl-C.
     """
+
+    command_class = Command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Refuse what no command can take: an empty word, and one that is not UTF-8, as results are."""

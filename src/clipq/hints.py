@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from string import Formatter
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from clipq.fields import Number
@@ -34,6 +34,7 @@ class HintKind:
         return {name for _, name, _, _ in Formatter().parse(self.of_tower) if name}
 
 
+# Bundles keep codes and numbers: other numbers are another code, so that a bundle of any clipq can be read by any.
 HINTS = {
     "float-relus": HintKind("ReLUs in floating point, which activations=asymmetric takes in", "{relus:g}", "cpu"),
     "float-token-table": HintKind("token table not quantized", "FP{bits:g}, {table_mb:g} of {tower_mb:g} MB"),
@@ -79,6 +80,18 @@ class Hint(BaseModel):
     def is_about(self, device: str) -> bool:
         """Whether it says something of an engine on this device."""
         return HINTS[self.code].device in (None, device)
+
+
+def _known(given: Any) -> Any:
+    """Without hints of a newer clipq, which this one has no words for: no bundle is unreadable for a nicety."""
+    if not isinstance(given, list):
+        return given
+    codes = [one.get("code") if isinstance(one, dict) else None for one in given]
+    return [one for one, code in zip(given, codes, strict=True) if not isinstance(code, str) or code in HINTS]
+
+
+# As bundles and records hold them.
+Hints = Annotated[tuple[Hint, ...], BeforeValidator(_known)]
 
 
 def sentences(hints: Iterable[Hint]) -> list[str]:

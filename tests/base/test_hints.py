@@ -38,10 +38,15 @@ def test_one_sentence_for_both_towers():
     assert [one.is_about("cuda") for one in made] == [False, True, False]
 
 
+def test_an_unknown_code_is_no_hint():
+    with pytest.raises(ValidationError, match="unknown hint 'what'"):
+        hint("what")
+
+
 @pytest.mark.parametrize(
     "raw",
     [
-        {"code": "what", "tower": "image"}, {"code": "idle-awq", "tower": "image", "numbers": {"relus": 1}},
+        {"tower": "image"}, {"code": ["what"], "tower": "image"}, {"code": "idle-awq", "tower": "image", "numbers": {"relus": 1}},
         {"code": "float-relus", "tower": "image"}, {"code": "float-relus", "tower": "both", "numbers": {"relus": 1}},
         {"code": "float-relus", "tower": "image", "numbers": {"relus": "31"}},
         {"code": "float-relus", "tower": "image", "numbers": {"relus": float("inf")}},
@@ -52,10 +57,21 @@ def test_one_sentence_for_both_towers():
 def test_what_is_no_hint(bundles, tmp_path, raw):
     with pytest.raises(ValidationError):
         Hint.model_validate(raw)
-    copy = shutil.copytree(bundles / "fp32", tmp_path / "fp32")
-    manifest = json.loads((copy / "clipq.json").read_text())
-    (copy / "clipq.json").write_text(json.dumps(manifest | {"schema_version": 5, "hints": [raw]}))
-    assert_refused(export("list", str(copy)), "export the bundle again")
+    assert_refused(export("list", str(with_hints(bundles, tmp_path, raw))), "hints.0", "export the bundle again")
+
+
+def with_hints(bundles, folder, *raw):
+    copy = shutil.copytree(bundles / "fp32", folder / "fp32")
+    manifest = open_bundle(copy).manifest.model_dump(mode="json")
+    (copy / "clipq.json").write_text(json.dumps(manifest | {"schema_version": 5, "hints": raw}))
+    return copy
+
+
+def test_hints_of_a_newer_clipq_are_left_out(bundles, tmp_path):
+    """A bundle does not become unreadable for a nicety, in whatever shape its hint is."""
+    known = {"code": "float-relus", "tower": "image", "numbers": {"relus": 3}}
+    newer = ({"code": "what", "tower": "image"}, {"code": "else", "tower": ["all"], "since": 9})
+    assert open_bundle(with_hints(bundles, tmp_path, *newer, known)).manifest.hints == (hint("float-relus", relus=3),)
 
 
 def test_manifests_have_hints_and_older_ones_none(bundles, tmp_path):

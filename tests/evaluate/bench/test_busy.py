@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import time
+from collections import namedtuple
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,6 +39,8 @@ def timed(milliseconds, again=()):
     return LatencyRecord(tower="text", batch=8, milliseconds=milliseconds, again=again)
 
 
+Times = namedtuple("Times", ("user", "idle"))
+STILL = Times(0.0, 0.0)
 QUIET = timed(times(1.0), times(1.0))
 # Of 30 turns five were stopped for a time slice.
 STOPPED = timed((*times(0.5, n=25), *times(8.0, n=5)))
@@ -61,6 +66,9 @@ STOPPED = timed((*times(0.5, n=25), *times(8.0, n=5)))
         (STOPPED, QUIET, load(), 0, "p90 is"),
         (timed(times(0.5)), STOPPED, load(), 0, "the reference's p90 is"),
         (timed(times(0.5)), timed(times(1.0)), load(), 0, ""),
+        # Where the system does not tell the load, the other signs are left.
+        (timed(times(0.5)), QUIET, None, 0, ""),
+        (STOPPED, QUIET, None, 0, "p90 is"),
     ],
 )
 def test_what_tells_a_busy_machine(mine, twice, others, threads, why):
@@ -149,6 +157,45 @@ def test_load_is_of_others():
     result, found = load_during(lambda: sum(range(3_000_000)))
     assert result == sum(range(3_000_000)) and found.cores >= 1 and found.throttled >= 0
     assert all(0 <= one <= found.cores + 1 for one in found.others)
+
+
+def missing(percpu):
+    raise FileNotFoundError(2, "No such file or directory", "/proc/stat")
+
+
+@pytest.mark.parametrize("told", [missing, lambda percpu: [], lambda percpu: [STILL, STILL]])
+def test_a_load_that_the_system_does_not_tell_is_not_known(monkeypatch, told):
+    """Of a sandbox: no table, an empty one, or (gVisor) one that stands still."""
+    monkeypatch.setattr("psutil.cpu_times", told)
+    assert load_during(lambda: 7) == (7, None)
+
+
+def test_cores_are_all_listed_ones_where_their_places_are_not_their_numbers(monkeypatch):
+    """A container on cores 4 and 5 of its host, whose system lists two: nobody else's."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {1, 5}, raising=False)
+    monkeypatch.setattr("psutil.cpu_times", lambda percpu: [Times(time.time(), time.time())] * 2)
+    _, found = load_during(lambda: None)
+    assert found.cores == 2 and found.others[0] == pytest.approx(2, abs=0.5)
+
+
+def test_what_the_references_times_say_nothing_of_says_nothing_beside_them(monkeypatch):
+    """An engine on a GPU wants one core, its reference on the CPU all: a ratio of the two is no better than the worse."""
+
+    @contextmanager
+    def opened(tower):
+        yield FakeEngine()
+
+    (one,) = gather_cohort([DEMO_BUNDLE], Settings(pixels=None)).subjects
+    subjects = [
+        SimpleNamespace(label=name, device=device, threads=0, bundle=one.bundle, open=opened)
+        for name, device in (("fp32", "cpu"), ("plan", "cuda"))
+    ]
+    monkeypatch.setattr(bench, "measure_latency", lambda engines, *_, **__: {
+        name: [Latency(1, times(1.0))] for name in engines
+    })  # fmt: skip
+    monkeypatch.setattr(bench, "load_during", lambda work: (work(), MachineLoad(2, (0.8,) * 3, (0.0, 0.0), 0.0)))
+    found = bench.time_subjects(subjects, ["text"], bench.BenchSettings(batches=(1,)))
+    assert [one.busy[:18] for (one,) in found.values()] == ["other processes us"] * 2
 
 
 @pytest.fixture

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 from support import DEMO_BUNDLE
-from synthetic import many
+from synthetic import many, predictions, record
 
 from clipq.bundle import open_bundle
-from clipq.evaluate.report.terminal import _print_axes, print_census
+from clipq.evaluate.report.terminal import _print_axes, print_census, print_summary
 from clipq.evaluate.results.record import CensusRecord, KernelRecord
 
 
@@ -28,6 +29,26 @@ def test_no_engine_is_cut_away(width):
     assert all(any(f" {record.name} " in line for line in heads) for record in records)
     # A line that is cut ends in no border.
     assert all(line.rstrip()[-1] in "┃│┓┩┘" for line in lines if line[:1] in "┃│┏┡└")
+
+
+def test_a_ratio_is_to_the_reference_of_its_own_turns(capsys):
+    """A kept time may be from another run than the reference's, at another size; it was printed over the latter's."""
+    base = predictions(50)
+    records = []
+    for name, batch, value, delta in (("fp32", 8, 10.0, None), ("mine", 8, 6.0, -6.0), ("kept", 1, 1.0, -1.0)):
+        one = record(name, {"v": base}, reference="fp32", milliseconds=value)[0]
+        where = {"view": "tower:image", "group": f"batch={batch}", "metric": "latency_ms.p50"}
+        row = replace(
+            one.measurements[-1], **where, unit="ms", value=value, delta=delta, reference="fp32" if delta else ""
+        )
+        latency = (one.latency[0].model_copy(update={"batch": batch}),)
+        records.append(one.model_copy(update={"latency": latency, "measurements": (*one.measurements[:3], row)}))
+    for order in (records, [records[0].model_copy(update={"latency": ()}), *records[1:]]):
+        print_summary(order)
+        shown = capsys.readouterr().out.partition("engines: batch 8")[2]
+        found = {line.split()[1]: line.replace("│", " ").split() for line in shown.splitlines() if line[:1] == "│"}
+        assert found["mine"][2:4] == ["6.00", "0.50"] and "1.00" not in found["kept"][1:], shown
+        assert order is not records or found["fp32"][2:4] == ["10.00", "1.00"]
 
 
 def test_every_tower_is_under_the_bundles_name(capsys):

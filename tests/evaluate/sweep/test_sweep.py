@@ -15,7 +15,8 @@ from clipq.evaluate.cells.subjects import gather_cohort
 from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.plan import open_plan
 from clipq.evaluate.suites.suite import read_suite
-from clipq.evaluate.sweep.grid import read_grid
+from clipq.evaluate.sweep.bundles import commands
+from clipq.evaluate.sweep.grid import Grid, read_grid
 from clipq.evaluate.sweep.jobs import do_job, open_embeddings, plan_jobs
 from clipq.evaluate.sweep.nodes import refusal, software
 from clipq.evaluate.sweep.state import Failure, SweepFolder
@@ -295,3 +296,15 @@ def test_what_workers_measure_stands_beside_engines_of_earlier_sweeps(bundles, t
     assert swept("int4-weight-only-rtn", 48) == (["fp32", "int4-weight-only-rtn", "int8-dynamic"], [])
     names, (failure,) = swept("int4-weight-only-rtn", 60)
     assert names[-1] == "int8-dynamic" and "holds int8-dynamic, evaluated on another 'test'" in failure.reason
+
+
+def test_a_recipes_defaults_are_of_the_grids_runtime(tmp_path):
+    """A sweep in one runtime measured engines with the defaults of another."""
+    for runtimes, expected in (
+        (("ort-cuda",), ["--runtime", "ort-cuda"]),
+        (("ort-cpu",), []),
+        (("ort-cpu", "ort-cuda"), []),
+    ):
+        grid = Grid(suite="s.toml", checkpoints=("demo",), recipes=("int8-static",), runtimes=runtimes)
+        (command,) = commands(grid, "demo", tmp_path).values()
+        assert command == ["quantize", "demo", "-o", str(tmp_path), "--recipe", "int8-static", *expected]

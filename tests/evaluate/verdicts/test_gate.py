@@ -52,6 +52,23 @@ def gate(results, tmp_path, policy, *flags):
     return done.returncode, json.loads(done.stdout)["findings"], done
 
 
+@pytest.mark.parametrize(
+    ("repeats", "more", "state"), [(5, "", "investigate"), (6, "", "pass"), (5, "\nconfidence = 0", "pass")]
+)
+def test_too_few_times_bound_no_median(results, tmp_path, repeats, more, state):
+    """All of five lie on one side of it in 6 % of all cases: whatever is drawn of them, the rest is not within."""
+    folder = shutil.copytree(results, tmp_path / "few")
+    for path in (folder / "records").glob("*.json"):
+        found = json.loads(path.read_text())
+        found["measurements"] = [
+            one | {"n": repeats} if one["group"] == "batch=8" else one for one in found["measurements"]
+        ]
+        path.write_text(json.dumps(found))
+    rule = RULE.format("good", 'metric = "latency_ms.p50"\nmax_ratio = 0.6' + more)
+    (only,) = [one for one in gate(folder, tmp_path, rule)[1] if one["engine"] == "good"]
+    assert only["state"] == state and ("--repeats" in only["reason"]) == (state == "investigate")
+
+
 RULE = '[[rule]]\nbundle = "{}"\n{}\n'
 CASES = [
     ("good", 'metric = "acc1"\nmin = 0.7', 0, "pass"),
