@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from support import DEMO_BUNDLE
+from support import DEMO_BUNDLE, ROOT
 
 from clipq.bundle import open_bundle
 from clipq.cpu import LEVELS, arithmetic, check_known, cpu_features, cpu_level, is_of, known_arithmetics, spoken
@@ -97,6 +97,12 @@ def test_a_level_needs_more_than_those_after_it():
     ordered = list(LEVELS.values())
     for index, level in enumerate(ordered):
         assert not any(one.machine == level.machine and one.needs <= level.needs for one in ordered[:index])
+
+
+def test_the_page_has_every_level():
+    page = (ROOT / "docs" / "cpu.md").read_text()
+    for level in LEVELS.values():
+        assert f"| `{level.name}` | {level.summary} | {'**saturate**' if level.saturates else 'exact'} |\n" in page
 
 
 def test_names():
