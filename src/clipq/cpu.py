@@ -52,7 +52,7 @@ LEVELS: dict[str, Level] = {
         Level("avx512-amx", "x86_64", frozenset({*_AVX512, "avx512_vnni", "amx_int8"}), False,
               "Intel Xeon from Sapphire Rapids (2023) on"),
         Level("avx512-vnni", "x86_64", frozenset({*_AVX512, "avx512_vnni"}), False,
-              "Intel Xeon Cascade Lake to Ice Lake (2019), Core Ice to Rocket Lake; AMD from Zen 4 on (EPYC Genoa, 2022)"),
+              "Intel Xeon Cascade Lake to Ice Lake (2019), Core Ice to Rocket Lake; AMD from Zen 4 on (EPYC Genoa)"),
         Level("avx2-vnni", "x86_64", frozenset({"avx2", "avx_vnni"}), False,
               "Intel Core from Alder Lake (2021) on, Xeon E-cores (Sierra Forest)"),
         Level("avx512", "x86_64", frozenset(_AVX512), True, "Intel Xeon Skylake (2017)"),
