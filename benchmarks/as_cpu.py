@@ -14,14 +14,12 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.emulated import QEMU, outputs
 from clipq.bundle import TOWERS, Bundle, open_bundle
 from clipq.cpu import cpu_level, spoken
 from clipq.data.open import open_view
@@ -31,7 +29,6 @@ from clipq.engines.base import Array, Engine
 from clipq.engines.ort import OrtEngine
 from clipq.engines.predicted import PredictedEngine
 from clipq.engines.saturation import take_saturation
-from clipq.errors import EngineError
 from clipq.evaluate.cells.cells import BatchSize, run_in_batches, unit
 from clipq.evaluate.suites.templates import choose_templates
 from clipq.preprocess import normalize
@@ -39,16 +36,6 @@ from clipq.tokenizer import TextTokenizer
 
 BATCH = 32
 ROUNDS = 3
-
-_EMULATED = """
-import sys, numpy, onnxruntime
-path, given, made, batch = sys.argv[1:]
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = 1
-session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-array, name, size = numpy.load(given), session.get_inputs()[0].name, int(batch)
-numpy.save(made, numpy.concatenate([session.run(None, {name: array[i : i + size]})[0] for i in range(0, len(array), size)]))
-"""
 
 
 def main() -> None:
@@ -58,9 +45,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=160)
     parser.add_argument("--cpu", default="Haswell", help="the CPU that qemu-x86_64 emulates")
     asked = parser.parse_args()
-    emulator = shutil.which("qemu-x86_64")
+    emulator = shutil.which(QEMU)
     if emulator is None:
-        raise SystemExit("error: there is no qemu-x86_64: apt-get install qemu-user")
+        raise SystemExit(f"error: there is no {QEMU}: apt-get install qemu-user")
     bundle = open_bundle(asked.bundle)
     view = choose_samples(open_view(asked.data), asked.samples, 0)
     given = {"image": _images(bundle, view), "text": _prompts(bundle, view)}
@@ -70,7 +57,7 @@ def main() -> None:
     for tower in TOWERS:
         path, array = bundle.tower_path(tower), given[tower]
         began = time.perf_counter()
-        features["emulated"][tower] = _emulated([emulator, "-cpu", asked.cpu], path, array)
+        (features["emulated"][tower],) = outputs([emulator, "-cpu", asked.cpu], [(path, {})], array, batch=BATCH)
         emulated = time.perf_counter() - began
         seconds: dict[str, list[float]] = {"deployed": [], "predicted": []}
         with OrtEngine(path, threads=1) as deployed, PredictedEngine(path) as predicted:
@@ -112,18 +99,6 @@ def _prompts(bundle: Bundle, view: View) -> Array:
 
 def _features(engine: Engine, array: Array) -> Array:
     return run_in_batches(engine, array, BatchSize(BATCH))
-
-
-def _emulated(emulator: list[str], path: Path, array: Array) -> Array:
-    with tempfile.TemporaryDirectory() as folder:
-        given, made = Path(folder) / "given.npy", Path(folder) / "made.npy"
-        np.save(given, array)
-        arguments = [sys.executable, "-c", _EMULATED, str(path), str(given), str(made), str(BATCH)]
-        done = subprocess.run([*emulator, *arguments], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise EngineError(f"{emulator[-1]}: {done.stderr.strip().splitlines()[-1]}")
-        array = np.load(made)
-    return array
 
 
 if __name__ == "__main__":

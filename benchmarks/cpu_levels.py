@@ -27,25 +27,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.emulated import QEMU, outputs
 from benchmarks.int8_peers import FP32, Made, class_embeddings, latency
 from clipq.data.open import open_view
 from clipq.data.views import View
-from clipq.engines.ort import OrtEngine
+from clipq.engines.ort import EXACT_PRODUCTS, OrtEngine
 from clipq.environment import environment
 from clipq.exporters.calibration_set import DEMO_SET
 from clipq.preprocess import normalize
 
-QEMU = "qemu-x86_64"
 HERE = "this CPU"
 TIMES = ("ratio", "lowest", "highest", "milliseconds", "batch")
-EXACT = {"session.x64quantprecision": "1"}
 # What a row is called, its recipe, and what its session is told. Symmetric was the default once.
 ENGINES: dict[str, tuple[str | None, dict[str, str]]] = {
     FP32: (None, {}),
     "int8-static:activations=symmetric": ("int8-static:activations=symmetric", {}),
-    "int8-static:activations=symmetric, exact": ("int8-static:activations=symmetric", EXACT),
+    "int8-static:activations=symmetric, exact": ("int8-static:activations=symmetric", EXACT_PRODUCTS),
     "int8-static": ("int8-static", {}),
-    "int8-static, exact": ("int8-static", EXACT),
+    "int8-static, exact": ("int8-static", EXACT_PRODUCTS),
     "int8-static:weights=7bit": ("int8-static:weights=7bit", {}),
     "int8-dynamic": ("int8-dynamic", {}),
     "int8-dynamic:weights=7bit": ("int8-dynamic:weights=7bit", {}),
@@ -53,21 +52,6 @@ ENGINES: dict[str, tuple[str | None, dict[str, str]]] = {
 # Images of each model: the emulated minutes are few.
 IMAGES = {"demo": 96, "lite0-lit": 160, "ViT-B-32": 4, "RN50": 4}
 TRAINED = ("demo", "lite0-lit")
-# With numpy and ONNX Runtime alone: under the emulator clipq itself takes minutes to start.
-EMBED = """
-import json, sys
-import numpy, onnxruntime
-pixels = numpy.load(sys.argv[1])
-for path, config, target in json.loads(sys.argv[2]):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 4
-    for entry in config.items():
-        options.add_session_config_entry(*entry)
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    parts = [session.run(None, {name: pixels[i : i + 8]})[0] for i in range(0, len(pixels), 8)]
-    numpy.save(target, numpy.concatenate(parts))
-"""
 
 
 def make(model: str, lite0: Path | None, calibration: Path | None, target: Path) -> dict[str, Path]:
@@ -93,16 +77,11 @@ def command(*arguments: object) -> str:
     return done.stdout
 
 
-def embed(launcher: Sequence[str], towers: dict[str, Path], pixels: Path, folder: Path) -> dict[str, NDArray[Any]]:
+def embed(launcher: Sequence[str], towers: dict[str, Path], pixels: Path) -> dict[str, NDArray[Any]]:
     """Unit embeddings of the pixels by every engine, in one process below ``launcher``."""
-    jobs = [(str(path), ENGINES[name][1], str(folder / f"{i}.npy")) for i, (name, path) in enumerate(towers.items())]
-    line = [*launcher, sys.executable, "-c", EMBED, str(pixels), json.dumps(jobs)]
-    # The emulator warns of every feature that it lacks.
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    found = {name: np.load(target) for name, (_, _, target) in zip(towers, jobs, strict=True)}
-    return {name: one / np.linalg.norm(one, axis=1, keepdims=True) for name, one in found.items()}
+    jobs = [(path, ENGINES[name][1]) for name, path in towers.items()]
+    found = outputs(launcher, jobs, np.load(pixels), batch=8)
+    return {name: one / np.linalg.norm(one, axis=1, keepdims=True) for name, one in zip(towers, found, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -139,8 +118,7 @@ def rows_of(case: Case, options: argparse.Namespace) -> Iterator[dict[str, Any]]
     labels = np.array([case.view.samples[index].label for index in case.samples])
     classes = class_embeddings(made, case.view, options.threads) if made.trained else None
     found = {
-        cpu: embed([] if cpu == HERE else [QEMU, "-cpu", cpu], towers, case.pixels, made.folder)
-        for cpu in (HERE, *options.cpu)
+        cpu: embed([] if cpu == HERE else [QEMU, "-cpu", cpu], towers, case.pixels) for cpu in (HERE, *options.cpu)
     }
     for name in towers:
         row: dict[str, Any] = {"model": made.checkpoint, "n": len(labels), "engine": name, "cpus": {}}
