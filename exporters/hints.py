@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import onnx
 
 from clipq.bundle import TowerName
+from clipq.cpu import MOST_SAFE_BITS
 from clipq.exporters.onnx_file import size
 from clipq.exporters.recipes import Recipe
 from clipq.hints import Hint
@@ -28,7 +29,7 @@ def hints_of(model: onnx.ModelProto, recipe: Recipe, tower: TowerName) -> Iterat
         if relus := _relus_between_pairs(model):
             yield Hint(code="float-relus", tower=tower, numbers={"relus": relus})
         weights, activations = _integer_products(model)
-        if weights and recipe.scheme.weight_bits == 8:
+        if weights and recipe.scheme.weight_bits > MOST_SAFE_BITS:
             yield Hint(code="saturating-weights", tower=tower, numbers={"products": weights})
         if activations:
             yield Hint(code="saturating-attention", tower=tower, numbers={"products": activations})
