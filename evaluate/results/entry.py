@@ -53,13 +53,14 @@ class Entry:
 
     @property
     def is_judged(self) -> bool:
-        """Whether a gate judges it: references are not judged, twins (integer kernels off) are diagnostics."""
-        return not self.is_reference and not self.record.twin
+        """Whether a gate judges it: references are not judged, nor what stands beside an engine: twins, predictions."""
+        return not (self.is_reference or self.record.is_side)
 
     @property
     def is_candidate(self) -> bool:
-        """Whether it worked and is judged against a reference."""
-        return self.is_judged and self.reference is not None and not self.record.failed
+        """Whether it worked and has a verdict against a reference; a prediction has one too."""
+        beside = self.is_reference or self.record.twin or self.record.failed
+        return self.reference is not None and not beside
 
     @cached_property
     def rows(self) -> dict[Key, Measurement]:
