@@ -243,6 +243,7 @@ def test_files_are_what_their_names_end_in(tmp_path, command, ending):
 
 def test_nothing_to_simulate():
     assert_refused(evaluate("inspect", FP32, "--simulated"), "no Q/DQ nodes")
+    assert_refused(evaluate("inspect", FP32, "--fetch"), "--fetch fetches nothing without --data")
 
 
 def test_arguments_from_python():

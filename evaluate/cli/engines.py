@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from clipq.bounds import TIMED_BATCH
-from clipq.console import Command, fetch_option
+from clipq.console import Command, fetch_option, refuse_idle
 from clipq.cpu import Precision
 from clipq.errors import BundleError, one_line
 from clipq.evaluate.cli.options import (
@@ -63,6 +63,8 @@ def inspect(
     from clipq.evaluate.cells.subjects import Subject, check_precision, has_twin, runtime_of
     from clipq.evaluate.report.terminal import print_census
 
+    if data is None:
+        refuse_idle("fetches nothing without --data; leave it out", "cache")
     opened = open_bundle(bundle)
     subject = Subject(opened, runtime_of(opened, runtime), threads, simulated, precision=cpu_precision)
     check_fits(opened, subject.runtime, simulated=simulated)
