@@ -39,6 +39,9 @@ _QUANTIZES = {
     "QLinearMatMul", "QLinearConv", "QGemm",
 }  # fmt: skip
 
+_KIND = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed: ?)?")
+_PLACE = re.compile(r"/?[\w/]*onnxruntime[\w/]*/[\w/.]+:\d+ [^(]*\(")
+
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -270,4 +273,13 @@ def _spec(runtime: str, value: Any) -> TensorSpec:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:400]
+    """The runtime's reason without its own words for the kind of error, the file, and where in its sources it was."""
+    line = _KIND.sub("", str(error).strip().splitlines()[0])
+    if (place := _PLACE.search(line)) is not None:
+        # A signature follows, whose parentheses may hold others.
+        depth, end = 1, place.end()
+        while end < len(line) and depth:
+            depth += {"(": 1, ")": -1}.get(line[end], 0)
+            end += 1
+        line = line[: place.start()] + line[end:].removeprefix(" const").lstrip()
+    return line[:400]

@@ -81,6 +81,7 @@ def _transformers(config: Mapping[str, Any]) -> dict[str, Any] | None:
         "std": [one / (255 * factor) for one in std],
         "interpolation": _RESAMPLING[config.get("resample", 3)],
         "resize_mode": "squash" if squash and not crops else "shortest",
+        "convention": "transformers",
     }
 
 

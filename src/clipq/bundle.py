@@ -88,19 +88,20 @@ class Plan(_Model):
     """What built an engine plan, for which GPU, and what it accepts.
 
     ``gpu`` and ``driver_cuda`` are None where the plan was built without a GPU. ``batch`` is the smallest, the best and
-    the largest batch. ``layers`` counts what the parsed network quantizes and multiplies, by kind and type.
+    the largest batch. ``layers`` counts what the parsed network quantizes and multiplies, by kind and type. Of a plan
+    that others built, only the library is known: the rest is None, or empty.
     """
 
     runtime: Literal["tensorrt", "tensorrt-rtx"]
     library: str
-    capability: str
+    capability: str | None
     gpu: str | None
     driver_cuda: str | None
-    batch: tuple[Size, Size, Size]
+    batch: tuple[Size, Size, Size] | None
     flags: tuple[str, ...]
-    strongly_typed: bool
+    strongly_typed: bool | None
     layers: dict[str, int]
-    source_sha256: str
+    source_sha256: str | None
     calibrator: str | None = None
     calibration_cache: StoredFile | None = None
 
