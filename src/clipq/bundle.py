@@ -137,7 +137,10 @@ class Tower(StoredFile):
 
 
 class Preprocess(_Model):
-    """open_clip's inference transform, as numbers (sizes in pixels, height first)."""
+    """The checkpoint's inference transform, as numbers (sizes in pixels, height first).
+
+    ``convention``: whose order of steps and rounding, which ``clipq.preprocess`` describes.
+    """
 
     image_size: tuple[Size, Size]
     mean: tuple[Mean, Mean, Mean]
@@ -145,12 +148,13 @@ class Preprocess(_Model):
     interpolation: Literal["bicubic", "bilinear"]
     resize_mode: Literal["shortest", "longest", "squash"]
     fill_color: Whole = Field(default=0, ge=0, le=255)
+    convention: Literal["open_clip", "transformers"] = "open_clip"
 
 
 class Tokenizer(StoredFile):
     """The tokenizer's file, the cleaning that comes before it, and the fixed number of tokens of a text."""
 
-    cleaning: Literal["lower", "canonicalize", "whitespace"]
+    cleaning: Literal["lower", "canonicalize", "whitespace", "none"]
     context_length: Size
 
 

@@ -1,4 +1,4 @@
-"""Text to token ids from the bundle's ``tokenizer.json``, without torch, with the same ids as open_clip's tokenizer."""
+"""Text to token ids from the bundle's ``tokenizer.json``, without torch, with the same ids as the checkpoint's own."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 def clean(text: str, cleaning: str) -> str:
     """open_clip's text cleaning: mend the encoding, unescape HTML twice, fold white space; then lower or canonicalize.
 
+    ``none``: as it stands, for tokenizers of transformers, which do all of it themselves.
+
     >>> clean("  Caf&eacute;  &amp;amp; BAR ", "lower")
     'café & bar'
     >>> clean("A_photo, of a CAT!", "canonicalize")
     'a photo of a cat'
     """
+    if cleaning == "none":
+        return text
     text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
     if cleaning == "canonicalize":
         text = text.replace("_", " ").translate(_NO_PUNCTUATION).lower()
@@ -61,7 +65,7 @@ class TextTokenizer:
             )
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Ids of each text, ``(len(texts), context_length)``, padded and truncated as open_clip does it."""
+        """Ids of each text, ``(len(texts), context_length)``, padded and truncated as the file says."""
         cleaned = [clean(text, self._entry.cleaning) for text in texts]
         with self._refused("cannot tokenize what it was given"):
             rows = [encoding.ids for encoding in self._tokenizer.encode_batch(cleaned)]
