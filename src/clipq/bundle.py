@@ -168,7 +168,10 @@ class Tower(StoredFile):
 
 
 class Preprocess(_Model):
-    """open_clip's inference transform, as numbers (sizes in pixels, height first)."""
+    """The checkpoint's inference transform, as numbers (sizes in pixels, height first).
+
+    ``convention``: whose order of steps and rounding, which ``clipq.preprocess`` describes.
+    """
 
     image_size: tuple[Size, Size]
     mean: tuple[Mean, Mean, Mean]
@@ -176,6 +179,7 @@ class Preprocess(_Model):
     interpolation: Literal["bicubic", "bilinear"]
     resize_mode: Literal["shortest", "longest", "squash"]
     fill_color: Whole = Field(default=0, ge=0, le=255)
+    convention: Literal["open_clip", "transformers"] = "open_clip"
 
     def difference(self, other: Preprocess) -> str:
         """The first thing in which it differs from another, with both values; empty where nothing does."""
