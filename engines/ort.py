@@ -109,11 +109,10 @@ class OrtEngine(Engine):
             self._session = make_session(str(path), runtime, options, own)
             self.inputs = tuple(_spec(runtime, value) for value in self._session.get_inputs())
             self.outputs = tuple(_spec(runtime, value) for value in self._session.get_outputs())
-            if self._device is not None and len(self.inputs) == len(self.outputs) == 1:
+            # What a session of several inputs or outputs copies to the device and back, it copies itself.
+            self._device = self._device if len(self.inputs) == len(self.outputs) == 1 else None
+            if self._device is not None:
                 refuse_dynamic(runtime, (*self.inputs, *self.outputs))
-            else:
-                # What a session of several inputs or outputs copies to the device and back, it copies itself.
-                self._device = None
         except ClipqError:
             self.close()
             raise

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from clipq.bundle import TOWERS, Bundle, TowerName, stored_tower
-from clipq.engines.catalog import open_engine
+from clipq.engines.catalog import DEFAULT_RUNTIME, open_engine
 from clipq.engines.interface import Interface
 from clipq.engines.ort import OrtEngine
 from clipq.engines.ort_rows import onnxruntime_version
@@ -90,7 +90,7 @@ class OnnxFiles:
         samples = Samples.of(2)
         for tower in TOWERS:
             path = self._sources[tower]
-            with open_engine(bundle, tower, "ort-cpu") as engine:
+            with open_engine(bundle, tower, DEFAULT_RUNTIME) as engine:
                 (embeddings,) = engine.run(samples.feed(bundle, tower)).values()
             lengths = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
             what = "images" if tower == "image" else "texts"

@@ -14,11 +14,13 @@ from clipq.exporters.adopt.layouts import Found
 from clipq.exporters.adopt.signature import Answer
 from clipq.scheme import Scheme
 
-# The first bytes of a plan, and where its library's version stands: four numbers of a byte each.
-_MAGIC: dict[bytes, TensorRtRuntime] = {b"vtrt": "tensorrt-rtx", b"ftrt": "tensorrt", b"ptrt": "tensorrt"}
+# The first bytes of a plan; where its size stands, where that is known; and its library's version, a byte a number.
+_MAGIC: dict[bytes, tuple[TensorRtRuntime, slice | None]] = {
+    b"vtrt": ("tensorrt-rtx", slice(16, 24)),
+    b"ftrt": ("tensorrt", None),
+    b"ptrt": ("tensorrt", None),
+}
 _VERSION = slice(24, 28)
-# Of TensorRT-RTX's: the bytes of the file.
-_SIZE = slice(16, 24)
 # Nothing in a plan says its bits without its library and its GPU; the census says them where it runs.
 UNKNOWN = Scheme(weight_bits=0, activation_bits=0, arithmetic="float", method="plan")
 
@@ -82,13 +84,14 @@ def read_plan(path: Path) -> Plan:
     """What a plan's header says: the library that built it, and its version."""
     with path.open("rb") as stream:
         head = stream.read(_VERSION.stop)
-    runtime = _MAGIC.get(head[:4])
-    if runtime == "tensorrt-rtx" and (whole := int.from_bytes(head[_SIZE], "little")) != path.stat().st_size:
-        raise BundleError(f"{path}: has {path.stat().st_size} bytes and says {whole}; copy the plan again")
-    if runtime is None or len(head) < _VERSION.stop:
+    if head[:4] not in _MAGIC or len(head) < _VERSION.stop:
         raise BundleError(
             f"{path}: is no plan of TensorRT or TensorRT-RTX (it begins with {head[:4]!r}); give what trtexec wrote"
         )
+    runtime, where = _MAGIC[head[:4]]
+    size = path.stat().st_size
+    if where is not None and (said := int.from_bytes(head[where], "little")) != size:
+        raise BundleError(f"{path}: has {size} bytes and says {said}; copy the plan again")
     version = ".".join(map(str, head[_VERSION]))
     return Plan(
         runtime=runtime, library=f"{PACKAGES[runtime]} {version}", capability=None, gpu=None, driver_cuda=None,

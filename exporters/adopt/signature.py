@@ -103,8 +103,8 @@ def output_of(path: Any, tower: TowerName, answered: Mapping[str, Array], rows: 
     gives = ", ".join(f"{name} {array.shape}" for name, array in answered.items())
     if not able:
         raise BundleError(
-            f"{path}: gives {gives} for {rows} rows: hidden states, not one embedding for each; export the tower with "
-            "its pooling and projection"
+            f"{path}: gives {gives} for {rows} rows, and no embedding for each; export the tower with its pooling and "
+            "projection"
         )
     raise BundleError(f"{path}: gives {gives}: which of {', '.join(able)} is the embedding? say it with {option}")
 
