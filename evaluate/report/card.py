@@ -133,6 +133,7 @@ def _body(entry: Entry) -> str:
         "",
         f"- Bundle SHA-256 {_code(bundle.digest)}",
         f"- Recipe {_code(' '.join([bundle.recipe, *(f'{key}={value}' for key, value in bundle.options.items())]))}",
+        *([] if bundle.adopted is None else [f"- {plain(bundle.adopted.in_words)}"]),
         *_calibration(bundle),
         f"- Measured {plain(record.created)} on {plain(str(record.environment['cpu']))}"
         + (f", {plain(record.environment['gpu']['name'])}" if "gpu" in record.environment else ""),
