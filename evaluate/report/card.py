@@ -98,7 +98,7 @@ def _body(entry: Entry) -> str:
     lines = [
         f"# {plain(bundle.name)}",
         "",
-        f"{_code(bundle.checkpoint)}, quantized by {_code(bundle.recipe)}, measured in {_code(record.place)}"
+        f"{_code(bundle.checkpoint)}, {_made(bundle)}, measured in {_code(record.place)}"
         + (" by **simulated** quantization: no engine of this precision ran." if record.simulated else "."),
         "",
         plain(f"{findings(entry)}.") if entry.is_candidate else "It is the reference, or was compared with none.",
@@ -165,6 +165,12 @@ def _limitations(entry: Entry, axes: Set[str]) -> list[str]:
         f"- Zero-shot prompts: {plain(templates)}. Another prompt set gives other figures.",
         "- Figures hold for this runtime and machine; another runtime may round differently.",
     ]
+
+
+def _made(bundle: BundleRecord) -> str:
+    if bundle.adopted is None:
+        return f"quantized by {_code(bundle.recipe)}"
+    return f"as others made it ({bundle.scheme.widths} by its own graph)"
 
 
 def _calibration(bundle: BundleRecord) -> list[str]:

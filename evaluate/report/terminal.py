@@ -184,9 +184,13 @@ def _print_engines(console: Console, records: Sequence[Record]) -> None:
         cells = [escape(record.name), f"{record.bundle.file_bytes / 1e6:.1f}"]
         for tower in ("image", "text"):
             # What an earlier run timed, it may have timed at other sizes, and beside other times of the reference.
-            key = Key(tower_view(tower), batch_group(largest), "latency_ms.p50")
+            taken = [row.batch for row in record.latency if row.tower == tower]
+            # Of a file that takes one batch alone, that one.
+            batch = taken[0] if len(taken) == 1 else largest
+            key = Key(tower_view(tower), batch_group(batch), "latency_ms.p50")
             row = next((one for one in record.measurements if one.key == key), None)
-            cells.append("" if row is None else f"{row.value:.2f}")
+            note = "" if batch == largest else f" (batch {batch})"
+            cells.append("" if row is None else f"{row.value:.2f}{note}")
             own = "1.00" if row is not None and record.name == record.reference else ""
             times = own if row is None or row.delta is None else f"{row.value / (row.value - row.delta):.2f}"
             cells.append("[yellow]busy[/]" if row is not None and row.busy else times)
