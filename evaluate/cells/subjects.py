@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -292,7 +293,9 @@ def _other_ids(bundle: Bundle, reference: Bundle) -> str:
     lengths = [one.manifest.tokenizer.context_length for one in (bundle, reference)]
     if lengths[0] != lengths[1]:
         return f"{lengths[0]} and {lengths[1]} tokens"
-    texts = [template.replace("{}", "Caf&eacute; DOG_1's") for template in reference.prompts.templates["imagenet-80"]]
+    names = cycle(next(iter(reference.prompts.class_names.values())))
+    templates = reference.prompts.templates["imagenet-80"]
+    texts = [template.replace("{}", name) for template, name in zip(templates, names, strict=False)]
     tokenizers = [TextTokenizer(one) for one in (bundle, reference)]
     rows = [tokenizer(texts) for tokenizer in tokenizers]
     if (rows[0] == rows[1]).all():
