@@ -127,8 +127,8 @@ def other_widths(folder: Path) -> str:
 
 def hidden_states(folder: Path) -> str:
     """Both towers' last_hidden_state alone, as `CLIPModel.vision_model` gives it."""
-    for tower, tokens, given in (("vision", 37, "pixel_values"), ("text", 24, "input_ids")):
-        model = onnx.load(str(BUNDLE / f"{'image' if tower == 'vision' else 'text'}.onnx"))
+    for tower, source, tokens in (("vision", "image", 37), ("text", "text", 24)):
+        model = onnx.load(str(BUNDLE / f"{source}.onnx"))
         graph = model.graph
         pooled = graph.output[0].name
         shape = numpy_helper.from_array(np.array([1, tokens, 1], np.int64), "tokens")

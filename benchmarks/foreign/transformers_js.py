@@ -22,10 +22,14 @@ def optimum_towers(source: Path, target: Path) -> None:
     from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
     class Vision(CLIPVisionModelOnnxConfig):
-        outputs: Any = {"image_embeds": {0: "batch_size"}}
+        @property
+        def outputs(self) -> Any:
+            return {"image_embeds": {0: "batch_size"}}
 
     class Text(CLIPTextWithProjectionOnnxConfig):
-        outputs: Any = {"text_embeds": {0: "batch_size"}}
+        @property
+        def outputs(self) -> Any:
+            return {"text_embeds": {0: "batch_size"}}
 
     vision = CLIPVisionModelWithProjection.from_pretrained(source)
     text = CLIPTextModelWithProjection.from_pretrained(source)
