@@ -44,8 +44,13 @@ def main(folder: Path) -> None:
         "olive-dynamic": (OnnxDynamicQuantization, {}, "OnnxDynamicQuantization in its defaults"),
         "olive-static": (
             OnnxStaticQuantization,
+            {"op_types_to_quantize": ["MatMul", "Conv"], "quant_preprocess": False, "activation_type": "uint8"},
+            "OnnxStaticQuantization of MatMul and Conv, attention's products left out, uint8 activations",
+        ),
+        "olive-static-signed": (
+            OnnxStaticQuantization,
             {"op_types_to_quantize": ["MatMul", "Conv"], "quant_preprocess": False},
-            "OnnxStaticQuantization of MatMul and Conv, attention's products left out",
+            "the same with its default, int8 activations: ONNX Runtime from 1.27 on refuses to load the image tower",
         ),
         "olive-float16": (OnnxFloatToFloat16, {"keep_io_types": False}, "OnnxFloatToFloat16, keep_io_types=False"),
     }
