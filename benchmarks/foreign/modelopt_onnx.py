@@ -31,9 +31,11 @@ def main(folder: Path) -> None:
         target.mkdir(parents=True)
         failed = []
         for tower, rows in feeds.items():
+            # A copy: ModelOpt writes names and batch sizes into the file that it is given.
+            source = Path(shutil.copy(BUNDLE / f"{tower}.onnx", target / f"source_{tower}.onnx"))
             try:
                 quantize(
-                    str(BUNDLE / f"{tower}.onnx"),
+                    str(source),
                     calibration_data={tower: np.ascontiguousarray(rows)},
                     calibration_eps=["cpu"],
                     output_path=str(target / f"{tower}.onnx"),
