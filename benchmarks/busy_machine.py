@@ -107,7 +107,8 @@ def alone(cohort: Cohort) -> Iterator[str]:
         medians = {}
         for subject in cohort.subjects:
             with subject.open(tower) as engine:
-                timed = measure_latency({"one": engine}, feeds, warmup=settings.warmup, repeats=settings.repeats)
+                rounds = [{"one": feed} for feed in feeds]
+                timed = measure_latency({"one": engine}, rounds, warmup=settings.warmup, repeats=settings.repeats)
             medians[subject.label] = {one.batch: one.percentile(50) for one in timed["one"]}
         base = cohort.reference.label
         for label in medians.keys() - {base}:

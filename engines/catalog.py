@@ -17,6 +17,7 @@ from clipq.given import hint
 if TYPE_CHECKING:
     from clipq.bundle import Bundle, TowerName
     from clipq.engines.base import Engine
+    from clipq.engines.interface import Interface
 
 # What is meant where no runtime is named: it works wherever clipq is installed.
 DEFAULT_RUNTIME: Literal["ort-cpu"] = "ort-cpu"
@@ -76,34 +77,28 @@ def open_load(load: Load, runtime: str) -> Engine:
 
     Raises BundleError where the file's inputs and outputs are not the manifest's.
     """
+    from clipq.engines.interface import FedEngine
+
     check_fits(load.bundle, runtime, simulated=load.simulated)
     row = require_runtime(runtime)
     # Minutes may lie between this and the checking of digests, and numbers are kept under these.
     with load.bundle.unchanged():
         engine = row.open(load)
     try:
-        check_signature(engine, load.bundle, load.tower)
+        interface = check_signature(engine, load.bundle, load.tower)
     except BundleError:
         engine.close()
         raise
-    return engine
+    return engine if load.bundle.manifest.tower(load.tower).is_plain else FedEngine(engine, interface)
 
 
-def check_signature(engine: Engine, bundle: Bundle, tower: TowerName) -> None:
-    """Raise BundleError where the tower does not take one array and give one, as the manifest says."""
-    import numpy as np
+def check_signature(engine: Engine, bundle: Bundle, tower: TowerName) -> Interface:
+    """The tower's interface; raises BundleError where the loaded file does not have what the manifest says."""
+    from clipq.engines.interface import Interface
 
-    from clipq.engines.base import TensorSpec
-
-    entry = bundle.manifest.tower(tower)
-    taken = TensorSpec(entry.input_name, np.dtype(entry.input_dtype), entry.input_shape)
-    # Some towers answer in half precision; what is stored is float32.
-    answered = next((spec.dtype for spec in engine.outputs if spec.dtype.kind == "f"), np.dtype(np.float32))
-    given = TensorSpec(entry.output_name, answered, (None, bundle.manifest.embed_dim))
-    for what, found, said in (("takes", engine.inputs, taken), ("gives", engine.outputs, given)):
-        if len(found) != 1 or not found[0].agrees(said):
-            has = ", ".join(map(str, found)) or "nothing"
-            raise BundleError(f"{bundle.path}: {entry.file} {what} {has}, the manifest says {said}; export it again")
+    interface = Interface(bundle, tower)
+    interface.check(engine, bundle)
+    return interface
 
 
 def check_fits(bundle: Bundle, runtime: str, *, simulated: bool = False) -> None:

@@ -43,34 +43,35 @@ class Latency:
 
 def measure_latency(
     engines: Mapping[str, Engine],
-    feeds: Sequence[Mapping[str, Array]],
+    rounds: Sequence[Mapping[str, Mapping[str, Array]]],
     *,
     warmup: int = 3,
     repeats: int = 20,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Latency]]:
-    """Time each engine on each feed, in turns; returns one Latency per feed for each engine.
+    """Time engines in turns, round by round; returns each engine's Latency of every round that it takes part in.
 
+    A round has the feed of each engine that takes part, by name, all of one batch size.
     Warm-up takes at least ``warmup`` runs, and goes on until an engine's last runs are as fast as those before.
     """
     results: dict[str, list[Latency]] = {name: [] for name in engines}
-    for feed in feeds:
-        times: dict[str, list[float]] = {name: [] for name in engines}
-        device: dict[str, list[float]] = {name: [] for name in engines}
-        for engine in engines.values():
-            _warm_up(engine, feed, warmup)
-        order, random = list(engines), Random(0)
+    for feeds in rounds:
+        order, random = [name for name in engines if name in feeds], Random(0)
+        times: dict[str, list[float]] = {name: [] for name in order}
+        device: dict[str, list[float]] = {name: [] for name in order}
+        for name in order:
+            _warm_up(engines[name], feeds[name], warmup)
         for _ in range(repeats):
             random.shuffle(order)
             for name in order:
-                engine = engines[name]
+                engine, feed = engines[name], feeds[name]
                 times[name].append(_time(engine, feed))
                 on_device = engine.device_milliseconds(feed)
                 if on_device is not None:
                     device[name].append(on_device)
             advance()
-        batch = len(next(iter(feed.values())))
-        for name in engines:
+        for name in order:
+            batch = len(next(iter(feeds[name].values())))
             results[name].append(Latency(batch, tuple(times[name]), tuple(device[name])))
     return results
 

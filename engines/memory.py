@@ -16,8 +16,7 @@ from clipq.errors import EngineError
 # The process that measures imports the runtime and numpy and nothing else, so that its size is the engine's.
 _PROBE = """
 import json, sys, numpy, onnxruntime
-path, name, dtype, asked, *shape = sys.argv[1:]
-asked = json.loads(asked)
+path, fed, asked = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = asked.get("threads", 0)
 options.log_severity_level = 3
@@ -26,7 +25,7 @@ if asked.get("simulated"):
 for entry in asked.get("config", {}).items():
     options.add_session_config_entry(*entry)
 session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-session.run(None, {name: numpy.zeros([int(n) for n in shape], dtype)})
+session.run(None, {name: numpy.ones(shape, dtype) for name, (shape, dtype) in fed.items()})
 if sys.platform == "linux":
     # Not getrusage: its peak counts what the process was before it became this program, which is its parent's size.
     status = dict(line.split(":", 1) for line in open("/proc/self/status"))
@@ -74,13 +73,13 @@ def gpu_memory(bundle: Path, tower: str, runtime: str, batch: int) -> GpuMemory:
     return GpuMemory(**json.loads(done))
 
 
-def peak_memory(path: Path, input_name: str, dtype: str, shape: Sequence[int], **options: Any) -> int:
-    """Peak resident memory in bytes (lower is better) of a tower in ONNX Runtime on the CPU, and of a batch.
+def peak_memory(path: Path, feed: Feed, **options: Any) -> int:
+    """Peak resident memory in bytes (lower is better) of a tower in ONNX Runtime on the CPU, and of such a batch.
 
     Runtime and Python are counted; ``options`` are those of ``OrtEngine``.
     """
-    arguments = [str(path), input_name, dtype, json.dumps(options), *map(str, shape)]
-    return int(_run(_PROBE, arguments, str(path)))
+    fed = {name: (array.shape, str(array.dtype)) for name, array in feed.items()}
+    return int(_run(_PROBE, [str(path), json.dumps(fed), json.dumps(options)], str(path)))
 
 
 def gpu_bytes(runtime: str, load: Load, feed: Feed) -> int:

@@ -44,6 +44,7 @@ _DTYPES = {
     "tensor(float16)": np.float16,
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
 }
 
 
@@ -105,8 +106,11 @@ class OrtEngine(Engine):
             self._session = make_session(str(path), runtime, options, own)
             self.inputs = tuple(_spec(runtime, value) for value in self._session.get_inputs())
             self.outputs = tuple(_spec(runtime, value) for value in self._session.get_outputs())
-            if self._device is not None:
+            if self._device is not None and len(self.inputs) == len(self.outputs) == 1:
                 refuse_dynamic(runtime, (*self.inputs, *self.outputs))
+            else:
+                # What a session of several inputs or outputs copies to the device and back, it copies itself.
+                self._device = None
         except ClipqError:
             self.close()
             raise
@@ -156,7 +160,7 @@ class OrtEngine(Engine):
 
     def device_milliseconds(self, feed: Mapping[str, Array]) -> float | None:
         """Milliseconds between CUDA events around the engine alone, without copies; None but for ``ort-cuda``."""
-        if self._stream is None:
+        if self._stream is None or self._device is None:
             return None
         import onnxruntime
 

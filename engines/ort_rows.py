@@ -67,8 +67,7 @@ def session_options(load: Load) -> dict[str, Any]:
 def _host_bytes(load: Load, feed: Feed) -> int:
     from clipq.engines.memory import peak_memory
 
-    ((name, array),) = feed.items()
-    return peak_memory(load.path, name, str(array.dtype), array.shape, **session_options(load))
+    return peak_memory(load.path, feed, **session_options(load))
 
 
 def _open(runtime: OrtRuntime, load: Load) -> Engine:

@@ -55,6 +55,13 @@ class Load:
         """The tower's file."""
         return self.bundle.tower_path(self.tower)
 
+    def fed(self, feed: Feed) -> Feed:
+        """What the file itself takes, for what clipq feeds."""
+        from clipq.engines.interface import Interface
+
+        plain = self.bundle.manifest.tower(self.tower).is_plain
+        return feed if plain else Interface(self.bundle, self.tower).first(feed)
+
 
 @dataclass(frozen=True)
 class Runtime:

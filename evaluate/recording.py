@@ -15,7 +15,7 @@ from clipq.environment import environment
 from clipq.evaluate.axes.measure import Findings
 from clipq.evaluate.bench.bench import SubjectBench
 from clipq.evaluate.bench.rows import bench_measurements
-from clipq.evaluate.cells.subjects import Cohort, Subject
+from clipq.evaluate.cells.subjects import Cohort, Subject, unlike
 from clipq.evaluate.results.estimates import measurements
 from clipq.evaluate.results.key import condition_group, corrupted_view
 from clipq.evaluate.results.record import AttackRecord, BundleRecord, Measurement, Record, ViewRecord
@@ -61,13 +61,14 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
             options=manifest.recipe.options,
             towers=manifest.recipe.towers,
             calibration=ranges.model_dump() if (ranges := manifest.recipe.calibration) is not None else None,
-            file_bytes=sum(manifest.tower(tower).size for tower in TOWERS),
+            file_bytes=manifest.size,
             plans={
                 name: built.model_dump(mode="json")
                 for name in TOWERS
                 if (built := manifest.tower(name).plan) is not None
             },
             hints=() if columns.simulated else tuple(one for one in manifest.hints if one.is_about(subject.device)),
+            adopted=manifest.adopted,
         ),
         runtime=subject.runtime,
         cpu=columns.cpu,
@@ -76,6 +77,7 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
         failed=evaluated.cohort.failed.get(subject.label, ""),
         reference=reference.bundle.name if reference else "",
         reference_digest=reference.bundle.digest if reference else "",
+        unlike_reference=unlike(subject.bundle, reference.bundle) if reference else (),
         arguments_given=evaluated.given,
         arguments_resolved={
             **_asked(plan.suite), "runtime": settings.runtime,

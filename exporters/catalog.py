@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from clipq.bundle import TOWERS, open_bundle
+from clipq.bundle import open_bundle
 from clipq.cpu import cpu_level, spoken
 from clipq.data.open import SCHEMES
 from clipq.engines.catalog import RUNTIMES
@@ -81,7 +81,7 @@ def bundle_rows(paths: Iterable[Path]) -> list[dict[str, Any]]:
     rows = []
     for bundle in map(open_bundle, paths):
         manifest = bundle.manifest
-        size = sum(manifest.tower(tower).size for tower in TOWERS) / 1e6
+        size = manifest.size / 1e6
         detail = f"{manifest.checkpoint.name}, {manifest.recipe.name}, {manifest.recipe.scheme.widths}, {size:.1f} MB"
         state = "run" if bundle.built_for is None else bundle.built_for
         rows.append({"kind": "bundle", "name": bundle.name, "state": state, "detail": detail})

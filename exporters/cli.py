@@ -117,6 +117,42 @@ def onnx(checkpoint: str, pretrained: str | None, opset: str, output: Path) -> N
 
 
 @main.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option("--image", type=click.Path(path_type=Path), metavar="FILE", help="Image tower, where there is no FOLDER.")
+@click.option("--text", type=click.Path(path_type=Path), metavar="FILE", help="Text tower.")
+@click.option("--variant", metavar="NAME", help="Of several engines in FOLDER: quantized, fp16, … (fp32: no suffix).")
+@click.option(
+    "--like", type=click.Path(path_type=Path), metavar="BUNDLE",
+    help="Preprocessing, tokenizer, logit scale and prompts, where the files beside the engine do not say them.",
+)  # fmt: skip
+@click.option("--logit-scale", type=float, help="exp(logit_scale) of the checkpoint, which few files hold.")
+@click.option("--logit-bias", type=float, help="Of checkpoints trained with a sigmoid.")
+@click.option("--image-output", metavar="NAME", help="Which output is the embedding, where that cannot be told.")
+@click.option("--text-output", metavar="NAME", help="The same of the text tower.")
+@click.option("--context-length", type=click.IntRange(1, 2**16), help="Tokens of a text, where no file says it.")
+@click.option("--checkpoint", metavar="NAME", help="What the engine is made of, by open_clip's name, for the record.")
+@click.option("-o", "--output", type=OutputFolder(), required=True, help="Folder of the bundle.")
+def adopt(output: Path, **given: Any) -> None:
+    """Make a bundle of an engine that others made: its files as they are, with what evaluation needs.
+
+    FOLDER holds both towers as transformers.js, Optimum, Immich, clip-as-service and others lay them out.
+    """
+    from clipq.exporters.adopt.adopt import adopt as make
+    from clipq.exporters.adopt.options import Options
+
+    if given["logit_scale"] is None:
+        refuse_idle("goes with --logit-scale, which is not given", "logit_bias")
+    bundle = make(Options(**given), output)
+    assert bundle.manifest.adopted is not None
+    for fact, source in bundle.manifest.adopted.sources.items():
+        click.echo(f"{fact}: {source}")
+    recipe = bundle.manifest.recipe
+    for what, found in recipe.options.items():
+        click.echo(f"{what.replace('_', ' ')}: {found}")
+    click.echo(str(bundle.path))
+
+
+@main.command()
 @click.argument("bundle")
 @recipe_option
 @calibration_option

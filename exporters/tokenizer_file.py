@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
 from clipq.errors import CheckpointError
 
-Cleaning = Literal["lower", "canonicalize", "whitespace"]
+Cleaning = Literal["lower", "canonicalize", "whitespace", "none"]
 
 
 def write_tokenizer(tokenizer: Any, target: Path) -> Cleaning:
@@ -34,6 +34,18 @@ def write_tokenizer(tokenizer: Any, target: Path) -> Cleaning:
         raise CheckpointError(f"tokenizer of type {type(tokenizer).__name__} is not supported")
     converted.save(str(target))
     return cleaning
+
+
+def write_clip_tokenizer(target: Path, context_length: int) -> Cleaning:
+    """Write CLIP's own tokenizer, as open_clip has it; raises CheckpointError where that is not installed."""
+    try:
+        from open_clip.tokenizer import SimpleTokenizer
+    except ImportError as error:
+        raise CheckpointError(
+            "CLIP's tokenizer comes with open_clip: pip install 'clip-quant[export]', or put tokenizer.json beside the "
+            "towers"
+        ) from error
+    return write_tokenizer(SimpleTokenizer(context_length=context_length), target)
 
 
 def _cleaning(tokenizer: Any) -> Cleaning:

@@ -50,7 +50,8 @@ def measure_speed(
         for batch in batches:
             feed = _pixels(bundles, batch)
             timed = record.attempt(
-                f"{what}, batch {batch}", lambda f=feed: measure_latency(engines, [f], repeats=repeats)
+                f"{what}, batch {batch}",
+                lambda f=feed: measure_latency(engines, [dict.fromkeys(engines, f)], repeats=repeats),
             )
             for label in engines if timed else ():
                 record.add("speed", **_row(model, runtime, label, timed, batch))

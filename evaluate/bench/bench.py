@@ -147,7 +147,7 @@ def _bench_alone(subject: Subject, batch: int, real: FirstBatch | None) -> Subje
         census.append(subject_census(subject, tower, feed, real))
         if measure_memory is not None:
             with subject.bundle.unchanged():
-                memory[tower] = measure_memory(subject.load(tower), feed)
+                memory[tower] = measure_memory(subject.load(tower), subject.load(tower).fed(feed))
         if on_gpu:
             with subject.open(tower) as engine:
                 joules = joules_per_run(partial(engine.run, feed))
@@ -184,7 +184,7 @@ def time_subjects(
 def _time_tower(
     subjects: Sequence[Subject], tower: TowerName, settings: BenchSettings, twice: Subject
 ) -> dict[str, list[LatencyRecord]]:
-    feeds = [plausible_feed(subjects[0].bundle, tower, batch) for batch in settings.batches]
+    rounds = _rounds(subjects, tower, settings.batches, twice)
     with ExitStack() as opened:
         engines = {subject.label: opened.enter_context(subject.open(tower)) for subject in subjects}
         # A copy has threads and memory of its own, as other engines have; on a GPU its memory would be missing.
@@ -193,12 +193,32 @@ def _time_tower(
         found: dict[str, list[LatencyRecord]] = {}
         for attempt in range(1, ATTEMPTS + 1):
             timed, load = load_during(
-                lambda: measure_latency(engines, feeds, warmup=settings.warmup, repeats=settings.repeats)
+                lambda: measure_latency(engines, rounds, warmup=settings.warmup, repeats=settings.repeats)
             )
             found = _records(subjects, twice, timed, (tower, attempt), LoadRecord(**vars(load)) if load else None)
             if not any(one.busy for rows in found.values() for one in rows):
                 break
     return found
+
+
+def _rounds(
+    subjects: Sequence[Subject], tower: TowerName, asked: Sequence[int], twice: Subject
+) -> list[dict[str, dict[str, Array]]]:
+    """What each engine is fed at every batch: those asked for, and of a file of one batch alone that one.
+
+    What is timed twice takes part in all that it can, for the others' times are divided by its own.
+    """
+    own = {subject.label: subject.bundle.manifest.tower(tower).batch for subject in subjects}
+    rounds = []
+    for batch in dict.fromkeys((*asked, *sorted(one for one in own.values() if one is not None))):
+        took = {
+            one.label: one for one in subjects if own[one.label] == batch or (own[one.label] is None and batch in asked)
+        }
+        if own[twice.label] is None:
+            took[twice.label] = twice
+        feeds = {label: plausible_feed(one.bundle, tower, batch) for label, one in took.items()}
+        rounds.append(feeds | ({_AGAIN: feeds[twice.label]} if twice.label in feeds else {}))
+    return [feeds for feeds in rounds if feeds]
 
 
 def _records(
@@ -210,6 +230,7 @@ def _records(
 ) -> dict[str, list[LatencyRecord]]:
     """What was timed, with what it is worth; ``which`` are the tower and the attempt."""
     tower, attempts = which
+    copies = {row.batch: row.milliseconds for row in timed[_AGAIN]}
     found = {
         subject.label: [
             LatencyRecord(
@@ -217,26 +238,26 @@ def _records(
                 batch=row.batch,
                 milliseconds=row.milliseconds,
                 device_milliseconds=row.device_milliseconds,
-                again=again.milliseconds if subject is twice else (),
+                again=copies[row.batch] if subject is twice else (),
                 load=load,
                 attempts=attempts,
             )
-            for row, again in zip(timed[subject.label], timed[_AGAIN], strict=True)
+            for row in timed[subject.label]
         ]
         for subject in subjects
     }
-    bases = found[twice.label]
+    bases = {base.batch: base for base in found[twice.label]}
 
     def why(subject: Subject, row: LatencyRecord, base: LatencyRecord) -> str:
         # One thread keeps a GPU busy.
         return busy_because(row, base, load, 1 if subject.device == "cuda" else subject.threads)
 
     # What is wrong with the reference's times is wrong with every ratio to them: it may want cores that others do not.
-    busy = [why(twice, base, base) for base in bases]
+    busy = {batch: why(twice, base, base) for batch, base in bases.items()}
     for subject in subjects:
         found[subject.label] = [
-            row.model_copy(update={"busy": reason or why(subject, row, base)})
-            for row, base, reason in zip(found[subject.label], bases, busy, strict=True)
+            row.model_copy(update={"busy": busy.get(row.batch) or why(subject, row, bases.get(row.batch, row))})
+            for row in found[subject.label]
         ]
     return found
 
@@ -247,7 +268,7 @@ def seconds_per_sample(engine: Engine, bundle: Bundle, tower: TowerName, batch: 
     # Two at once must fit, as they do in an evaluation.
     for _ in engine.run_ahead([feed, feed]):
         pass
-    (latency,) = measure_latency({"one": engine}, [feed], warmup=1, repeats=3)["one"]
+    (latency,) = measure_latency({"one": engine}, [{"one": feed}], warmup=1, repeats=3)["one"]
     return 1 / latency.throughput
 
 
@@ -260,11 +281,11 @@ def subject_census(
     """
     runtime, load = known_runtime(subject.runtime), subject.load(tower)
     with subject.bundle.unchanged():
-        record = census_record(runtime.census(load, feed), subject.bundle.manifest.tower(tower).recipe)
+        record = census_record(runtime.census(load, load.fed(feed)), subject.bundle.manifest.tower(tower).recipe)
         if runtime.saturation is None:
             return record
         given = None if real is None else real.feed(subject, tower)
-        found = runtime.saturation(load, feed if given is None else given)
+        found = runtime.saturation(load, load.fed(feed if given is None else given))
     view = "" if real is None or given is None else real.view.name
     return record.model_copy(update={"saturation": found and saturation_record(found, view)})
 

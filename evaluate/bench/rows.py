@@ -21,9 +21,9 @@ def bench_measurements(
     """A subject's rows of latency, throughput, size, memory and integer share."""
     mine = benches[subject.label]
     label = "" if reference is None or reference.label == subject.label else reference.label
-    other = benches[label].latency if label else ()
+    other = {(one.tower, one.batch): one for one in benches[label].latency} if label else {}
     found = [
-        *(row for index, one in enumerate(mine.latency) for row in _timed(one, other[index] if other else None, label)),
+        *(row for one in mine.latency for row in _timed(one, other.get((one.tower, one.batch)), label)),
         *_weighed(subject, mine),
     ]
     return [subject.columns.row(**row) for row in found]
@@ -84,5 +84,4 @@ def _weighed(subject: Subject, mine: SubjectBench) -> Iterator[dict[str, Any]]:
             shares["reformat_share"] = census.reformat_share
         for metric, share in shares.items():
             yield {"view": tower_view(census.tower), "metric": metric, "unit": "fraction", "value": share, "n": 1}
-    total = sum(manifest.tower(tower).size for tower in TOWERS)
-    yield {"view": "", "metric": "file_bytes", "unit": "bytes", "value": total, "n": 1}
+    yield {"view": "", "metric": "file_bytes", "unit": "bytes", "value": manifest.size, "n": 1}

@@ -304,12 +304,14 @@ def latency_rows(timed: Mapping[str, Sequence[LatencyRecord]], reference: str | 
     """Percentiles of each engine, tower and batch size, and the ratio of medians to the reference with its interval."""
     rows = []
     for label, latencies in timed.items():
-        for index, latency in enumerate(latencies):
+        for latency in latencies:
             row: dict[str, Any] = {"bundle": label, "tower": latency.tower, "batch": latency.batch}
             row |= {f"p{q}": float(np.percentile(latency.milliseconds, q)) for q in (50, 90, 99)}
             row["throughput"] = 1e3 * latency.batch / row["p50"]
-            if reference is not None:
-                ratio, low, high = latency.over(timed[reference][index])
+            place = (latency.tower, latency.batch)
+            base = next((one for one in timed.get(reference or "", ()) if (one.tower, one.batch) == place), None)
+            if base is not None:
+                ratio, low, high = latency.over(base)
                 row |= {"ratio": ratio, "ratio_low": low, "ratio_high": high}
             if (again := latency.twice()) is not None:
                 row |= dict(zip(("again", "again_low", "again_high"), again, strict=True))

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from clipq.bundle import Adopted
 from clipq.cpu import predicted_for
 from clipq.errors import ResultsError
 from clipq.evaluate.metrics.statistics import median_ratio
@@ -26,7 +27,7 @@ from clipq.hints import Hints
 from clipq.scheme import Scheme, with_scheme
 from clipq.text_files import read_json
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 # A folder can hold a million files that are no images.
 MOST_LEFT_OUT = 100
@@ -299,7 +300,8 @@ class GpuRecord(_Model):
 class BundleRecord(_Model):
     """The engine that was measured; ``plans`` says by tower what built it and for which GPU, where it is built.
 
-    ``hints`` are those of the bundle that are about the device it ran on, since schema 7.
+    ``hints`` are those of the bundle that are about the device it ran on, since schema 7; ``adopted`` says of one that
+    others made where each fact was read, since schema 8.
     """
 
     name: str
@@ -313,6 +315,7 @@ class BundleRecord(_Model):
     file_bytes: int
     plans: dict[str, dict[str, Any]] = Field(default_factory=dict)
     hints: Hints = ()
+    adopted: Adopted | None = None
 
     @property
     def scope(self) -> str:
@@ -327,7 +330,8 @@ class Record(_Model):
     ``reference`` is a bundle's name and ``reference_digest`` its digest; ``pairing`` is the digest of the file of draws
     and answers that belongs to the record. Both are empty before schema 6. ``cpu`` names the arithmetic of the CPU it
     ran on, or is predicted for (``avx2-predicted``); empty on a GPU, and before schema 7. ``timed`` is when an earlier
-    run measured latency, memory and kernels, where this one kept them.
+    run measured latency, memory and kernels, where this one kept them. ``unlike_reference``: in what else than its
+    arithmetic the engine differs from its reference (preprocessing, tokenizer), in words, since schema 8.
     """
 
     schema_version: int = Field(default=SCHEMA_VERSION, strict=True, ge=1)
@@ -340,6 +344,7 @@ class Record(_Model):
     failed: str = ""
     reference: str
     reference_digest: str = ""
+    unlike_reference: tuple[str, ...] = ()
     pairing: str = ""
     arguments_given: dict[str, Any]
     arguments_resolved: dict[str, Any]

@@ -83,7 +83,8 @@ def findings(entry: Entry) -> str:
     undecided = [f"undecided: {', '.join(clauses['unknown'])}"] if clauses["unknown"] else []
     on_cpu = filter(None, [in_a_clause(entry.record)])
     hints = [f"hint: {said}" for said in sentences(open_hints(entry.record))]
-    return "; ".join([_cost(entry), *changed, *clauses["same"], *undecided, *on_cpu, *hints])
+    unlike = [f"not made as the reference is: {one}" for one in [", ".join(entry.record.unlike_reference)] if one]
+    return "; ".join([_cost(entry), *changed, *clauses["same"], *undecided, *unlike, *on_cpu, *hints])
 
 
 def _cost(entry: Entry) -> str:

@@ -29,7 +29,7 @@ from clipq.onnx_graph import data_files
 from clipq.scheme import Scheme, with_scheme
 from clipq.text_files import read_json
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 MANIFEST = "clipq.json"
 
 TowerName = Literal["image", "text"]
@@ -105,17 +105,36 @@ class Plan(_Model):
     calibration_cache: StoredFile | None = None
 
 
+class FurtherInput(_Model):
+    """An input that a tower's file takes beside pixels or token ids, and what it is fed.
+
+    ``role``: the tokenizer's mask (1: a token, 0: padding), positions counted from 0, zeros (``token_type_ids``); or
+    ``idle``: what another tower in the same file takes, one row of ones (of zeros, where it is floating point).
+    """
+
+    name: Name
+    dtype: Literal["int64", "int32", "float32", "float16", "bool"]
+    shape: tuple[Size | None, ...]
+    role: Literal["attention_mask", "position_ids", "token_type_ids", "idle"]
+
+
 class Tower(StoredFile):
-    """One tower: its ONNX file or plan, its single input and output, and the recipe it was made by.
+    """One tower: its ONNX file or plan, what it takes and gives, and the recipe it was made by.
 
     ``data``: the files beside an ONNX file that hold its weights, where it could not hold them itself.
+    ``input_shape``: of pixels or ids; a first dimension that is fixed is the only batch that the file takes.
+    ``layout``: of pixels. ``also``: the file's other inputs. ``unused``: outputs that are no embeddings.
     """
 
     data: tuple[StoredFile, ...] = ()
     input_name: Name
-    input_dtype: Literal["float32", "int64", "int32"]
+    input_dtype: Literal["float32", "float16", "int64", "int32"]
     input_shape: tuple[Size | None, ...]
+    # Since schema 6: of engines that others made.
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    also: tuple[FurtherInput, ...] = ()
     output_name: Name
+    unused: tuple[Name, ...] = ()
     recipe: str
     parity: tuple[Parity, ...] = ()
     plan: Plan | None = None
@@ -123,6 +142,17 @@ class Tower(StoredFile):
     def files(self) -> tuple[StoredFile, ...]:
         """All files of the tower."""
         return (self, *self.data)
+
+    @property
+    def batch(self) -> int | None:
+        """The one number of rows that the file takes; None where it takes any."""
+        return self.input_shape[0] if self.input_shape else None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it takes what clipq feeds and gives embeddings alone, as clipq's own towers do."""
+        differs = self.also or self.unused or self.batch or self.layout == "nhwc"
+        return not differs and self.input_dtype != "float16"
 
     @property
     def size(self) -> int:
@@ -146,11 +176,20 @@ class Preprocess(_Model):
     resize_mode: Literal["shortest", "longest", "squash"]
     fill_color: Whole = Field(default=0, ge=0, le=255)
 
+    def difference(self, other: Preprocess) -> str:
+        """The first thing in which it differs from another, with both values; empty where nothing does."""
+        for name in type(self).model_fields:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            # Only "longest" pads with it.
+            if mine != theirs and (name != "fill_color" or self.resize_mode == "longest"):
+                return f"{name} ({mine} and {theirs})"
+        return ""
+
 
 class Tokenizer(StoredFile):
     """The tokenizer's file, the cleaning that comes before it, and the fixed number of tokens of a text."""
 
-    cleaning: Literal["lower", "canonicalize", "whitespace"]
+    cleaning: Literal["lower", "canonicalize", "whitespace", "none"]
     context_length: Size
 
 
@@ -182,6 +221,16 @@ class Recipe(_Model):
     source_digest: str | None = None
 
 
+class Adopted(_Model):
+    """Of an engine that others made: the layout it came in, and where each fact about it was read.
+
+    ``sources``: by fact ("preprocessing", "logit scale"), the file or option that said it, in words.
+    """
+
+    layout: str
+    sources: dict[str, str]
+
+
 class Manifest(_Model):
     """The content of ``clipq.json``."""
 
@@ -198,13 +247,19 @@ class Manifest(_Model):
     prompts: StoredFile
     # Since schema 5.
     hints: Hints = ()
+    # Since schema 6.
+    adopted: Adopted | None = None
     environment: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
         """The towers take what preprocessing and tokenizer give."""
+        pixels = self.preprocess.image_size
         given = {
-            "image": (("float32",), (None, 3, *self.preprocess.image_size)),
+            "image": (
+                ("float32", "float16"),
+                (None, 3, *pixels) if self.image.layout == "nchw" else (None, *pixels, 3),
+            ),
             "text": (("int64", "int32"), (None, self.tokenizer.context_length)),
         }
         for name in TOWERS:
@@ -219,14 +274,25 @@ class Manifest(_Model):
                 )
         if (self.image.plan is None) != (self.text.plan is None):
             raise ValueError("one tower is a plan and the other is not")
-        # Towers may share weights; what else is one file would be written over when one of the two is made anew.
-        alone = [PurePosixPath(entry.file) for entry in (self.image, self.text, self.tokenizer, self.prompts)]
+        # Towers may share weights, or be one file; what else is one would be written over when one is made anew.
+        entries = (self.image, *([] if self.is_one_graph else [self.text]), self.tokenizer, self.prompts)
+        alone = [PurePosixPath(entry.file) for entry in entries]
         taken = [PurePosixPath(MANIFEST), *(PurePosixPath(one.file) for t in TOWERS for one in self.tower(t).data)]
         for file in alone:
             if file in taken:
                 raise ValueError(f"file '{file}' has two meanings")
             taken.append(file)
         return self
+
+    @property
+    def is_one_graph(self) -> bool:
+        """Whether both towers are one file, of which each run computes both."""
+        return (self.image.file, self.image.digest) == (self.text.file, self.text.digest)
+
+    @property
+    def size(self) -> int:
+        """Bytes of both towers' files, of one graph once."""
+        return self.image.size if self.is_one_graph else self.image.size + self.text.size
 
     def tower(self, name: TowerName) -> Tower:
         """The image or the text tower."""
@@ -236,7 +302,8 @@ class Manifest(_Model):
         """Every file of the bundle but the manifest."""
         plans = (tower.plan for tower in (self.image, self.text) if tower.plan is not None)
         caches = (plan.calibration_cache for plan in plans if plan.calibration_cache is not None)
-        return (*self.image.files(), *self.text.files(), self.tokenizer, self.prompts, *caches)
+        towers = (self.image,) if self.is_one_graph else (self.image, self.text)
+        return (*(file for tower in towers for file in tower.files()), self.tokenizer, self.prompts, *caches)
 
 
 class Prompts(_Model):

@@ -6,6 +6,7 @@ import html
 import string
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ftfy
 import numpy as np
@@ -22,11 +23,15 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 def clean(text: str, cleaning: str) -> str:
     """open_clip's text cleaning: mend the encoding, unescape HTML twice, fold white space; then lower or canonicalize.
 
+    With "none" a text stays as it is: its tokenizer's file does all that is done.
+
     >>> clean("  Caf&eacute;  &amp;amp; BAR ", "lower")
     'café & bar'
     >>> clean("A_photo, of a CAT!", "canonicalize")
     'a photo of a cat'
     """
+    if cleaning == "none":
+        return text
     text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
     if cleaning == "canonicalize":
         text = text.replace("_", " ").translate(_NO_PUNCTUATION).lower()
@@ -66,6 +71,20 @@ class TextTokenizer:
         with self._refused("cannot tokenize what it was given"):
             rows = [encoding.ids for encoding in self._tokenizer.encode_batch(cleaned)]
         return np.array(rows, dtype=self._dtype).reshape(len(rows), self._entry.context_length)
+
+    def mask(self, ids: NDArray[Any]) -> NDArray[np.int64]:
+        """1 where a token is one of the text and 0 where it pads, of rows of ids that this tokenizer gave."""
+        padding = self._tokenizer.padding
+        if padding is None:
+            return np.ones(ids.shape, np.int64)
+        rows = ids if padding["direction"] == "right" else ids[:, ::-1]
+        # CLIP pads with the token that ends a text: then the first of those that end a row is no padding.
+        empty = self._tokenizer.encode("")
+        kept = sum(mask for id, mask in zip(empty.ids, empty.attention_mask, strict=True) if id == padding["pad_id"])
+        trailing = np.logical_and.accumulate((rows == padding["pad_id"])[:, ::-1], axis=1).sum(1)
+        pads = np.maximum(trailing - kept, 0)
+        mask = (np.arange(ids.shape[1]) < ids.shape[1] - pads[:, None]).astype(np.int64)
+        return mask if padding["direction"] == "right" else mask[:, ::-1]
 
     @contextmanager
     def _refused(self, what: str) -> Iterator[None]:

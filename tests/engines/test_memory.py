@@ -10,7 +10,7 @@ from clipq.engines.memory import peak_memory
 
 
 def peak():
-    return peak_memory(DEMO_BUNDLE / "text.onnx", "text", "int64", (1, 24))
+    return peak_memory(DEMO_BUNDLE / "text.onnx", {"text": np.zeros((1, 24), np.int64)})
 
 
 def test_the_size_of_the_asking_process_does_not_count():

@@ -132,7 +132,7 @@ def test_simulated_is_another_engine(rows, results):
 
 def test_record_is_complete(results):
     record = json.loads((results / "records" / f"int8-static-minmax__{ON_THIS_CPU}.json").read_text())
-    assert record["schema_version"] == 7 and record["arguments_given"]["command"] == "run"
+    assert record["schema_version"] == 8 and record["arguments_given"]["command"] == "run"
     assert record["arguments_resolved"]["ece_bins"] == 15 and record["environment"]["cpu"]
     assert len(record["bundle"]["digest"]) == 64 and record["bundle"]["calibration"]["images"] == 128
     assert [len(entry["milliseconds"]) for entry in record["latency"]] == [5] * 4
@@ -313,7 +313,7 @@ def test_names_that_results_cannot_hold_and_names_that_files_cannot(bundles, tmp
     assert_refused(evaluate("run", long[0], "--suite", str(tmp_path / "suite.toml"), *out), "line 2", "another name")
 
 
-def test_bundles_of_two_checkpoints_are_refused(bundles, tmp_path):
+def test_bundles_of_two_checkpoints_are_paired_and_say_so(bundles, tmp_path):
     other = shutil.copytree(bundles / "int8-dynamic", tmp_path / "other")
     manifest = json.loads((other / "clipq.json").read_text())
     manifest["checkpoint"]["name"] = "another"
@@ -321,7 +321,10 @@ def test_bundles_of_two_checkpoints_are_refused(bundles, tmp_path):
     done = evaluate(
         "run", str(bundles / "fp32"), str(other), "--data", "demo:test:n=48", "-o", str(tmp_path / "out"), "--no-bench"
     )
-    assert_refused(done, "differ in their checkpoint")
+    assert done.returncode == 0, done.stderr
+    assert "not made as the reference is: checkpoint (another and demo)" in " ".join(done.stdout.split())
+    record = json.loads(next((tmp_path / "out" / "records").glob("other__*.json")).read_text())
+    assert record["unlike_reference"] == ["checkpoint (another and demo)"]
 
 
 def test_bundles_with_templates_of_their_own_are_refused_before_the_run(bundles, tmp_path):

@@ -122,7 +122,7 @@ def test_device_time_is_no_longer_than_the_walls(engines):
     runtime, bundles = engines
     feed = plausible_feed(bundles["fp16"], "image", 32)
     with open_engine(bundles["fp16"], "image", runtime) as engine:
-        timed = measure_latency({"one": engine}, [feed], repeats=9)["one"][0]
+        timed = measure_latency({"one": engine}, [{"one": feed}], repeats=9)["one"][0]
     if not timed.device_milliseconds:
         pytest.skip(f"{runtime} has no events of its own")
     assert 0 < np.median(timed.device_milliseconds) <= np.median(timed.milliseconds)

@@ -1,0 +1,106 @@
+"""What a foreign tower takes and gives: its inputs by their roles, and which output is the embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from clipq.bundle import FurtherInput, TowerName
+from clipq.engines.base import Array, TensorSpec
+from clipq.errors import BundleError
+from clipq.given import hint
+
+Role = Literal["attention_mask", "position_ids", "token_type_ids", "idle"]
+# By a part of an input's name.
+_ROLES: dict[str, Role] = {"mask": "attention_mask", "position": "position_ids", "type": "token_type_ids"}
+
+# What tools call embeddings, the likelier first; all other names are told by their shape.
+NAMES: dict[TowerName, tuple[str, ...]] = {
+    "image": ("image_embeds", "image_features", "image_embedding", "image_embeddings"),
+    "text": ("text_embeds", "text_features", "text_embedding", "text_embeddings"),
+}
+
+
+def inputs_of(path: Any, tower: TowerName, specs: Sequence[TensorSpec]) -> dict[str, Any]:
+    """The fields of a manifest's Tower that say what a file takes; raises BundleError for what nobody could feed.
+
+    Shapes are as the file says them; ``with_idle_shapes`` spells out those of what is idle.
+    """
+    pixels = [spec for spec in specs if spec.dtype.kind == "f" and len(spec.shape) == 4]
+    named = {spec.name: _role(spec) for spec in specs if spec not in pixels}
+    ids = [spec for spec in specs if spec.name in named and named[spec.name] is None and spec.dtype.kind == "i"]
+    mine, theirs = (pixels, ids) if tower == "image" else (ids, pixels)
+    what = "pixels" if tower == "image" else "token ids"
+    if len(mine) != 1:
+        some = ", ".join(map(str, mine)) or "nothing that could be"
+        raise BundleError(f"{path}: takes {some} {what}; clipq feeds one array of {what}")
+    main = mine[0]
+    also = []
+    for spec in specs:
+        if spec is main:
+            continue
+        role = named.get(spec.name)
+        if spec not in (*theirs, *ids) and role is None:
+            raise BundleError(f"{path}: takes {spec} beside {what}, and nobody says what it is fed")
+        # Of a graph of both towers, what the text tower takes is idle while images are embedded.
+        idle = spec in theirs or tower == "image"
+        also.append(
+            FurtherInput(name=spec.name, dtype=_dtype(spec), shape=spec.shape, role="idle" if idle else role or "idle")
+        )
+    layout = "nhwc" if tower == "image" and main.shape[3] == 3 and main.shape[1] != 3 else "nchw"
+    return {
+        "input_name": main.name, "input_dtype": _dtype(main), "input_shape": main.shape, "layout": layout,
+        "also": tuple(also),
+    }  # fmt: skip
+
+
+def with_idle_shapes(also: Sequence[FurtherInput], pixels: tuple[int, int], tokens: int) -> tuple[FurtherInput, ...]:
+    """Inputs, those that are idle with every dimension: one image, or one text, as the other tower takes it."""
+
+    def whole(one: FurtherInput) -> tuple[int | None, ...]:
+        like: tuple[int, ...] = (1, tokens)
+        if len(one.shape) == 4:
+            like = (1, *pixels, 3) if one.shape[3] == 3 else (1, 3, *pixels)
+        return tuple(size or other for size, other in zip(one.shape, like, strict=True))
+
+    return tuple(one.model_copy(update={"shape": whole(one)}) if one.role == "idle" else one for one in also)
+
+
+def output_of(path: Any, tower: TowerName, answered: Mapping[str, Array], rows: int, asked: str | None) -> str:
+    """Which output is the embedding, of what a run on some rows gave; raises BundleError where that cannot be told."""
+    option = f"--{tower}-output NAME"
+    if asked is not None:
+        if asked not in answered:
+            raise BundleError(f"--{tower}-output {asked}: {path} gives {', '.join(answered)}{hint(asked, answered)}")
+        if answered[asked].ndim != 2 or len(answered[asked]) != rows:
+            raise BundleError(
+                f"--{tower}-output {asked}: is of shape {answered[asked].shape} for {rows} rows, and no row each"
+            )
+        return asked
+    other: TowerName = "text" if tower == "image" else "image"
+    able = [
+        name
+        for name, array in answered.items()
+        if array.ndim == 2 and len(array) == rows and array.dtype.kind == "f" and not name.startswith("logits")
+    ]
+    able = [name for name in able if name not in NAMES[other]] if len(able) > 1 else able
+    for name in NAMES[tower]:
+        if name in able:
+            return name
+    if len(able) == 1:
+        return able[0]
+    gives = ", ".join(f"{name} {array.shape}" for name, array in answered.items())
+    if not able:
+        raise BundleError(
+            f"{path}: gives {gives} for {rows} rows: hidden states, not one embedding for each; export the tower with "
+            "its pooling and projection"
+        )
+    raise BundleError(f"{path}: gives {gives}: which of {', '.join(able)} is the embedding? say it with {option}")
+
+
+def _role(spec: TensorSpec) -> Role | None:
+    return next((role for part, role in _ROLES.items() if part in spec.name.lower()), None)
+
+
+def _dtype(spec: TensorSpec) -> Any:
+    return str(spec.dtype)
