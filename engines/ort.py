@@ -39,6 +39,9 @@ _QUANTIZES = {
     "QLinearMatMul", "QLinearConv", "QGemm",
 }  # fmt: skip
 
+_KIND = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed: ?)?")
+_PLACE = re.compile(r"/?[\w/]*onnxruntime[\w/]*/[\w/.]+:\d+ [^(]*\(")
+
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -106,11 +109,10 @@ class OrtEngine(Engine):
             self._session = make_session(str(path), runtime, options, own)
             self.inputs = tuple(_spec(runtime, value) for value in self._session.get_inputs())
             self.outputs = tuple(_spec(runtime, value) for value in self._session.get_outputs())
-            if self._device is not None and len(self.inputs) == len(self.outputs) == 1:
+            # What a session of several inputs or outputs copies to the device and back, it copies itself.
+            self._device = self._device if len(self.inputs) == len(self.outputs) == 1 else None
+            if self._device is not None:
                 refuse_dynamic(runtime, (*self.inputs, *self.outputs))
-            else:
-                # What a session of several inputs or outputs copies to the device and back, it copies itself.
-                self._device = None
         except ClipqError:
             self.close()
             raise
@@ -270,4 +272,13 @@ def _spec(runtime: str, value: Any) -> TensorSpec:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:400]
+    """The runtime's reason without its own words for the kind of error, the file, and where in its sources it was."""
+    line = _KIND.sub("", str(error).strip().splitlines()[0])
+    if (place := _PLACE.search(line)) is not None:
+        # A signature follows, whose parentheses may hold others.
+        depth, end = 1, place.end()
+        while end < len(line) and depth:
+            depth += {"(": 1, ")": -1}.get(line[end], 0)
+            end += 1
+        line = line[: place.start()] + line[end:].removeprefix(" const").lstrip()
+    return line[:400]

@@ -54,6 +54,8 @@ class TensorRtEngine(Engine):
         self.inputs = tuple(self._spec(name) for name in inputs)
         self.outputs = tuple(self._spec(name) for name in names if name not in inputs)
         refuse_dynamic(self.runtime, (*self.inputs, *self.outputs))
+        # Of a plan that others built nobody wrote it down.
+        self._batch = plan.batch or tuple(int(shape[0]) for shape in self.engine.get_tensor_profile_shape(inputs[0], 0))
         self._stream, self._uploads = Stream(), Stream()
 
     def _spec(self, name: str) -> TensorSpec:
@@ -67,11 +69,11 @@ class TensorRtEngine(Engine):
         """The buffers of this batch size and slot, their upload queued."""
         self._open_stream()
         size = len(next(iter(feed.values())))
-        low, _, high = self.plan.batch
+        low, best, high = self._batch
         if not low <= size <= high:
             raise EngineError(
                 f"{self.runtime}: the plan takes batches from {low} to {high}, asked for {size}; "
-                f"build it with --batch {min(low, size)},{self.plan.batch[1]},{max(high, size)}"
+                f"build it with --batch {min(low, size)},{best},{max(high, size)}"
             )
         batch = self._batches.get((size, slot))
         if batch is None:
@@ -147,7 +149,7 @@ def check_origin(plan: Plan, library: TensorRtLibrary) -> None:
     """Refuse a plan from elsewhere before the library sees it; raises RuntimeUnavailable with the difference."""
     gpu = current_gpu()
     again = f"build it again here: clipq-export build BUNDLE --runtime {plan.runtime}"
-    if gpu.capability != plan.capability:
+    if plan.capability not in (None, gpu.capability):
         raise RuntimeUnavailable(
             f"the plan was built for {plan.gpu or plan.capability} ({plan.capability}), this GPU is {gpu.name} "
             f"({gpu.capability}); {again}"

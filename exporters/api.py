@@ -11,6 +11,7 @@ import clipq.demo
 from clipq.bundle import Bundle, TowerName, open_bundle
 from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
 from clipq.errors import CheckpointError, RecipeError
+from clipq.exporters.adopt.foreign import ForeignEngine
 from clipq.exporters.calibration_set import DEMO_SET, CalibrationSet, open_calibration_set
 from clipq.exporters.quantized_bundle import quantize_bundle
 from clipq.exporters.recipes import Recipe, parse_recipe
@@ -36,6 +37,17 @@ def export(checkpoint: str, output: PathLike, *, pretrained: str | None = None, 
     from clipq.exporters.onnx_bundle import export_bundle
 
     return export_bundle(named, pretrained, target, opset=opset, progress=lambda line: None).path
+
+
+def adopt(engine: ForeignEngine, output: PathLike) -> Path:
+    """Make a bundle at ``output`` of an engine that others made, whose files stay as they are; returns its folder.
+
+    What the files do not say is read from those beside them, or said by ``engine``. Raises BundleError for what is no
+    engine, and for what nobody says; EngineError where ONNX Runtime refuses a tower.
+    """
+    from clipq.exporters.adopt.adopt import adopt as make
+
+    return make(engine, as_folder(output, "output")).path
 
 
 def quantize(

@@ -21,10 +21,17 @@ DEMO = "demo"
 
 RANDOM = "random"
 
+TRANSFORMERS = "transformers:"
+
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+
 
 @dataclass(frozen=True)
 class Source:
-    """A parsed checkpoint name: open_clip's model name or schema, the weights' tag or file, and how clipq calls it."""
+    """A parsed checkpoint name: model name or schema, the weights' tag or file, and how clipq calls it.
+
+    ``model`` is open_clip's, or begins with ``transformers:``.
+    """
 
     model: str
     pretrained: str | None
@@ -41,10 +48,11 @@ class LoadedCheckpoint:
     preprocess: Preprocess
     transform: Any
     weights_sha256: str | None
+    packages: tuple[str, ...] = ("torch", "open_clip_torch", "timm", "onnx", "onnxscript")
 
 
 def parse_checkpoint(checkpoint: str, pretrained: str | None) -> Source:
-    """Resolve ``NAME/TAG``, ``NAME`` with ``--pretrained``, ``hf-hub:``, ``local-dir:`` and ``demo`` to a Source.
+    """Resolve ``NAME/TAG``, ``NAME`` with ``--pretrained``, ``hf-hub:``, ``transformers:``, ``local-dir:`` or ``demo``.
 
     ``--pretrained`` is a tag of open_clip's, a file of weights, or ``random`` (untrained weights, for trying out
     speed). Raises CheckpointError, with similar names, where the name or the tag is unknown.
@@ -53,22 +61,18 @@ def parse_checkpoint(checkpoint: str, pretrained: str | None) -> Source:
 
     if checkpoint == DEMO:
         return Source(f"local-dir:{_demo_folder()}", None, DEMO)
-    if checkpoint.startswith(("hf-hub:", "local-dir:")):
+    if checkpoint.startswith(("hf-hub:", "local-dir:", TRANSFORMERS)):
         if pretrained:
             raise CheckpointError(
                 f"--pretrained {pretrained!r} does not go with {checkpoint!r}, which names its weights"
             )
-        if checkpoint.startswith("local-dir:"):
-            folder = Path(checkpoint.removeprefix("local-dir:"))
-            _check_local_folder(folder)
-            return Source(checkpoint, None, f"local-dir:{folder.resolve().name}")
-        return Source(checkpoint, None, checkpoint)
+        return _with_schema(checkpoint)
     model, tag = checkpoint, pretrained
     if "/" in checkpoint and not pretrained:
         model, tag = checkpoint.split("/", 1)
     model = model.replace("/", "-")
     if model not in open_clip.list_models():
-        raise CheckpointError(f"unknown checkpoint {checkpoint!r}{_similar(model, [DEMO, *open_clip.list_models()])}")
+        raise CheckpointError(f"unknown checkpoint {checkpoint!r}{_meant(checkpoint, model, open_clip.list_models())}")
     tags = open_clip.list_pretrained_tags_by_model(model)
     if not tag:
         known = f"one of {', '.join(tags)}" if tags else "a weights file (open_clip has no tag for this model)"
@@ -82,11 +86,27 @@ def parse_checkpoint(checkpoint: str, pretrained: str | None) -> Source:
     return Source(model, tag, f"{model}/{tag}")
 
 
+def _with_schema(checkpoint: str) -> Source:
+    schema, _, where = checkpoint.partition(":")
+    folder = Path(where)
+    if schema == "hf-hub" or (schema == "transformers" and not folder.is_dir()):
+        return Source(checkpoint, None, checkpoint)
+    name = f"{schema}:{folder.resolve().name}"
+    if schema == "transformers" or _is_saved_by_transformers(folder):
+        return Source(f"{TRANSFORMERS}{folder}", None, name)
+    _check_local_folder(folder)
+    return Source(checkpoint, None, name)
+
+
 def load_checkpoint(source: Source) -> LoadedCheckpoint:
-    """Load model, tokenizer and transform through open_clip; raises CheckpointError with the reason in one line."""
+    """Load model, tokenizer and transform; raises CheckpointError with the reason in one line."""
     import open_clip
     import torch
 
+    if source.model.startswith(TRANSFORMERS):
+        from clipq.exporters.transformers_checkpoints import load_transformers
+
+        return load_transformers(source)
     torch.manual_seed(0)
     schema = ":" in source.model.split("/")[0]
     pretrained = None if schema or source.pretrained == RANDOM else source.pretrained
@@ -101,7 +121,7 @@ def load_checkpoint(source: Source) -> LoadedCheckpoint:
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(f"{source.name}: {_reason(error)}") from error
+        raise CheckpointError(f"{source.name}: {reason_of(error)}") from error
     for warning in caught:
         if "QuickGELU mismatch" in str(warning.message):
             raise CheckpointError(
@@ -137,10 +157,16 @@ def _demo_folder() -> Path:
     return Path(clipq.demo.__file__).parent / "checkpoint"
 
 
+def _is_saved_by_transformers(folder: Path) -> bool:
+    # open_clip's own repositories hold both, with the preprocessing and the cleaning of texts in open_clip's.
+    return (folder / "config.json").is_file() and not (folder / OPEN_CLIP_CONFIG).is_file()
+
+
 def _check_local_folder(folder: Path) -> None:
-    if not (folder / "open_clip_config.json").is_file():
+    if not (folder / OPEN_CLIP_CONFIG).is_file():
         raise CheckpointError(
-            f"local-dir:{folder} has no open_clip_config.json; give the folder that open_clip would load"
+            f"local-dir:{folder} has no {OPEN_CLIP_CONFIG} (open_clip's) and no config.json (transformers'); give the "
+            "folder that one of them would load"
         )
     if _local_weights(folder) is None:
         # open_clip would go on with random weights.
@@ -177,6 +203,18 @@ def _tokenizer(source: Source) -> Any:
     return open_clip.get_tokenizer(source.model)
 
 
+def _meant(checkpoint: str, model: str, known: list[str]) -> str:
+    if Path(checkpoint).is_dir():
+        return f"; it is a folder: give local-dir:{checkpoint}"
+    said = _similar(model, [DEMO, *known])
+    if checkpoint.count("/") == 1 and "did you mean" not in said:
+        return (
+            f"; a repository of the Hugging Face hub is {TRANSFORMERS}{checkpoint}, or hf-hub:{checkpoint} where it is "
+            "open_clip's"
+        )
+    return said
+
+
 def _similar(name: str, known: list[str]) -> str:
     folded = {candidate.lower(): candidate for candidate in known}
     close = [folded[match] for match in difflib.get_close_matches(name.lower(), list(folded), n=4, cutoff=0.5)]
@@ -189,7 +227,8 @@ def _other_gelu(source: Source) -> str:
     return f"{model}/{source.pretrained}"
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What a library's error says, in one line; where it came of a hub that cannot be reached, the way out."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:

@@ -138,11 +138,11 @@ def adopt(output: Path, **given: Any) -> None:
     FOLDER holds both towers as transformers.js, Optimum, Immich, clip-as-service and others lay them out.
     """
     from clipq.exporters.adopt.adopt import adopt as make
-    from clipq.exporters.adopt.options import Options
+    from clipq.exporters.adopt.foreign import ForeignEngine
 
     if given["logit_scale"] is None:
         refuse_idle("goes with --logit-scale, which is not given", "logit_bias")
-    bundle = make(Options(**given), output)
+    bundle = make(ForeignEngine(**given), output)
     assert bundle.manifest.adopted is not None
     for fact, source in bundle.manifest.adopted.sources.items():
         click.echo(f"{fact}: {source}")

@@ -90,7 +90,7 @@ def export_bundle(
             environment={
                 "clipq": __version__,
                 "opset": str(opset),
-                **{p: version(p) for p in ("torch", "open_clip_torch", "timm", "onnx", "onnxscript")},
+                **{package: version(package) for package in loaded.packages},
             },
         )
         write_manifest(making, manifest)

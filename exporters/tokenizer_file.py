@@ -1,16 +1,27 @@
-"""open_clip's tokenizers as a ``tokenizer.json`` of the ``tokenizers`` library."""
+"""Tokenizers of open_clip and transformers as a ``tokenizer.json`` of the ``tokenizers`` library."""
 
 from __future__ import annotations
 
 import json
+import re
+import string
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from clipq.errors import CheckpointError
 
 Cleaning = Literal["lower", "canonicalize", "whitespace", "none"]
+
+# What tokenizers differ on: scripts, case, white space, punctuation, special tokens spelled out, length.
+ODD_TEXTS = (
+    "", "a photo of a cat.", "A Photo Of THE Cat!", "word " * 2000, " ", "it's we're I'D don't", "snake_case (x)",
+    "tab\tnew\nline\r\nend", "  two  spaces ", "3.14 1,000 ½ ² Ⅷ", "Café naïve Zürich ÅÉ", "e\u0301 combining",
+    "日本語のテキスト", "一张猫的照片", "한국어 문장", "Привет, мир!", "ΟΔΟΣ ΣΑΣ", "İ ß ſ",
+    "عربي נסיון", "😀 emoji 🐶🐱 🇫🇷", "&lt;b&gt; &amp; &eacute;", "Ã© â€™ mojibake", "\u200bzero\u00a0width", "...!!!???", "▁under▁", "[PAD] <pad> x",
+    "<|endoftext|> x </s> y [SEP]", "a" * 2000,
+)  # fmt: skip
 
 
 def write_tokenizer(tokenizer: Any, target: Path) -> Cleaning:
@@ -20,6 +31,9 @@ def write_tokenizer(tokenizer: Any, target: Path) -> Cleaning:
     """
     from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer
 
+    from clipq.exporters.transformers_model import TransformersTokenizer
+
+    cleaning: Cleaning
     if isinstance(tokenizer, SimpleTokenizer):
         converted = _from_simple(tokenizer)
         cleaning = _cleaning(tokenizer)
@@ -30,6 +44,9 @@ def write_tokenizer(tokenizer: Any, target: Path) -> Cleaning:
             )
         converted = _from_fast(tokenizer)
         cleaning = "canonicalize" if isinstance(tokenizer, SigLipTokenizer) else _cleaning(tokenizer)
+    elif isinstance(tokenizer, TransformersTokenizer):
+        converted, cleaning = _from_fast(tokenizer), "none"
+        _check_ids(converted, tokenizer)
     else:
         raise CheckpointError(f"tokenizer of type {type(tokenizer).__name__} is not supported")
     converted.save(str(target))
@@ -91,13 +108,16 @@ def _from_fast(tokenizer: Any) -> Tokenizer:
     """A transformers tokenizer that has a ``tokenizers`` backend."""
     fast = tokenizer.tokenizer
     backend = getattr(fast, "backend_tokenizer", None)
-    if backend is None:
+    if backend is not None:
+        state = json.loads(backend.to_str())
+        if getattr(tokenizer, "strip_sep_token", False):
+            _zero_separator(state, str(fast.sep_token))
+        converted = Tokenizer.from_str(json.dumps(state))
+    elif type(fast).__name__ == "SiglipTokenizer":
+        converted = _from_siglip(fast)
+    else:
         raise CheckpointError(f"tokenizer {type(fast).__name__} has no fast form (the `tokenizers` library)")
-    state = json.loads(backend.to_str())
-    if getattr(tokenizer, "strip_sep_token", False):
-        _zero_separator(state, str(fast.sep_token))
-    converted = Tokenizer.from_str(json.dumps(state))
-    converted.enable_truncation(tokenizer.context_length)
+    converted.enable_truncation(tokenizer.context_length, direction=fast.truncation_side)
     converted.enable_padding(
         length=tokenizer.context_length,
         pad_id=fast.pad_token_id,
@@ -105,6 +125,46 @@ def _from_fast(tokenizer: Any) -> Tokenizer:
         direction=fast.padding_side,
     )
     return converted
+
+
+def _from_siglip(tokenizer: Any) -> Tokenizer:
+    """SigLIP's of transformers, on sentencepiece: no punctuation, in lower case, then a unigram model."""
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+    model = ModelProto.FromString(tokenizer.sp_model.serialized_model_proto())
+    pieces = [(piece.piece, piece.score) for piece in model.pieces]
+    converted = Tokenizer(models.Unigram(pieces, unk_id=model.trainer_spec.unk_id))
+    charsmap = model.normalizer_spec.precompiled_charsmap
+    # Python's lower() knows the Σ that ends a word, this library's does not.
+    lower = [normalizers.Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς"), normalizers.Lowercase()]
+    converted.normalizer = normalizers.Sequence(
+        [
+            *(lower if tokenizer.do_lower_case else []),
+            normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Strip(),
+            *([normalizers.Precompiled(charsmap)] if charsmap else []),
+            normalizers.Replace(Regex(" {2,}"), " "),
+        ]
+    )
+    converted.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    end, end_id = str(tokenizer.eos_token), tokenizer.eos_token_id
+    converted.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, end_id)])
+    special = [token for _, token in sorted(tokenizer.added_tokens_decoder.items())]
+    converted.add_special_tokens(special)
+    return converted
+
+
+def _check_ids(converted: Tokenizer, tokenizer: Any) -> None:
+    """The file gives the tokenizer's own ids, or CheckpointError with a text on which it does not."""
+    for text, own, found in zip(
+        ODD_TEXTS, tokenizer(ODD_TEXTS).tolist(), converted.encode_batch(ODD_TEXTS), strict=True
+    ):
+        if own != found.ids:
+            raise CheckpointError(
+                f"tokenizer {type(tokenizer.tokenizer).__name__} gives ids that its fast form does not, as of "
+                f"{text[:40]!r}, and a bundle holds the fast form; save a tokenizer whose two forms agree"
+            )
 
 
 def _zero_separator(state: dict[str, Any], token: str) -> None:

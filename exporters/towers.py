@@ -1,4 +1,4 @@
-"""The two towers of an open_clip model as modules that export well."""
+"""The two towers of a checkpoint as modules that export well."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def make_exportable(model: Any) -> Any:
     from open_clip.modified_resnet import AttentionPool2d
     from timm.utils import reparameterize_model
 
-    if hasattr(model.visual, "trunk"):
+    if hasattr(getattr(model, "visual", None), "trunk"):
         model.visual.trunk = reparameterize_model(model.visual.trunk)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):

@@ -93,8 +93,13 @@ class Subject:
         on_cpu = {"threads": self.threads or os.cpu_count(), "cpu": self.cpu} if self.device == "cpu" else {}
         # Floating point between predicted products is this CPU's.
         on_cpu |= {"predicted_on": cpu_level().name} if self.as_cpu else {}
+        entry = self.bundle.manifest.tower(tower)
+        # One file can give several embeddings, and be fed in several ways.
+        told = {"input_name", "layout", "also", "output_name"}
+        interface = {} if entry.is_plain else {"interface": entry.model_dump(mode="json", include=told)}
         return {
-            "tower": self.bundle.manifest.tower(tower).digest,
+            "tower": entry.digest,
+            **interface,
             **runtime_identity(self.runtime),
             **on_cpu,
             "simulated": self.simulated,

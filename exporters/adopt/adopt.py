@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from clipq import __version__
@@ -28,56 +25,41 @@ from clipq.bundle import (
     Recipe,
     StoredFile,
     Tokenizer,
+    Tower,
     TowerName,
     first_reason,
     open_bundle,
     stored_file,
-    stored_tower,
     write_manifest,
 )
-from clipq.engines.base import Engine
-from clipq.engines.catalog import open_engine
-from clipq.engines.interface import Interface
-from clipq.engines.ort import OrtEngine
-from clipq.engines.ort_rows import onnxruntime_version
 from clipq.environment import onnxruntime_package
-from clipq.errors import BundleError, EngineError
+from clipq.errors import BundleError
 from clipq.exporters.adopt.configs import read_preprocess
+from clipq.exporters.adopt.foreign import ForeignEngine
 from clipq.exporters.adopt.layouts import Found, find
 from clipq.exporters.adopt.logits import fit_logits
-from clipq.exporters.adopt.options import Options
-from clipq.exporters.adopt.precision import read_scheme
-from clipq.exporters.adopt.samples import Samples
-from clipq.exporters.adopt.signature import inputs_of, output_of, with_idle_shapes
+from clipq.exporters.adopt.onnx_files import OnnxFiles
+from clipq.exporters.adopt.plan_files import PlanFiles
+from clipq.exporters.adopt.signature import Answer, with_idle_shapes
 from clipq.exporters.adopt.text import Written, write_tokenizer
 from clipq.making import check_target, directory_in_making
-from clipq.onnx_graph import data_files, read_graph
 from clipq.scheme import FP32
 
-# Rows that a tower is tried with: enough to tell them from other dimensions.
-ROWS = 3
-_TRIAL = """
-import sys, onnxruntime
-onnxruntime.set_default_logger_severity(4)
-onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-"""
-# Of two embeddings of different inputs; a tower that gives more alike ones looks at nothing.
-SAME = 1 - 1e-6
 
-
-def adopt(options: Options, target: Path) -> Bundle:
+def adopt(engine: ForeignEngine, target: Path) -> Bundle:
     """Make a bundle of an engine's files at ``target``; nothing is left behind on failure.
 
     Raises BundleError for what is no engine, and for what no file or option says, EngineError where it does not run.
     """
     check_target(target)
-    found = find(options)
-    like = None if options.like is None else open_bundle(options.like)
+    found = find(engine)
+    like = None if engine.like is None else open_bundle(engine.like)
     with directory_in_making(target) as making:
-        draft = _Draft(options, found, like, making, {})
-        manifest = draft.manifest()
+        opened = PlanFiles(engine, found, making, like) if found.is_plan else OnnxFiles(engine, found, making)
+        with opened as towers:
+            manifest = _Draft(engine, found, like, making, towers, {}).manifest()
         write_manifest(making, manifest)
-        _check(Bundle(making, manifest))
+        opened.check(Bundle(making, manifest))
     return open_bundle(target)
 
 
@@ -85,58 +67,43 @@ def adopt(options: Options, target: Path) -> Bundle:
 class _Draft:
     """A bundle in the making; ``sources`` says of each fact where it was read."""
 
-    options: Options
+    engine: ForeignEngine
     found: Found
     like: Bundle | None
     making: Path
+    files: OnnxFiles | PlanFiles
     sources: dict[str, str]
 
     def manifest(self) -> Manifest:
         """Everything that ``clipq.json`` says."""
-        placed = {tower: _copy(path, self.making, self._folder(tower)) for tower, path in self._towers().items()}
-        engines = {tower: _load(self.making / file, self._towers()[tower]) for tower, file in placed.items()}
-        try:
-            return self._manifest(placed, engines)
-        finally:
-            for engine in engines.values():
-                engine.close()
-
-    def _towers(self) -> dict[TowerName, Path]:
-        return {"image": self.found.image, "text": self.found.text}
-
-    def _folder(self, tower: TowerName) -> str:
-        return "both" if self.found.image == self.found.text else tower
-
-    def _manifest(self, placed: Mapping[TowerName, str], engines: Mapping[TowerName, Engine]) -> Manifest:
-        fields = self._fields(placed, engines)
+        fields = self._fields()
         draft = Bundle(self.making, _validated(fields))
-        answered = {tower: self._try(draft, tower, engines[tower]) for tower in TOWERS}
-        (image, columns), (text, others) = answered["image"], answered["text"]
-        if columns != others:
+        image, text = (self.files.answer(draft, tower) for tower in TOWERS)
+        if image.width != text.width:
             raise BundleError(
-                f"the image tower's {image} has {columns} columns and the text tower's {text} {others}: not one "
-                "embedding space; give towers with their projections, or say which outputs: --image-output NAME "
-                "--text-output NAME"
+                f"the image tower's {image.name} has {image.width} columns and the text tower's {text.name} "
+                f"{text.width}: not one embedding space; give towers with their projections, or say which outputs: "
+                "--image-output NAME --text-output NAME"
             )
-        for tower in TOWERS:
-            unused = tuple(spec.name for spec in engines[tower].outputs if spec.name != answered[tower][0])
-            fields[tower] |= {"output_name": answered[tower][0], "unused": unused}
-        fields["embed_dim"] = columns
+        for tower, answer in zip(TOWERS, (image, text), strict=True):
+            fields[tower] |= {"output_name": answer.name, "unused": answer.others}
+            self._say(tower, draft.manifest.tower(tower), answer)
+        fields["embed_dim"] = image.width
         fields["logit_scale"], fields["logit_bias"] = self._logits(Bundle(self.making, _validated(fields)))
         return _validated(fields | {"adopted": Adopted(layout=self.found.layout, sources=self.sources)})
 
-    def _fields(self, placed: Mapping[TowerName, str], engines: Mapping[TowerName, Engine]) -> dict[str, Any]:
+    def _fields(self) -> dict[str, Any]:
         """What is known before a tower has run: outputs, their width and the logits are not."""
         preprocess, folders = self._preprocess(), self.found.folders
-        taken = {tower: inputs_of(self._towers()[tower], tower, engines[tower].inputs) for tower in TOWERS}
-        fixed, asked = taken["text"]["input_shape"][1], self.options.context_length
+        taken = {tower: self.files.inputs(tower) for tower in TOWERS}
+        fixed, asked = taken["text"]["input_shape"][1], self.engine.context_length
         written = write_tokenizer(folders, fixed, asked, self.like, self.making / "tokenizer.json")
         self.sources.update({"tokenizer": written.source, "context length": written.length_source})
         self._write_prompts()
-        scheme, quantized, said = read_scheme({tower: self.making / file for tower, file in placed.items()})
+        scheme, quantized, said = self.files.precision
         towers: dict[str, Any] = {
             tower: {
-                **stored_tower(self.making, placed[tower]),
+                **self.files.stored(tower),
                 **taken[tower],
                 "also": with_idle_shapes(taken[tower]["also"], preprocess.image_size, written.context_length),
                 "output_name": "?",
@@ -157,6 +124,14 @@ class _Draft:
             "environment": {"clipq": __version__, **dict([onnxruntime_package() or ("onnxruntime", "")])},
         }
 
+    def _say(self, tower: TowerName, entry: Tower, answer: Answer) -> None:
+        """Where what is known of a tower was read."""
+        self.sources[f"{tower} output"] = answer.name
+        if entry.batch is not None:
+            self.sources[f"{tower} batch"] = f"fixed in the file: {entry.batch}"
+        if answer.unit is not None:
+            self.sources[f"{tower} embeddings"] = "of unit length" if answer.unit else "not of unit length"
+
     def _preprocess(self) -> Preprocess:
         said = read_preprocess(self.found.folders)
         if said is not None:
@@ -171,11 +146,11 @@ class _Draft:
         return self.like.manifest.preprocess
 
     def _checkpoint(self) -> Checkpoint:
-        if self.options.checkpoint is not None:
-            return Checkpoint(name=self.options.checkpoint)
+        if self.engine.checkpoint is not None:
+            return Checkpoint(name=self.engine.checkpoint)
         if self.like is not None:
             return self.like.manifest.checkpoint
-        return Checkpoint(name=f"adopted:{(self.options.folder or self.found.image.parent).resolve().name}")
+        return Checkpoint(name=f"adopted:{(self.engine.folder or self.found.image.parent).resolve().name}")
 
     def _tokenizer(self, written: Written) -> Tokenizer:
         stored = stored_file(self.making, "tokenizer.json")
@@ -188,31 +163,19 @@ class _Draft:
         else:
             target.write_bytes(files("clipq.exporters").joinpath("prompts.json").read_bytes())
 
-    def _try(self, draft: Bundle, tower: TowerName, engine: Engine) -> tuple[str, int]:
-        """A tower's output and its width, of a run on a few real inputs."""
-        interface, path = Interface(draft, tower), self._towers()[tower]
-        rows = interface.batch or ROWS
-        try:
-            answered = engine.run(interface.first(Samples.of(rows).feed(draft, tower)))
-        except EngineError as error:
-            raise EngineError(f"{path}: does not run on {rows} rows: {error}") from error
-        name = output_of(path, tower, answered, rows, self.options.output(tower))
-        self.sources[f"{tower} output"] = name
-        if interface.batch is not None:
-            self.sources[f"{tower} batch"] = f"fixed in the file: {interface.batch}"
-        norms = np.linalg.norm(answered[name].astype(np.float64), axis=1)
-        self.sources[f"{tower} length"] = "unit" if np.allclose(norms, 1, atol=5e-3) else "as they come"
-        return name, answered[name].shape[1]
-
     def _logits(self, draft: Bundle) -> tuple[float, float | None]:
         """The logit scale and bias: as the user says, else a graph's own logits, else those of ``like``."""
-        asked, bias = self.options.logit_scale, self.options.logit_bias
+        asked, bias = self.engine.logit_scale, self.engine.logit_bias
         if asked is not None:
             self.sources["logit scale"] = "--logit-scale"
             return _number(asked, "--logit-scale", LogitScale), None if bias is None else _number(
                 bias, "--logit-bias", LogitBias
             )
-        if self.found.both is not None and (fitted := fit_logits(draft, self.found.both)) is not None:
+        if (
+            self.found.both is not None
+            and not self.found.is_plan
+            and (fitted := fit_logits(draft, self.found.both)) is not None
+        ):
             self.sources["logit scale"] = f"the logits that {self.found.both.name} gives"
             return fitted
         if self.like is not None:
@@ -222,59 +185,6 @@ class _Draft:
             "the logit scale is in no file, and confidences depend on it: give --logit-scale (the checkpoint's "
             "exp(logit_scale): 100 for OpenAI's CLIP), or --like BUNDLE"
         )
-
-
-def _copy(path: Path, making: Path, folder: str) -> str:
-    """Copy a tower and the files with its weights into the bundle; its path there."""
-    try:
-        beside = data_files(path.parent, path.name)
-    except BundleError as error:
-        raise BundleError(str(error).replace("export it again", "put its weights beside it")) from error
-    for name in (path.name, *beside):
-        source, target = path.parent / name, making / folder / name
-        if not source.is_file():
-            raise BundleError(f"{path}: keeps weights in {name}, which is not there; put it into {path.parent}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            shutil.copyfile(source, target)
-    return f"{folder}/{path.name}"
-
-
-def _load(path: Path, source: Path) -> OrtEngine:
-    """A tower in ONNX Runtime; what that refuses is said with what the file asks for."""
-    # First in another process: there are files at which ONNX Runtime ends, and takes with it whoever asked.
-    trial = subprocess.run([sys.executable, "-c", _TRIAL, str(path)], capture_output=True, check=False)
-    if trial.returncode < 0:
-        raise EngineError(
-            f"{source}: {onnxruntime_version()} ends with signal {-trial.returncode} when it loads this file, "
-            "and so would clipq; export it by another way"
-        )
-    try:
-        return OrtEngine(path)
-    except EngineError as error:
-        model = read_graph(path)
-        asks = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import)
-        raise EngineError(
-            f"{str(error).replace(str(path), str(source))} (it asks for the operators of {asks})"
-        ) from error
-
-
-def _check(bundle: Bundle) -> None:
-    """Raise BundleError where a tower does not look at what it is given, EngineError where it gives no numbers."""
-    samples = Samples.of(2)
-    for tower in TOWERS:
-        with open_engine(bundle, tower, "ort-cpu") as engine:
-            (embeddings,) = engine.run(samples.feed(bundle, tower)).values()
-        lengths = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
-        if not np.isfinite(lengths).all() or (lengths == 0).any():
-            raise EngineError(f"{bundle.manifest.tower(tower).file}: gives embeddings that are zero or not finite")
-        first, second = embeddings.astype(np.float64) / lengths
-        if float(first @ second) > SAME:
-            what = "images" if tower == "image" else "texts"
-            raise BundleError(
-                f"{bundle.manifest.tower(tower).file}: gives two different {what} one embedding: it is pooled at the "
-                "wrong token, or its input is not what it takes; export it again"
-            )
 
 
 def _number(value: float, option: str, kind: Any) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from clipq.errors import BundleError
-from clipq.exporters.adopt.options import Options
+from clipq.exporters.adopt.foreign import ForeignEngine
 from clipq.given import hint
 from clipq.onnx_graph import read_graph
 
@@ -49,19 +49,19 @@ class Found:
         return self.image.suffix in PLANS
 
 
-def find(options: Options) -> Found:
-    """The files that options name; raises BundleError for what is no engine, or more than one."""
-    if options.folder is None:
-        assert options.image is not None
-        assert options.text is not None
-        return _pair(_file(options.image), _file(options.text))
-    folder = options.folder
+def find(engine: ForeignEngine) -> Found:
+    """The files of an engine; raises BundleError for what is no engine, or more than one."""
+    if engine.folder is None:
+        assert engine.image is not None
+        assert engine.text is not None
+        return _pair(_file(engine.image), _file(engine.text))
+    folder = engine.folder
     if not folder.is_dir():
         raise BundleError(f"{folder}: is a file; give its folder, or --image FILE --text FILE")
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".onnx", *PLANS) and path.is_file())
     if not files:
         raise BundleError(f"{folder}: holds no .onnx, .plan or .engine file; give the folder of the engine")
-    chosen = _chosen(folder, files, options.variant)
+    chosen = _chosen(folder, files, engine.variant)
     kinds = {path: kind_of(path) for path in chosen}
     found = {kind: [path for path in chosen if kinds[path] == kind] for kind in ("image", "text", "both")}
     way_out = "give them: --image FILE --text FILE"

@@ -124,6 +124,10 @@ class _Graph:
             if name in self._constants:
                 return self._constants[name]
             node = self._makers.get(name)
+            if node is not None and node.op_type == "QuantizeLinear":
+                # Weights that are stored as floats and rounded when the file is loaded, as ModelOpt leaves them.
+                stored, kind = self._constants.get(node.input[0]), self._constants.get(node.input[2])
+                return None if stored is None or kind is None else (stored[0], kind[1])
             if node is None or node.op_type not in (*_PASSES, "DequantizeLinear"):
                 return None
             name = node.input[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from clipq.bundle import FurtherInput, TowerName
@@ -19,6 +20,16 @@ NAMES: dict[TowerName, tuple[str, ...]] = {
     "image": ("image_embeds", "image_features", "image_embedding", "image_embeddings"),
     "text": ("text_embeds", "text_features", "text_embedding", "text_embeddings"),
 }
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a tower gives: its embeddings' name and width, its other outputs, and whether embeddings have length 1."""
+
+    name: str
+    width: int
+    others: tuple[str, ...]
+    unit: bool | None
 
 
 def inputs_of(path: Any, tower: TowerName, specs: Sequence[TensorSpec]) -> dict[str, Any]:
@@ -92,8 +103,8 @@ def output_of(path: Any, tower: TowerName, answered: Mapping[str, Array], rows: 
     gives = ", ".join(f"{name} {array.shape}" for name, array in answered.items())
     if not able:
         raise BundleError(
-            f"{path}: gives {gives} for {rows} rows: hidden states, not one embedding for each; export the tower with "
-            "its pooling and projection"
+            f"{path}: gives {gives} for {rows} rows, and no embedding for each; export the tower with its pooling and "
+            "projection"
         )
     raise BundleError(f"{path}: gives {gives}: which of {', '.join(able)} is the embedding? say it with {option}")
 

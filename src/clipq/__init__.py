@@ -16,22 +16,25 @@ if TYPE_CHECKING:
     from clipq.evaluate.suites.schema import CorruptionsEntry as Corruptions
     from clipq.evaluate.suites.schema import Suite
     from clipq.evaluate.suites.schema import ViewEntry as View
-    from clipq.exporters.api import export, quantize
+    from clipq.exporters.adopt.foreign import ForeignEngine
+    from clipq.exporters.api import adopt, export, quantize
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "ClipqError", "Corruptions", "Settings", "Suite", "View", "__version__", "compare", "compare_predictions",
-    "evaluate", "export", "gate", "metrics", "open_bundle", "quantize", "read_results",
+    "ClipqError", "Corruptions", "ForeignEngine", "Settings", "Suite", "View", "__version__", "adopt", "compare",
+    "compare_predictions", "evaluate", "export", "gate", "metrics", "open_bundle", "quantize", "read_results",
 ]  # fmt: skip
 
 # By name, for the base imports none of its parts. ``evaluate`` is the package, which can be called.
 _FROM = {
     "ClipqError": "clipq.errors:ClipqError",
     "Corruptions": "clipq.evaluate.suites.schema:CorruptionsEntry",
+    "ForeignEngine": "clipq.exporters.adopt.foreign:ForeignEngine",
     "Settings": "clipq.evaluate.settings:Settings",
     "Suite": "clipq.evaluate.suites.schema:Suite",
     "View": "clipq.evaluate.suites.schema:ViewEntry",
+    "adopt": "clipq.exporters.api:adopt",
     "compare": "clipq.evaluate.api:compare",
     "compare_predictions": "clipq.evaluate.arrays:compare_predictions",
     "evaluate": "clipq.evaluate:",

@@ -88,19 +88,20 @@ class Plan(_Model):
     """What built an engine plan, for which GPU, and what it accepts.
 
     ``gpu`` and ``driver_cuda`` are None where the plan was built without a GPU. ``batch`` is the smallest, the best and
-    the largest batch. ``layers`` counts what the parsed network quantizes and multiplies, by kind and type.
+    the largest batch. ``layers`` counts what the parsed network quantizes and multiplies, by kind and type. Of a plan
+    that others built, only the library is known: the rest is None, or empty.
     """
 
     runtime: Literal["tensorrt", "tensorrt-rtx"]
     library: str
-    capability: str
+    capability: str | None
     gpu: str | None
     driver_cuda: str | None
-    batch: tuple[Size, Size, Size]
+    batch: tuple[Size, Size, Size] | None
     flags: tuple[str, ...]
-    strongly_typed: bool
+    strongly_typed: bool | None
     layers: dict[str, int]
-    source_sha256: str
+    source_sha256: str | None
     calibrator: str | None = None
     calibration_cache: StoredFile | None = None
 
@@ -167,7 +168,10 @@ class Tower(StoredFile):
 
 
 class Preprocess(_Model):
-    """open_clip's inference transform, as numbers (sizes in pixels, height first)."""
+    """The checkpoint's inference transform, as numbers (sizes in pixels, height first).
+
+    ``convention``: whose order of steps and rounding, which ``clipq.preprocess`` describes.
+    """
 
     image_size: tuple[Size, Size]
     mean: tuple[Mean, Mean, Mean]
@@ -175,6 +179,7 @@ class Preprocess(_Model):
     interpolation: Literal["bicubic", "bilinear"]
     resize_mode: Literal["shortest", "longest", "squash"]
     fill_color: Whole = Field(default=0, ge=0, le=255)
+    convention: Literal["open_clip", "transformers"] = "open_clip"
 
     def difference(self, other: Preprocess) -> str:
         """The first thing in which it differs from another, with both values; empty where nothing does."""

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from clipq.errors import BundleError
+from clipq.text_files import pointer_of_git_lfs
 
 if TYPE_CHECKING:
     import onnx
@@ -24,6 +25,8 @@ def read_graph(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except DecodeError as error:
+        if (pointer := pointer_of_git_lfs(path)) is not None:
+            raise BundleError(pointer) from error
         raise BundleError(f"{path}: is no ONNX file, or a damaged one ({error}); export the bundle again") from error
     # Protobuf takes much for a message: nothing at all, and many bytes that mean nothing.
     if not model.graph.node or not model.graph.output:

@@ -1,15 +1,21 @@
-"""Image file to array exactly as open_clip's inference transform does it, without torch.
+"""Image file to array exactly as the checkpoint's own inference transform does it, without torch.
 
-The order of steps is the transform's own: resize and crop in the file's colour mode, then convert to RGB. So a palette
-image is resized by nearest neighbour (Pillow has no other way), alpha is dropped and not blended, EXIF rotation is not
-applied, and of an animation the first frame counts.
+The order of steps is the transform's own. open_clip's resizes and crops in the file's colour mode, then converts to
+RGB: a palette image is resized by nearest neighbour (Pillow has no other way), alpha is dropped and not blended, and
+half a pixel of the crop goes to the even side. transformers' converts to RGB first, what is transparent onto white, and
+half a pixel goes to the right and below. EXIF rotation is not applied, and of an animation the first frame counts.
+
+Of transformers' two image processors the one on Pillow is meant: CLIP and SigLIP were trained and published with
+Pillow's resize. The one on torchvision, which transformers 5 takes where it can, gives some pixels another level.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from functools import cache
+from math import floor
 from pathlib import Path
 
 import numpy as np
@@ -74,12 +80,15 @@ def resize_and_crop(image: Image.Image, config: Preprocess) -> Image.Image:
     """The geometric part of the transform: a Pillow image of ``config.image_size``, RGB."""
     height, width = config.image_size
     resampling = _RESAMPLING[config.interpolation]
+    half = round if config.convention == "open_clip" else floor
+    if config.convention == "transformers":
+        image = _on_white(image)
     if config.resize_mode == "squash":
         image = _resize(image, height, width, resampling)
     elif config.resize_mode == "longest":
         ratio = max(image.height / height, image.width / width)
         image = _resize(image, round(image.height / ratio), round(image.width / ratio), resampling)
-        image = _centre_crop_or_pad(image, height, width, config.fill_color)
+        image = _centre_crop_or_pad(image, height, width, config.fill_color, half)
     else:
         if height == width:
             # torchvision's Resize with one number truncates the long side; open_clip's own ResizeKeepRatio rounds.
@@ -91,7 +100,7 @@ def resize_and_crop(image: Image.Image, config: Preprocess) -> Image.Image:
             ratio = min(image.height / height, image.width / width)
             # open_clip gives this step no interpolation, so it is bicubic whatever the configuration says.
             image = _resize(image, round(image.height / ratio), round(image.width / ratio), Image.Resampling.BICUBIC)
-        image = _centre_crop_or_pad(image, height, width, 0)
+        image = _centre_crop_or_pad(image, height, width, 0, half)
     return image.convert("RGB")
 
 
@@ -122,7 +131,16 @@ def _resize(image: Image.Image, height: int, width: int, resampling: Image.Resam
     return image.resize((width, height), resampling)
 
 
-def _centre_crop_or_pad(image: Image.Image, height: int, width: int, fill: int) -> Image.Image:
+def _on_white(image: Image.Image) -> Image.Image:
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _centre_crop_or_pad(
+    image: Image.Image, height: int, width: int, fill: int, half: Callable[[float], int]
+) -> Image.Image:
     if width > image.width or height > image.height:
         across, down = max(width - image.width, 0), max(height - image.height, 0)
         border = (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2)
@@ -131,7 +149,6 @@ def _centre_crop_or_pad(image: Image.Image, height: int, width: int, fill: int) 
         image = ImageOps.expand(image, border, colour)
         if palette is not None:
             image.putpalette(palette)
-    # round() to even, as the transform does it.
-    top = round((image.height - height) / 2)
-    left = round((image.width - width) / 2)
+    top = half((image.height - height) / 2)
+    left = half((image.width - width) / 2)
     return image.crop((left, top, left + width, top + height))

@@ -13,6 +13,7 @@ from clipq.errors import ClipqError
 MOST_BYTES = 64 * 2**20
 # What stands in a file's place where Git was asked for it without its large files.
 _POINTER = b"version https://git-lfs.github.com/spec/"
+_IS_POINTER = "is a pointer of Git LFS, not the file itself; fetch that (git lfs pull)"
 
 
 def read_bytes(path: Path, wrong: type[ClipqError], most: int = MOST_BYTES) -> bytes:
@@ -38,6 +39,12 @@ def read_bytes(path: Path, wrong: type[ClipqError], most: int = MOST_BYTES) -> b
     return data
 
 
+def pointer_of_git_lfs(path: Path) -> str | None:
+    """What is wrong with a file that Git left a pointer in the place of; None where it did not."""
+    with path.open("rb") as stream:
+        return f"{path}: {_IS_POINTER}" if stream.read(len(_POINTER)) == _POINTER else None
+
+
 def read_text(path: Path, wrong: type[ClipqError], most: int = MOST_BYTES) -> str:
     """A file's text, a byte order mark left out; raises ``wrong`` as ``read_bytes`` does, and where it is not UTF-8."""
     return as_text(read_bytes(path, wrong, most), path, wrong)
@@ -46,7 +53,7 @@ def read_text(path: Path, wrong: type[ClipqError], most: int = MOST_BYTES) -> st
 def as_text(data: bytes, where: object, wrong: type[ClipqError]) -> str:
     """Bytes as UTF-8; raises ``wrong`` with the line of the first that is not."""
     if data.startswith(_POINTER):
-        raise wrong(f"{where}: is a pointer of Git LFS, not the file itself; fetch that (git lfs pull)")
+        raise wrong(f"{where}: {_IS_POINTER}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

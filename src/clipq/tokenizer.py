@@ -1,4 +1,4 @@
-"""Text to token ids from the bundle's ``tokenizer.json``, without torch, with the same ids as open_clip's tokenizer."""
+"""Text to token ids from the bundle's ``tokenizer.json``, without torch, with the same ids as the checkpoint's own."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TextTokenizer:
             )
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Ids of each text, ``(len(texts), context_length)``, padded and truncated as open_clip does it."""
+        """Ids of each text, ``(len(texts), context_length)``, padded and truncated as the file says."""
         cleaned = [clean(text, self._entry.cleaning) for text in texts]
         with self._refused("cannot tokenize what it was given"):
             rows = [encoding.ids for encoding in self._tokenizer.encode_batch(cleaned)]

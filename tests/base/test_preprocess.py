@@ -19,6 +19,30 @@ def config(size=(64, 64), mode="shortest", interpolation="bicubic", fill=0):
     )
 
 
+def transformers_config(size, mode, interpolation):
+    return Preprocess(
+        image_size=size, mean=MEAN, std=STD, interpolation=interpolation, resize_mode=mode, convention="transformers"
+    )
+
+
+def transformers_processor(size, mode, interpolation, backend="pil"):
+    """CLIP's processor of transformers, on Pillow or torchvision."""
+    clip = pytest.importorskip("transformers.models.clip", reason="needs the export extra")
+    kind = clip.image_processing_pil_clip.CLIPImageProcessorPil if backend == "pil" else clip.CLIPImageProcessor
+    height, width = size
+    return kind(
+        size={"shortest_edge": height} if mode == "shortest" else {"height": height, "width": width},
+        crop_size={"height": height, "width": width},
+        resample={"bilinear": 2, "bicubic": 3}[interpolation],
+        image_mean=MEAN,
+        image_std=STD,
+    )
+
+
+def processed(processor, image):
+    return np.asarray(processor(image, return_tensors="np")["pixel_values"][0])
+
+
 def photo(width, height, mode="RGB", seed=0):
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
@@ -55,6 +79,53 @@ def test_modes_equal_open_clip(mode, resize_mode):
         image = image.convert("L").convert("LA")
     expected = transform.image_transform(64, is_train=False, mean=MEAN, std=STD, resize_mode=resize_mode)(image).numpy()
     assert (preprocess(image, config(mode=resize_mode)) == expected).all()
+
+
+SHAPES = [(100, 100), (200, 77), (77, 200), (30, 20), (64, 64), (65, 64), (64, 67), (70, 64), (1000, 20)]
+
+
+@pytest.mark.parametrize(("resize_mode", "size"), [("shortest", (64, 64)), ("squash", (64, 64)), ("squash", (48, 80))])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_equals_transformers(resize_mode, size, interpolation):
+    """Its processor on Pillow: the pixels, then the same arithmetic in another order."""
+    own, config = (of(size, resize_mode, interpolation) for of in (transformers_processor, transformers_config))
+    for shape in SHAPES:
+        image = photo(*shape)
+        expected, actual = processed(own, image), preprocess(image, config)
+        assert actual.shape == expected.shape and np.abs(actual - expected).max() < 1e-6, shape
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "PA", "CMYK", "1", "YCbCr"])
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash"])
+def test_modes_equal_transformers(mode, resize_mode):
+    base = photo(150, 91)
+    image = base.convert({"LA": "L", "PA": "P"}.get(mode, mode)).convert(mode)
+    if "A" in mode:
+        image.putalpha(photo(150, 91, "L", seed=1))
+    own, config = (of((64, 64), resize_mode, "bicubic") for of in (transformers_processor, transformers_config))
+    assert np.abs(preprocess(image, config) - processed(own, image)).max() < 1e-6
+
+
+def test_a_transparent_colour_of_a_palette_equals_transformers():
+    image = photo(150, 91, "P")
+    image.info["transparency"] = 3
+    own, config = (of((64, 64), "squash", "bicubic") for of in (transformers_processor, transformers_config))
+    assert np.abs(preprocess(image, config) - processed(own, image)).max() < 1e-6
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_transformers_on_torchvision_gives_other_pixels(interpolation):
+    """Why one of its two processors has to be chosen: they differ by 1 to 3 levels of 255, on few pixels mostly."""
+    levels = []
+    for shape in SHAPES:
+        image = photo(*shape)
+        slow, fast = (
+            processed(transformers_processor((64, 64), "shortest", interpolation, backend), image)
+            for backend in ("pil", "torchvision")
+        )
+        levels.append(np.abs(slow - fast) * np.array(STD)[:, None, None] * 255)
+    assert 0.5 < max(level.max() for level in levels) < 3.5
+    assert np.median([(level > 0.5).mean() for level in levels]) < 0.01
 
 
 @pytest.mark.shared

@@ -1,4 +1,4 @@
-"""What a user says about an engine to adopt."""
+"""An engine that others made, as a user names it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 from clipq.bundle import TowerName
 from clipq.errors import BundleError
+from clipq.given import as_path
 
 
 @dataclass(frozen=True)
-class Options:
+class ForeignEngine:
     """Where an engine's files are, and what they do not say themselves.
 
     ``folder``, or ``image`` and ``text``; ``variant``: of several in the folder. ``like``: a bundle whose
@@ -31,6 +32,9 @@ class Options:
     checkpoint: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("folder", "image", "text", "like"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, as_path(value, name))
         if self.folder is None and (self.image is None or self.text is None):
             lacks = "--text FILE" if self.image is not None else "--image FILE" if self.text is not None else ""
             raise BundleError(f"give FOLDER, or both towers: {lacks or '--image FILE --text FILE'}")
