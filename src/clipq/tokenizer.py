@@ -73,7 +73,10 @@ class TextTokenizer:
         return np.array(rows, dtype=self._dtype).reshape(len(rows), self._entry.context_length)
 
     def mask(self, ids: NDArray[Any]) -> NDArray[np.int64]:
-        """1 where a token is one of the text and 0 where it pads, of rows of ids that this tokenizer gave."""
+        """1 where a token is one of the text and 0 where it pads, of rows of ids that this tokenizer gave.
+
+        A text that ends in what pads, spelled out, cannot be told from one that is padded once more.
+        """
         padding = self._tokenizer.padding
         if padding is None:
             return np.ones(ids.shape, np.int64)
