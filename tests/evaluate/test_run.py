@@ -132,7 +132,7 @@ def test_simulated_is_another_engine(rows, results):
 
 def test_record_is_complete(results):
     record = json.loads((results / "records" / f"int8-static-minmax__{ON_THIS_CPU}.json").read_text())
-    assert record["schema_version"] == 7 and record["arguments_given"]["command"] == "run"
+    assert record["schema_version"] == 8 and record["arguments_given"]["command"] == "run"
     assert record["arguments_resolved"]["ece_bins"] == 15 and record["environment"]["cpu"]
     assert len(record["bundle"]["digest"]) == 64 and record["bundle"]["calibration"]["images"] == 128
     assert [len(entry["milliseconds"]) for entry in record["latency"]] == [5] * 4
@@ -344,8 +344,8 @@ def test_damaged_records_are_refused(results, tmp_path):
     copy = shutil.copytree(results / "records", tmp_path / "results" / "records").parent
     path = copy / "records" / f"fp32__{ON_THIS_CPU}.json"
     good = json.loads(path.read_text())
-    path.write_text(json.dumps(good | {"schema_version": 8}))
-    assert_refused(evaluate("report", str(copy)), "schema version 8", "upgrade")
+    path.write_text(json.dumps(good | {"schema_version": 9}))
+    assert_refused(evaluate("report", str(copy)), "schema version 9", "upgrade")
     path.write_text("{")
     assert_refused(evaluate("report", str(copy)), "damaged")
     assert Record.model_validate(good).reference == "fp32"
