@@ -15,8 +15,8 @@ from clipq import __version__
 from clipq.cpu import spoken
 from clipq.evaluate.metrics.ood import SCORES
 from clipq.evaluate.metrics.table import METRICS, Section, of_section, title_of
-from clipq.evaluate.report.data import PageData
 from clipq.evaluate.published import table
+from clipq.evaluate.report.data import PageData
 from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.key import Key, attack_group, batch_group, tower_view
 from clipq.evaluate.results.numbers import difference, number, ratio
@@ -96,7 +96,8 @@ class _Page:
             "failed": results.failed,
             "notes": results.notes,
             "references": [entry for entry in entries if entry.is_reference],
-            "checked": reference_verdicts(entries),
+            "checked": (checked := reference_verdicts(entries)),
+            "compared": any(check.published is not None for one in checked for check in one.checks),
             "check_classes": CHECK_CLASSES,
             "publisher": table.shipped().source,
             "tolerance": TOLERANCE,

@@ -74,7 +74,8 @@ class ReferenceVerdict:
         deciding = [one for one in self.checks if one.state == self.state]
         named = [f"{one.view}: {one.reason}" if one.view else one.reason for one in deciding]
         causes = dict.fromkeys(cause for one in deciding for cause in one.causes)
-        return "; ".join([*named, *([f"usual causes: {', '.join(causes)}"] if causes else [])])
+        said = f". Usual causes, the likeliest first: {'; '.join(causes)}" if causes else ""
+        return "; ".join(named) + said
 
 
 def reference_verdicts(entries: Iterable[Entry]) -> list[ReferenceVerdict]:
@@ -135,7 +136,7 @@ class _Question:
         """The view against its published value."""
         said, view = self.view.published, self.view
         if said is None:
-            return self._nothing("says of no published test set that it is one")
+            return self._nothing("neither its source nor the suite calls it a published test set")
         published_set = self.known.sets.get(said.name)
         value = self.known.values[self.checkpoint].get(said.name)
         if published_set is None or value is None:
@@ -173,7 +174,7 @@ class _Question:
             reason = f"{' and '.join(elsewise)} ({reason})"
         elif state == "too few samples":
             reason += f": the interval does not lie within ± {100 * WITHIN:g} points of that"
-            reason += _enough(value, max(value - low, high - value), published, view.n)
+            reason += _enough(abs(value - published), max(value - low, high - value), view.n, published_set.images)
         elif state == "anomalous":
             off = f"{100 * abs(value - published):.1f} points {'below' if value < published else 'above'}"
             reason += f": {off}"
@@ -197,7 +198,9 @@ class _Question:
         assert said is not None
         found = list(elsewise)
         if published_set.classes and value < 2 / published_set.classes:
-            found.append("answers as good as chance's, as class names in another order than the labels make them")
+            found.append(
+                "answers no better than chance: class names in another order than the labels, or a wrong tokenizer"
+            )
         found += self._other_gelu(published_set)
         found.append("preprocessing: mean and std, resize and crop")
         if published_set.classes and not elsewise:
@@ -224,7 +227,8 @@ def _bounds(row: Measurement) -> tuple[float, float, float]:
     return row.value, low - more, high + more
 
 
-def _enough(value: float, half: float, published: float, n: int) -> str:
-    """How many images would decide, if the value stayed as it is; nothing where it is too far off for any number."""
-    room = WITHIN - abs(value - published)
-    return f"; about {math.ceil(n * (half / room) ** 2 / 100) * 100:,} images would do" if room > 0.002 else ""
+def _enough(off: float, half: float, n: int, images: int) -> str:
+    """How many images would decide, if the value stayed as far off as it is; nothing where no part of them would."""
+    room = WITHIN - off
+    most = images if room <= 0 else math.ceil(n * (half / room) ** 2 / 100) * 100
+    return f"; about {most:,} images would do" if most < images else "; all images decide"
