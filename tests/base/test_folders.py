@@ -141,6 +141,21 @@ def test_names_that_are_the_same_to_a_tokenizer_are_one_class(tmp_path, keys):
         open_view(with_classes(tmp_path, *keys, "star"))
 
 
+@pytest.mark.parametrize("twice", [("missile", "sunglasses"), ("missile", "maillot"), ("missile",)])
+def test_imagenets_own_names_are_read_though_two_stand_for_two_classes_each(tmp_path, caplog, twice):
+    names = [*twice, *(f"name {number}" for number in range(1000 - 2 * len(twice))), *twice]
+    (tmp_path / "photos.csv").write_text("".join(["file,label\n", *(f"{one}.png,{one}\n" for one in range(1000))]))
+    (tmp_path / "classnames.txt").write_text("\n".join(names))
+    for number in range(1000):
+        (tmp_path / f"{number}.png").write_bytes(png(number % 200))
+    if len(twice) == 2 and "sunglasses" in twice:
+        assert open_view(str(tmp_path / "photos.csv")).classes.names == tuple(names)
+        assert caplog.text.count("stand for two classes each") == 1 and "more than one class" not in caplog.text
+    else:
+        with pytest.raises(DataError, match="'missile' stands for more than one class"):
+            open_view(str(tmp_path / "photos.csv"))
+
+
 def test_names_that_differ_in_capitals_are_said(tmp_path, caplog):
     assert len(open_view(with_classes(tmp_path, "Cat", "cat")).classes.names) == 2
     assert "'cat' (as 'Cat')" in caplog.text
