@@ -15,7 +15,7 @@ from clipq.evaluate.results.record import BundleRecord, Measurement, Record
 from clipq.evaluate.verdicts.by_axis import findings
 from clipq.evaluate.verdicts.headline import AXES, headline, title
 from clipq.evaluate.verdicts.judgement import judge_row
-from clipq.evaluate.verdicts.reference import reference_verdicts
+from clipq.evaluate.verdicts.reference import STATES, reference_verdicts
 from clipq.evaluate.verdicts.saturation import in_words
 from clipq.files import write_atomic
 from clipq.given import hint
@@ -152,7 +152,9 @@ def _body(entry: Entry) -> str:
 
 def _reference(entry: Entry) -> list[str]:
     found = reference_verdicts([] if entry.reference is None else [entry.reference])
-    return [f"{plain(one.engine)}: **{one.state}**. {plain(one.reason)}." for one in found] or ["There is none."]
+    return [f"{plain(one.engine)} {STATES[one.state]} **{one.state}**: {plain(one.reason)}." for one in found] or [
+        "There is none."
+    ]
 
 
 def _limitations(entry: Entry, axes: Set[str]) -> list[str]:

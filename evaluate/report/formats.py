@@ -20,7 +20,7 @@ from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.record import CSV_COLUMNS, csv_cells, csv_text
 from clipq.evaluate.verdicts.by_axis import MARKS, axis_verdicts, sentence
 from clipq.evaluate.verdicts.headline import AXES
-from clipq.evaluate.verdicts.reference import reference_verdicts
+from clipq.evaluate.verdicts.reference import STATES, reference_verdicts
 from clipq.evaluate.verdicts.regularities import find_regularities
 from clipq.files import write_atomic
 
@@ -43,7 +43,9 @@ def as_markdown(results: Results) -> str:
     found = [(entry, axis_verdicts(entry)) for entry in results.candidates]
     lines = [f"# {plain(', '.join(dict.fromkeys(e.record.bundle.checkpoint for e in results.entries)))}", ""]
     checked = reference_verdicts(results.entries)
-    lines += [f"- Reference {plain(one.engine)}: **{one.state}**. {plain(one.reason)}." for one in checked]
+    lines += [
+        f"- Reference {plain(one.engine)} {STATES[one.state]} **{one.state}**: {plain(one.reason)}." for one in checked
+    ]
     lines += [f"- {plain(sentence(entry))}" for entry, _ in found]
     lines += [f"- {plain(note)}" for note in results.notes]
     lines += [f"- **{plain(entry.name)} failed:** {plain(entry.record.failed)}" for entry in results.failed]

@@ -24,7 +24,7 @@ from clipq.evaluate.results.record import AttackRecord, Measurement, ViewRecord
 from clipq.evaluate.verdicts.by_axis import MARKS, AxisVerdict, axis_verdicts, confidence_state, findings
 from clipq.evaluate.verdicts.headline import AXES
 from clipq.evaluate.verdicts.judgement import MARGIN, breaks_promise
-from clipq.evaluate.verdicts.reference import TOLERANCE, WITHIN, reference_verdicts
+from clipq.evaluate.verdicts.reference import STATES, TOLERANCE, WITHIN, reference_verdicts
 from clipq.evaluate.verdicts.regularities import find_regularities
 from clipq.evaluate.verdicts.saturation import in_words, percent
 from clipq.files import write_atomic
@@ -32,7 +32,7 @@ from clipq.files import write_atomic
 SIMULATION = ("acc1", "ece", "confidence_gap", "agreement", "cosine")
 
 # How the page marks what is known of a reference.
-CHECK_CLASSES = {"verified": "better", "anomalous": "alarm", "too few samples": "", "no published value": "quiet"}
+CHECK_CLASSES = {"verified": "better", "anomalous": "worse", "too few samples": "", "no published value": "quiet"}
 
 # So many views stand open when the page opens.
 OPEN_VIEWS = 1
@@ -99,6 +99,7 @@ class _Page:
             "checked": (checked := reference_verdicts(entries)),
             "compared": any(check.published is not None for one in checked for check in one.checks),
             "check_classes": CHECK_CLASSES,
+            "check_verbs": STATES,
             "publisher": table.shipped().source,
             "tolerance": TOLERANCE,
             "within": WITHIN,

@@ -347,15 +347,15 @@ def test_every_report_says_it_first(folder, published, capsys, tmp_path):
     results = mark(folder)
     page = render(results)
     assert page.index('id="reference"') < page.index('id="verdict"') and "5.0 points below" in page
-    assert '<td class="left alarm">anomalous</td>' in page
+    assert '<b class="worse">anomalous</b>' in page
     text = as_markdown(results)
-    assert text.splitlines()[2].startswith("- Reference fp32: **anomalous**. test: ")
+    assert text.splitlines()[2].startswith("- Reference fp32 is **anomalous**: test: ")
     (said,) = json.loads(as_json(results))["references"]
     assert said["state"] == "anomalous" and said["checks"][0]["published"] == 0.85 and said["checks"][0]["causes"]
     card = write_card(results["good"], tmp_path / "card.md").read_text()
     assert card.index("## Is the reference right?") < card.index("## What changed") and "**anomalous**" in card
     print_summary([entry.record for entry in results])
-    assert capsys.readouterr().out.startswith("reference fp32: anomalous (test: 80.")
+    assert capsys.readouterr().out.startswith("reference fp32 is anomalous: test: 80.")
 
 
 def test_records_from_before_are_read(folder):
