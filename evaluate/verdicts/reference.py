@@ -70,11 +70,19 @@ class ReferenceVerdict:
     checks: tuple[Check, ...]
 
     @property
+    def said(self) -> list[tuple[str, Check]]:
+        """The checks, each with its view; views of which the same is to be said are named together."""
+        views: dict[tuple[State, str], list[Check]] = {}
+        for one in self.checks:
+            views.setdefault((one.state, one.reason), []).append(one)
+        return [(", ".join(one.view for one in alike), alike[0]) for alike in views.values()]
+
+    @property
     def reason(self) -> str:
         """What the verdict rests on, with the causes of an anomaly."""
-        deciding = [one for one in self.checks if one.state == self.state]
-        named = [f"{one.view}: {one.reason}" if one.view else one.reason for one in deciding]
-        causes = dict.fromkeys(cause for one in deciding for cause in one.causes)
+        deciding = [(views, one) for views, one in self.said if one.state == self.state]
+        named = [f"{views}: {one.reason}" if views else one.reason for views, one in deciding]
+        causes = dict.fromkeys(cause for _, one in deciding for cause in one.causes)
         said = f". Usual causes, the likeliest first: {'; '.join(causes)}" if causes else ""
         return "; ".join(named) + said
 

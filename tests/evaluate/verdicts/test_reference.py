@@ -213,6 +213,16 @@ def test_retrieval_is_compared_by_the_mean_of_both_directions():
     assert found.state == "verified" and "on all 1,000 images of flickr30k, published 68.8 %" in found.reason
 
 
+def test_views_of_which_the_same_is_said_are_named_together(published):
+    published(0.8)
+    made = of_record(0.8, n=40_000)
+    (view,) = made.views
+    mine = [view.model_copy(update={"name": name, "published": None}) for name in ("a", "b")]
+    found = judge_reference(made.model_copy(update={"views": (*mine, view)}), "fp32")
+    assert [(views, one.state) for views, one in found.said] == [("test", "verified"), ("a, b", "no published value")]
+    assert [one.view for one in found.checks] == ["test", "a", "b"] and found.state == "verified"
+
+
 def test_rates_of_the_rule():
     """At most 5 % of right references are anomalous; of those that are 3 points off next to none is verified."""
     for n in (200, 2000, 10_000, 50_000):
