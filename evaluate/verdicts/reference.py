@@ -98,7 +98,8 @@ def judge_reference(record: Record, name: str) -> ReferenceVerdict:
     checkpoint = known.checkpoint(record.bundle.checkpoint)
     missing = "" if checkpoint else f"{known.source} published nothing of {record.bundle.checkpoint}"
     if scheme.arithmetic != "float" or min(scheme.weight_bits, scheme.activation_bits) < 16:
-        missing = f"it is quantized ({scheme.widths}), and published values are of FP32"
+        what = f"quantized ({scheme.widths})" if scheme.weight_bits else "of unknown precision"
+        missing = f"it is {what}, and published values are of FP32"
     if missing:
         return ReferenceVerdict(name, "no published value", (Check("", "no published value", missing),))
     views = [view for view in record.views if view.classes or view.captions]
