@@ -15,6 +15,7 @@ from clipq.evaluate.results.record import BundleRecord, Measurement, Record
 from clipq.evaluate.verdicts.by_axis import findings
 from clipq.evaluate.verdicts.headline import AXES, headline, title
 from clipq.evaluate.verdicts.judgement import judge_row
+from clipq.evaluate.verdicts.reference import STATES, reference_verdicts
 from clipq.evaluate.verdicts.saturation import in_words
 from clipq.files import write_atomic
 from clipq.given import hint
@@ -103,6 +104,10 @@ def _body(entry: Entry) -> str:
         "",
         plain(f"{findings(entry)}.") if entry.is_candidate else "It is the reference, or was compared with none.",
         "",
+        "## Is the reference right?",
+        "",
+        *_reference(entry),
+        "",
         "## What changed against the reference",
         "",
         f"Reference: {plain(record.reference or 'none')}. Differences are paired, with 95 % bootstrap intervals; "
@@ -144,6 +149,13 @@ def _body(entry: Entry) -> str:
         )
     versions = ", ".join(f"{name} {version}" for name, version in record.environment["packages"].items())
     return "\n".join([*lines, f"- {plain(versions)}"]) + "\n"
+
+
+def _reference(entry: Entry) -> list[str]:
+    found = reference_verdicts([] if entry.reference is None else [entry.reference])
+    return [f"{plain(one.engine)} {STATES[one.state]} **{one.state}**: {plain(one.reason)}." for one in found] or [
+        "There is none."
+    ]
 
 
 def _limitations(entry: Entry, axes: Set[str]) -> list[str]:

@@ -32,6 +32,7 @@ from clipq.evaluate.verdicts.compare import Comparison
 from clipq.evaluate.verdicts.gate import Finding, outcome
 from clipq.evaluate.verdicts.headline import headline, title
 from clipq.evaluate.verdicts.judgement import breaks_promise
+from clipq.evaluate.verdicts.reference import STATES, judge_reference
 from clipq.evaluate.verdicts.saturation import in_a_clause, in_words, open_hints, percent
 from clipq.hints import Hint, sentences
 
@@ -53,6 +54,12 @@ def print_summary(records: Sequence[Record]) -> None:
 
 def _print_measured(console: Console, measured: Sequence[Record]) -> None:
     reference = measured[0].reference
+    styles = {"verified": "green", "anomalous": "bold red", "too few samples": "yellow"}
+    for record in measured:
+        if record.is_reference:
+            found = judge_reference(record, record.name)
+            said = f"reference {found.engine} {STATES[found.state]} {found.state}: {found.reason}"
+            console.print(said, style=styles.get(found.state, "dim"), markup=False)
     for view in measured[0].views:
         if view.role == "in-distribution":
             console.print(_view_table(measured, view))

@@ -132,7 +132,8 @@ def test_one_batch_alone_is_used_and_said(tmp_path, monkeypatch):
     adopted(tmp_path, folder=tmp_path / "them", like=DEMO_BUNDLE)
     monkeypatch.setattr("clipq.evaluate.bench.bench.ATTEMPTS", 1)
     suite = clipq.Suite(view=(clipq.View(source="demo:test:n=61"),), latency={"batches": (1, 8), "repeats": 3})
-    found = clipq.evaluate([DEMO_BUNDLE, tmp_path / "bundle"], suite=suite, output=tmp_path / "out")
+    (tmp_path / "bundle").rename(tmp_path / "them-adopted")
+    found = clipq.evaluate([DEMO_BUNDLE, tmp_path / "them-adopted"], suite=suite, output=tmp_path / "out")
     reference, mine = (
         next(one.record for one in found.entries if (one.record.bundle.adopted is None) == own) for own in (True, False)
     )
