@@ -1,0 +1,1 @@
+"""Engines that others built: ``clipq-export adopt``."""
