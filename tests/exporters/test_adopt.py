@@ -39,7 +39,7 @@ from support import DEMO_BUNDLE
 import clipq
 from clipq.bundle import TOWERS, open_bundle
 from clipq.engines.catalog import open_engine
-from clipq.exporters.adopt.samples import Samples
+from clipq.exporters.adopt.samples import default_samples
 from clipq.exporters.cli import main
 from clipq.files import sha256_file
 from clipq.tokenizer import TextTokenizer
@@ -50,7 +50,7 @@ def cosines(bundle, name, count=11):
     both = []
     for one in (open_bundle(bundle), open_bundle(DEMO_BUNDLE)):
         with open_engine(one, name, "ort-cpu") as engine:
-            (found,) = engine.run(Samples.of(count).feed(one, name)).values()
+            (found,) = engine.run(default_samples().feed(one, name, count)).values()
         found = found.astype(np.float64)
         both.append(found / np.linalg.norm(found, axis=1, keepdims=True))
     return (both[0] * both[1]).sum(1)
