@@ -1,242 +1,172 @@
-"""Engines that cannot be adopted, each wrong in one way: half of a pair, two towers of a kind, other context length, missing
-external data, unknown operators, widths that differ, hidden states alone, two outputs that both may be the embedding.
-"""
+"""Engines that cannot be adopted, each wrong in one way: of what is written into a folder, what the refusal has to name."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from foreign_layouts import TOKENS, WIDTH, behind, pair, save, stored, tower, write_preprocessor, write_tokenizer
+from onnx import TensorProto, helper
 
-from benchmarks.foreign.demo import BUNDLE, write_hub_files
-
-
-def pair(folder: Path) -> None:
-    for tower in ("image", "text"):
-        shutil.copy(BUNDLE / f"{tower}.onnx", folder)
+Words = tuple[str, ...]
 
 
-def half_of_a_pair(folder: Path) -> str:
-    shutil.copy(BUNDLE / "image.onnx", folder / "visual.onnx")
-    return "visual.onnx without textual.onnx"
+def half_of_a_pair(folder: Path) -> Words:
+    save(tower("image"), folder / "visual.onnx")
+    return ("visual.onnx", "--text FILE")
 
 
-def two_image_towers(folder: Path) -> str:
-    shutil.copy(BUNDLE / "image.onnx", folder / "image.onnx")
-    shutil.copy(BUNDLE / "image.onnx", folder / "text.onnx")
-    return "text.onnx is an image tower"
+def two_image_towers(folder: Path) -> Words:
+    save(tower("image"), folder / "image.onnx")
+    save(tower("image"), folder / "text.onnx")
+    return ("2 image towers", "image.onnx", "text.onnx")
 
 
-def other_context_length(folder: Path) -> str:
+def other_context_length(folder: Path) -> Words:
     """The tokenizer's files say 77, the text tower takes 24."""
     pair(folder)
-    tokenizer = json.loads((BUNDLE / "tokenizer.json").read_text())
-    tokenizer["truncation"]["max_length"] = 77
-    tokenizer["padding"]["strategy"] = {"Fixed": 77}
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"model_max_length": 77, "tokenizer_class": "CLIPTokenizer"})
-    )
-    return "text.onnx takes [batch, 24], tokenizer.json and tokenizer_config.json say 77"
+    write_preprocessor(folder)
+    write_tokenizer(folder)
+    config = folder / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": 77}))
+    return (str(TOKENS), "77", "tokenizer_config.json")
 
 
-def missing_external_data(folder: Path) -> str:
-    for tower in ("image", "text"):
-        name = f"{tower}.onnx"
-        beside = {"save_as_external_data": True, "location": f"{name}.data", "size_threshold": 1024}
-        onnx.save(onnx.load(str(BUNDLE / name)), str(folder / name), **beside)
+def missing_weights(folder: Path) -> Words:
+    for name in ("image", "text"):
+        save(tower(name), folder / f"{name}.onnx", beside=True)
     (folder / "text.onnx.data").unlink()
-    return "text.onnx names text.onnx.data, which is not there"
+    return ("text.onnx.data", "not there")
 
 
-def truncated_external_data(folder: Path) -> str:
-    for tower in ("image", "text"):
-        name = f"{tower}.onnx"
-        beside = {"save_as_external_data": True, "location": f"{name}.data", "size_threshold": 1024}
-        onnx.save(onnx.load(str(BUNDLE / name)), str(folder / name), **beside)
+def cut_weights(folder: Path) -> Words:
+    for name in ("image", "text"):
+        save(tower(name), folder / f"{name}.onnx", beside=True)
     data = folder / "image.onnx.data"
     data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
-    return "image.onnx.data ends half-way"
+    return ("image.onnx", "out of bounds")
 
 
-def custom_operator(folder: Path) -> str:
-    pair(folder)
-    model = onnx.load(str(folder / "image.onnx"))
-    output = model.graph.output[0].name
-    model.graph.node[-1].output[0] = "before"
-    model.graph.node.append(helper.make_node("VendorNorm", ["before"], [output], name="last", domain="com.vendor.npu"))
-    model.opset_import.append(helper.make_opsetid("com.vendor.npu", 3))
-    onnx.save(model, str(folder / "image.onnx"))
-    return "image.onnx ends in com.vendor.npu::VendorNorm (domain version 3), which no runtime here has"
+def _with_last(folder: Path, domain: str, operator: str, version: int) -> None:
+    model = behind(tower("image"), helper.make_node(operator, ["raw"], ["?"], name="last", domain=domain))
+    model.opset_import.append(helper.make_opsetid(domain, version))
+    save(model, pair(folder) / "image.onnx")
 
 
-def newer_opset(folder: Path) -> str:
-    pair(folder)
-    model = onnx.load(str(folder / "text.onnx"))
+def custom_operator(folder: Path) -> Words:
+    _with_last(folder, "com.vendor.npu", "VendorNorm", 3)
+    return ("com.vendor.npu:VendorNorm", "com.vendor.npu 3")
+
+
+def operator_of_another_runtime(folder: Path) -> Words:
+    """A quantized operator in ONNX Runtime's domain that this ONNX Runtime does not have."""
+    _with_last(folder, "com.microsoft", "QLinearErf", 1)
+    return ("com.microsoft:QLinearErf", "com.microsoft 1")
+
+
+def unknown_operator(folder: Path) -> Words:
+    model = tower("image")
+    next(node for node in model.graph.node if node.op_type == "LayerNormalization").op_type = "HyperNormalization"
+    save(model, pair(folder) / "image.onnx")
+    return ("HyperNormalization",)
+
+
+def newer_opset(folder: Path) -> Words:
+    model = tower("text")
     model.opset_import[0].version = 99
-    onnx.save(model, str(folder / "text.onnx"))
-    return "text.onnx declares ai.onnx 99"
+    save(model, pair(folder) / "text.onnx")
+    return ("text.onnx", "99")
 
 
-def newer_ir(folder: Path) -> str:
-    pair(folder)
-    model = onnx.load(str(folder / "text.onnx"))
+def newer_format(folder: Path) -> Words:
+    model = tower("text")
     model.ir_version = 99
-    onnx.save(model, str(folder / "text.onnx"))
-    return "text.onnx declares IR version 99"
+    save(model, pair(folder) / "text.onnx")
+    return ("text.onnx", "IR version", "99")
 
 
-def unknown_operator(folder: Path) -> str:
-    pair(folder)
-    model = onnx.load(str(folder / "image.onnx"))
-    node = next(node for node in model.graph.node if node.op_type == "LayerNormalization")
-    node.op_type = "HyperNormalization"
-    onnx.save(model, str(folder / "image.onnx"))
-    return f"image.onnx has ai.onnx::HyperNormalization (node {node.name!r})"
+def other_widths(folder: Path) -> Words:
+    model = tower("text")
+    narrow = stored(model, "narrow", np.eye(WIDTH, 96, dtype=np.float32))
+    behind(model, helper.make_node("MatMul", ["raw", narrow], ["?"]))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 96
+    save(model, pair(folder) / "text.onnx")
+    return (str(WIDTH), "96")
 
 
-def unknown_contrib_operator(folder: Path) -> str:
-    """A quantized operator of ONNX Runtime's domain that this version does not have."""
-    pair(folder)
-    model = onnx.load(str(folder / "image.onnx"))
-    output = model.graph.output[0].name
-    model.graph.node[-1].output[0] = "before"
-    model.graph.node.append(helper.make_node("QLinearErf", ["before"], [output], name="last", domain="com.microsoft"))
-    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    onnx.save(model, str(folder / "image.onnx"))
-    return "image.onnx ends in com.microsoft::QLinearErf (version 1), which ONNX Runtime does not have"
-
-
-def other_widths(folder: Path) -> str:
-    pair(folder)
-    model = onnx.load(str(folder / "text.onnx"))
-    output = model.graph.output[0]
-    model.graph.node[-1].output[0] = "wide"
-    model.graph.initializer.append(numpy_helper.from_array(np.eye(128, 96, dtype=np.float32), "narrowing"))
-    model.graph.node.append(helper.make_node("MatMul", ["wide", "narrowing"], [output.name], name="narrow"))
-    output.type.tensor_type.shape.dim[1].dim_value = 96
-    onnx.save(model, str(folder / "text.onnx"))
-    return "image embeddings have 128 numbers, text embeddings 96"
-
-
-def hidden_states(folder: Path) -> str:
-    """Both towers' last_hidden_state alone, as `CLIPModel.vision_model` gives it."""
-    for tower, source, tokens in (("vision", "image", 37), ("text", "text", 24)):
-        model = onnx.load(str(BUNDLE / f"{source}.onnx"))
-        graph = model.graph
-        pooled = graph.output[0].name
-        shape = numpy_helper.from_array(np.array([1, tokens, 1], np.int64), "tokens")
-        axes = numpy_helper.from_array(np.array([1], np.int64), "axis")
-        graph.initializer.extend([shape, axes])
-        graph.node.append(helper.make_node("Unsqueeze", [pooled, "axis"], ["one"]))
-        graph.node.append(helper.make_node("Tile", ["one", "tokens"], ["last_hidden_state"]))
-        del graph.output[:]
-        value = helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ["batch", tokens, 128])
-        graph.output.append(value)
-        onnx.save(model, str(folder / f"{tower}_model.onnx"))
-    return "last_hidden_state [batch, tokens, 128] is the only output: no pooled embedding"
-
-
-def two_candidates(folder: Path) -> str:
-    pair(folder)
-    model = onnx.load(str(folder / "image.onnx"))
-    graph = model.graph
-    old = graph.output[0].name
-    graph.node.append(helper.make_node("Neg", [old], ["other"]))
-    graph.node.append(helper.make_node("Identity", [old], ["one"]))
-    del graph.output[:]
-    graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 128]) for name in ("one", "other")
+def hidden_states(folder: Path) -> Words:
+    """``last_hidden_state`` alone, as a tower without its pooling and projection gives it."""
+    model = tower("image")
+    axis, times = stored(model, "axis", np.array([1])), stored(model, "times", np.array([1, 37, 1]))
+    behind(
+        model,
+        helper.make_node("Unsqueeze", ["raw", axis], ["one"]),
+        helper.make_node("Tile", ["one", times], ["?"]),
     )
-    onnx.save(model, str(folder / "image.onnx"))
-    return "image.onnx has outputs `one` and `other`, both [batch, 128]; `one` is the embedding"
-
-
-def no_embedding(folder: Path) -> str:
-    """A classifier's logits over 1000 classes where the image tower should be."""
-    pair(folder)
-    model = onnx.load(str(folder / "image.onnx"))
     output = model.graph.output[0]
+    output.CopyFrom(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, ["batch", 37, WIDTH]))
+    save(model, pair(folder) / "image.onnx")
+    return ("37", "pooling")
+
+
+def two_embeddings(folder: Path) -> Words:
+    model = tower("image")
+    model.graph.node.append(helper.make_node("Neg", [model.graph.output[0].name], ["other"]))
+    model.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, ["batch", WIDTH]))
+    model.graph.output[0].name = model.graph.node[-2].output[0] = model.graph.node[-1].input[0] = "one"
+    save(model, pair(folder) / "image.onnx")
+    return ("one", "other", "--image-output")
+
+
+def classifier(folder: Path) -> Words:
+    model = tower("image")
+    head = stored(model, "head", np.ones((WIDTH, 1000), np.float32))
     model.graph.node[-1].output[0] = "features"
-    model.graph.initializer.append(numpy_helper.from_array(np.ones((128, 1000), np.float32), "classifier"))
-    model.graph.node.append(helper.make_node("MatMul", ["features", "classifier"], ["logits"], name="classify"))
-    output.name = "logits"
-    output.type.tensor_type.shape.dim[1].dim_value = 1000
-    onnx.save(model, str(folder / "image.onnx"))
-    return "image.onnx gives logits [batch, 1000], a classifier"
+    model.graph.node.append(helper.make_node("MatMul", ["features", head], ["logits"]))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1000]))
+    save(model, pair(folder) / "image.onnx")
+    return ("logits", "1000")
 
 
-def not_onnx(folder: Path) -> str:
-    pair(folder)
-    (folder / "text.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0f\nsize 2219075\n")
-    return "text.onnx is a Git LFS pointer"
+def pointer(folder: Path) -> Words:
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:0f\nsize 2219075\n"
+    (pair(folder) / "text.onnx").write_text(text)
+    return ("text.onnx", "git lfs pull")
 
 
-def not_a_plan(folder: Path) -> str:
-    (folder / "visual.plan").write_bytes(b"ptrt" + bytes(64))
-    (folder / "textual.plan").write_bytes(b"ftrt" + bytes(64))
-    return "plans of 68 bytes, one without TensorRT's magic"
+def no_plan(folder: Path) -> Words:
+    folder.mkdir()
+    for name in ("visual", "textual"):
+        (folder / f"{name}.plan").write_bytes(b"gibberish" * 9)
+    return ("visual.plan", "trtexec")
 
 
-def no_preprocessing(folder: Path) -> str:
-    pair(folder)
-    return "no preprocessing, no tokenizer, no logit scale: --like or options are needed"
+def not_finite(folder: Path) -> Words:
+    model = tower("text")
+    behind(model, helper.make_node("Add", ["raw", stored(model, "nan", np.float32(np.nan))], ["?"]))
+    save(model, pair(folder) / "text.onnx")
+    return ("text.onnx", "not finite")
 
 
-def hub_without_tokenizer(folder: Path) -> str:
-    pair(folder)
-    write_hub_files(folder)
-    return "open_clip_config.json names no tokenizer file: --like or --tokenizer is needed"
-
-
-def nan_embeddings(folder: Path) -> str:
-    pair(folder)
-    model = onnx.load(str(folder / "text.onnx"))
-    output = model.graph.output[0].name
-    model.graph.node[-1].output[0] = "before"
-    model.graph.initializer.append(numpy_helper.from_array(np.array(np.nan, np.float32), "nothing"))
-    model.graph.node.append(helper.make_node("Add", ["before", "nothing"], [output], name="spoil"))
-    onnx.save(model, str(folder / "text.onnx"))
-    return "text.onnx answers NaN"
-
-
-BAD: tuple[Callable[[Path], str], ...] = (
+BAD: tuple[Callable[[Path], Words], ...] = (
     half_of_a_pair,
     two_image_towers,
     other_context_length,
-    missing_external_data,
-    truncated_external_data,
+    missing_weights,
+    cut_weights,
     custom_operator,
-    newer_opset,
-    newer_ir,
+    operator_of_another_runtime,
     unknown_operator,
-    unknown_contrib_operator,
+    newer_opset,
+    newer_format,
     other_widths,
     hidden_states,
-    two_candidates,
-    no_embedding,
-    not_onnx,
-    not_a_plan,
-    no_preprocessing,
-    hub_without_tokenizer,
-    nan_embeddings,
+    two_embeddings,
+    classifier,
+    pointer,
+    no_plan,
+    not_finite,
 )
-
-
-def main(folder: Path) -> None:
-    for make in BAD:
-        target = folder / "bad" / make.__name__.replace("_", "-")
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
-        wrong = make(target)
-        print(f"- `bad/{target.name}`: {wrong}")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
