@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import clipq.demo
 from clipq.bundle import Bundle, TowerName, open_bundle
 from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
-from clipq.errors import CheckpointError, RecipeError
+from clipq.errors import BundleError, CheckpointError, RecipeError
 from clipq.exporters.adopt.foreign import ForeignEngine
 from clipq.exporters.calibration_set import DEMO_SET, CalibrationSet, open_calibration_set
 from clipq.exporters.quantized_bundle import quantize_bundle
 from clipq.exporters.recipes import Recipe, parse_recipe
-from clipq.given import PathLike, as_folder, as_list, as_path, as_text
+from clipq.given import PathLike, as_folder, as_list, as_path, as_text, shown
 from clipq.making import check_target, directory_in_making
 from clipq.progress import Progress, progress_bars
 
@@ -39,15 +40,38 @@ def export(checkpoint: str, output: PathLike, *, pretrained: str | None = None, 
     return export_bundle(named, pretrained, target, opset=opset, progress=lambda line: None).path
 
 
-def adopt(engine: ForeignEngine, output: PathLike) -> Path:
+def adopt(engine: ForeignEngine, output: PathLike, *, against: PathLike | None = None) -> Path:
     """Make a bundle at ``output`` of an engine that others made, whose files stay as they are; returns its folder.
 
-    What the files do not say is read from those beside them, or said by ``engine``. Raises BundleError for what is no
-    engine, and for what nobody says; EngineError where ONNX Runtime refuses a tower.
+    What the files do not say is read from those beside them, or said by ``engine``. ``against`` is a bundle, or a
+    checkpoint as ``export`` takes it, of an engine that is right: ``open_bundle(...).manifest.adopted.compared`` says
+    whether they agree, or which mistake explains that they do not. Raises BundleError for what is no engine, and for
+    what nobody says; EngineError where ONNX Runtime refuses a tower.
     """
+    if not isinstance(engine, ForeignEngine):
+        raise BundleError(f"engine {shown(engine)}: give clipq.ForeignEngine(FOLDER) or (image=FILE, text=FILE)")
+    return adopt_engine(engine, as_folder(output, "output"), against, lambda line: None).path
+
+
+def adopt_engine(
+    engine: ForeignEngine, target: Path, against: PathLike | None, progress: Callable[[str], None]
+) -> Bundle:
+    """What ``adopt`` does, told of by ``progress``; a checkpoint to compare with is exported for the time being."""
     from clipq.exporters.adopt.adopt import adopt as make
 
-    return make(engine, as_folder(output, "output")).path
+    check_target(target)
+    if against is None:
+        return make(engine, target)
+    if against == DEMO:
+        return make(engine, target, open_bundle(Path(clipq.demo.__file__).parent / "bundle"), progress)
+    if as_path(against, "against").exists():
+        return make(engine, target, open_bundle(against), progress)
+    require_torch()
+    from clipq.exporters.onnx_bundle import export_bundle
+
+    with TemporaryDirectory(prefix="clipq-") as folder:
+        exported = export_bundle(str(against), None, Path(folder) / "reference", opset=21, progress=progress)
+        return make(engine, target, exported, progress)
 
 
 def quantize(

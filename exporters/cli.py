@@ -142,19 +142,21 @@ def adopt(output: Path, against: str | None, **given: Any) -> None:
     FOLDER holds both towers as transformers.js, Optimum, Immich, clip-as-service and others lay them out. With
     --against, ends with code 1 where the two do not agree; the bundle is made all the same.
     """
-    from clipq.exporters.adopt.adopt import adopt as make
     from clipq.exporters.adopt.foreign import ForeignEngine
+    from clipq.exporters.api import adopt_engine
 
     if given["logit_scale"] is None:
         refuse_idle("goes with --logit-scale, which is not given", "logit_bias")
-    bundle = make(ForeignEngine(**given), output)
-    assert bundle.manifest.adopted is not None
-    for fact, source in bundle.manifest.adopted.sources.items():
-        click.echo(f"{fact}: {source}")
-    recipe = bundle.manifest.recipe
-    for what, found in recipe.options.items():
-        click.echo(f"{what.replace('_', ' ')}: {found}")
+    bundle = adopt_engine(ForeignEngine(**given), output, against, lambda line: click.echo(line, err=True))
+    found = bundle.manifest.adopted
+    assert found is not None
+    for fact, source in (*found.sources.items(), *bundle.manifest.recipe.options.items()):
+        click.echo(f"{fact.replace('_', ' ')}: {source}")
+    for sentence in found.compared.sentences if found.compared else ():
+        click.echo(sentence)
     click.echo(str(bundle.path))
+    if found.compared is not None and not found.compared.agrees:
+        raise SystemExit(1)
 
 
 @main.command()

@@ -226,19 +226,32 @@ class Recipe(_Model):
     source_digest: str | None = None
 
 
+class Compared(_Model):
+    """An adopted engine beside one that is known to be right: whether they agree, and what was found, in sentences."""
+
+    reference: str
+    agrees: bool
+    sentences: tuple[str, ...]
+
+
 class Adopted(_Model):
     """Of an engine that others made: the layout it came in, and where each fact about it was read.
 
-    ``sources``: by fact ("preprocessing", "logit scale"), the file or option that said it, in words.
+    ``sources``: by fact ("preprocessing", "logit scale"), the file or option that said it, in words. ``compared``: with
+    what ``--against`` named.
     """
 
     layout: str
     sources: dict[str, str]
+    compared: Compared | None = None
 
     @property
     def in_words(self) -> str:
-        """The layout and the facts, as a report has them."""
-        return f"adopted ({self.layout}): " + "; ".join(f"{fact}: {source}" for fact, source in self.sources.items())
+        """The layout, the facts and what they were proved by, as a report has them."""
+        said = [f"{fact}: {source}" for fact, source in self.sources.items()]
+        proved = f"compared with {self.compared.reference}" if self.compared else "compared with nothing (--against)"
+        found = self.compared.sentences if self.compared else ()
+        return f"adopted ({self.layout}): " + "; ".join([*said, proved, *found])
 
 
 class Manifest(_Model):
