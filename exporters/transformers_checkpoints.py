@@ -46,13 +46,22 @@ def load_transformers(source: Source) -> LoadedCheckpoint:
     """Load model, tokenizer and image processor; raises CheckpointError with the reason in one line."""
     import transformers
 
-    with _one_line(source):
+    if int(transformers.__version__.split(".")[0]) < 5:
+        raise CheckpointError(
+            f"{source.name}: checkpoints of transformers need transformers 5, this is {transformers.__version__}: "
+            "pip install -U transformers"
+        )
+    with _one_line(source.name):
         folder = _folder(source.model.removeprefix(TRANSFORMERS))
     kind = _checked_kind(source, folder)
-    with _one_line(source):
-        model, loading = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
+    with _one_line(f"{source.name}, model"):
+        model, loading = transformers.AutoModel.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    with _one_line(f"{source.name}, tokenizer"):
         own_tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        processor = transformers.AutoImageProcessor.from_pretrained(folder, **_on_pillow(transformers.__version__))
+    with _one_line(f"{source.name}, image processor"):
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
     _check_names(source, loading)
     config = model.config
     tokenizer = TransformersTokenizer(own_tokenizer, _context_length(source, own_tokenizer, config.text_config))
@@ -70,7 +79,7 @@ def load_transformers(source: Source) -> LoadedCheckpoint:
 
 
 @contextlib.contextmanager
-def _one_line(source: Source) -> Iterator[None]:
+def _one_line(what: str) -> Iterator[None]:
     """Around the libraries: no chatter, and their errors in one line."""
     with (
         warnings.catch_warnings(),
@@ -84,7 +93,7 @@ def _one_line(source: Source) -> Iterator[None]:
         except CheckpointError:
             raise
         except Exception as error:
-            raise CheckpointError(f"{source.name}: {reason_of(error)}") from error
+            raise CheckpointError(f"{what}: {reason_of(error)}") from error
 
 
 def _folder(where: str) -> Path:
@@ -127,14 +136,15 @@ def _checked_kind(source: Source, folder: Path) -> str:
 
 
 def _check_names(source: Source, loading: dict[str, Any]) -> None:
-    """transformers would give what is missing random values, and leave out what is too many."""
-    for what in ("missing", "unexpected"):
-        # Older versions stored them as weights.
-        names = sorted(name for name in loading[f"{what}_keys"] if not name.endswith("position_ids"))
+    """transformers would give random values to what is missing, and leave out what is too many."""
+    for what in ("missing", "unexpected", "mismatched"):
+        found = (key if isinstance(key, str) else key[0] for key in loading[f"{what}_keys"])
+        # Older versions stored positions as weights.
+        names = sorted(name for name in found if not name.endswith("position_ids"))
         if names:
             raise CheckpointError(
-                f"{source.name}: {_CONFIG} and the weights are of two models ({what}: {', '.join(names)[:200]}); save "
-                "the whole model again"
+                f"{source.name}: {_CONFIG} and the weights are of two models ({what}: {names[0]}"
+                f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}); save the whole model again"
             )
 
 
@@ -192,10 +202,6 @@ def _check_texts(source: Source, model: TransformersModel, tokenizer: Transforme
             f"{source.name}: the text tower's features depend on an attention mask that ids do not tell; set pad_token "
             "to the end token, and save the tokenizer again"
         )
-
-
-def _on_pillow(version: str) -> dict[str, Any]:
-    return {"use_fast": False} if int(version.split(".")[0]) < 5 else {"backend": "pil"}
 
 
 def _weights_digest(folder: Path) -> str:
