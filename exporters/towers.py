@@ -59,7 +59,9 @@ class ProbeAttention(nn.Module):
         """Attention of ``query`` (batch, queries, width) to ``key`` and ``value`` (batch, tokens, width)."""
         heads = []
         for given, weight, bias in zip((query, key, value), self.weights, self.biases, strict=True):
-            heads.append(F.linear(given, weight, bias).unflatten(2, (self.num_heads, -1)).transpose(1, 2))
+            batch, tokens, width = given.shape
+            split = (batch, tokens, self.num_heads, width // self.num_heads)
+            heads.append(F.linear(given, weight, bias).reshape(split).transpose(1, 2))
         return self.out_proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)), None
 
 
