@@ -62,7 +62,8 @@ class ProbeAttention(nn.Module):
             batch, tokens, width = given.shape
             split = (batch, tokens, self.num_heads, width // self.num_heads)
             heads.append(F.linear(given, weight, bias).reshape(split).transpose(1, 2))
-        return self.out_proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)), None
+        mixed = F.scaled_dot_product_attention(heads[0], heads[1], heads[2])
+        return self.out_proj(mixed.transpose(1, 2).flatten(2)), None
 
 
 class AttentionPool(nn.Module):
