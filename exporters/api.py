@@ -25,11 +25,11 @@ DEMO = "demo"
 
 
 def export(checkpoint: str, output: PathLike, *, pretrained: str | None = None, opset: Literal[17, 21] = 21) -> Path:
-    """Export an open_clip checkpoint to an FP32 bundle at ``output`` and compare both towers with torch.
+    """Export a checkpoint of open_clip or transformers to an FP32 bundle at ``output``, compared with torch.
 
     ``checkpoint`` is MODEL/TAG (``ViT-B-32/laion2b_s34b_b79k``), MODEL with ``pretrained``, ``hf-hub:ORG/REPO``,
-    ``local-dir:PATH`` or ``demo``. Returns the bundle's folder. Raises CheckpointError where the checkpoint or torch is
-    missing, ParityError where a tower does not match the checkpoint.
+    ``transformers:ORG/REPO``, ``local-dir:PATH`` or ``demo``. Returns the bundle's folder. Raises CheckpointError where
+    the checkpoint or torch is missing, ParityError where a tower does not match the checkpoint.
     """
     named, target = as_text(checkpoint, "checkpoint"), as_folder(output, "output")
     if opset not in (17, 21):

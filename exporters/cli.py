@@ -95,7 +95,7 @@ def list_command(bundles: Sequence[Path], checkpoints: bool, as_json: bool) -> N
         click.echo(f"{kind}s")
         for row in rows:
             if row["kind"] == kind:
-                click.echo(f"  {row['state']:5}  {row['name']:18}  {row['detail']}")
+                click.echo(f"  {row['state']:5}  {row['name']:21}  {row['detail']}")
 
 
 @main.command()
@@ -106,8 +106,9 @@ def list_command(bundles: Sequence[Path], checkpoints: bool, as_json: bool) -> N
 def onnx(checkpoint: str, pretrained: str | None, opset: str, output: Path) -> None:
     """Export CHECKPOINT to an FP32 bundle and compare both towers with torch.
 
-    CHECKPOINT is MODEL/TAG (ViT-B-32/laion2b_s34b_b79k), MODEL with --pretrained, hf-hub:ORG/REPO, local-dir:PATH
-    (a folder with open_clip_config.json and weights), or demo.
+    CHECKPOINT is MODEL/TAG (ViT-B-32/laion2b_s34b_b79k), MODEL with --pretrained, hf-hub:ORG/REPO (open_clip's),
+    transformers:ORG/REPO (or a folder: CLIP, SigLIP, SigLIP 2, AltCLIP, ChineseCLIP, MetaCLIP 2), local-dir:PATH (a
+    folder with open_clip_config.json and weights, or that save_pretrained of transformers wrote), or demo.
     """
     bundle = _export(checkpoint, pretrained, output, int(opset))
     for name, tower in (("image", bundle.manifest.image), ("text", bundle.manifest.text)):

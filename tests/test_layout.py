@@ -56,6 +56,8 @@ TORCH_MODULES = {
     "towers",
     "graph",
     "tokenizer_file",
+    "transformers_checkpoints",
+    "transformers_model",
     "onnx_bundle",
     "train_demo",
     "catalog",

@@ -199,7 +199,7 @@ class Tokenizer(StoredFile):
 
 
 class Checkpoint(_Model):
-    """Where the weights came from: ``ViT-B-32/laion2b_s34b_b79k``, ``local-dir:...``, ``demo``."""
+    """Where the weights are from: ``ViT-B-32/laion2b_s34b_b79k``, ``transformers:...``, ``local-dir:...``, ``demo``."""
 
     # Bundles of older versions hold the whole path of their author's machine.
     name: Annotated[str, AfterValidator(without_folders)]
