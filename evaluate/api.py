@@ -26,6 +26,7 @@ from clipq.evaluate.verdicts.by_axis import MARKS, AxisVerdict, axis_verdicts, f
 from clipq.evaluate.verdicts.headline import AXES
 from clipq.evaluate.verdicts.judgement import MARGIN
 from clipq.evaluate.verdicts.policy import Policy, read_policy
+from clipq.evaluate.verdicts.reference import ReferenceVerdict, reference_verdicts
 from clipq.given import PathLike, as_folder, as_list, as_path, as_share, as_text, shown
 from clipq.progress import Progress, progress_bars
 
@@ -50,6 +51,10 @@ class Evaluation(Results):
         found = {entry.name: axis_verdicts(entry) for entry in self.candidates}
         measured = [axis for axis in AXES if any(axes[axis].rows for axes in found.values())]
         return {name: {axis: axes[axis] for axis in measured} for name, axes in found.items()}
+
+    def references(self) -> dict[str, ReferenceVerdict]:
+        """By reference, whether it is right: ``state``, ``reason``, and a check for each view (docs/reference.md)."""
+        return {one.engine: one for one in reference_verdicts(self.entries)}
 
     def sentences(self) -> dict[str, str]:
         """By engine: what changed and what did not, in a sentence."""

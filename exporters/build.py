@@ -134,6 +134,12 @@ def build_bundle(
     settings = toolchain.settings
     if source.built_for is not None:
         raise BuildError(f"{source.path} is built already, for {source.built_for}; build the ONNX bundle it came from")
+    for name in TOWERS:
+        if not source.manifest.tower(name).is_plain:
+            raise BuildError(
+                f"{source.path}: its {name} tower takes or gives more than pixels or ids and embeddings; build it with "
+                "trtexec, and adopt the plan"
+            )
     if settings.calibrator and not source.manifest.recipe.scheme.is_fp32:
         raise BuildError(
             f"--calibrator chooses integers in an FP32 bundle; {source.path} was made by "

@@ -16,6 +16,7 @@ from clipq.data.image_files import find_images
 from clipq.data.tables import file_beside, read_csv
 from clipq.data.views import FileView, Sample
 from clipq.engines.base import Array
+from clipq.engines.interface import Interface
 from clipq.errors import DataError
 from clipq.preprocess import preprocess
 from clipq.tokenizer import TextTokenizer
@@ -59,16 +60,20 @@ class CalibrationSet:
         return len(self.images) if tower == "image" else len(self.texts)
 
     def feeds(self, bundle: Bundle, tower: TowerName, advance: Callable[[int], None]) -> Iterator[dict[str, Array]]:
-        """Batches for a tower, drawn from disk as they are asked for; ``advance`` is told of each batch's size."""
-        name = bundle.manifest.tower(tower).input_name
+        """Batches as a tower's file takes them, drawn from disk as they are asked for.
+
+        ``advance`` is told of each batch's size.
+        """
+        interface = Interface(bundle, tower)
+        size = interface.batch or BATCH
         tokenizer = TextTokenizer(bundle) if tower == "text" else None
-        for start in range(0, self.count(tower), BATCH):
+        for start in range(0, self.count(tower), size):
             if tokenizer is None:
-                rows, config = range(start, min(start + BATCH, len(self.images))), bundle.manifest.preprocess
+                rows, config = range(start, min(start + size, len(self.images))), bundle.manifest.preprocess
                 batch: Array = np.stack([preprocess(self.view.image(row), config) for row in rows])
             else:
-                batch = tokenizer(self.texts[start : start + BATCH])
-            yield {name: batch}
+                batch = tokenizer(self.texts[start : start + size])
+            yield interface.first({interface.taken.name: batch})
             advance(len(batch))
 
 

@@ -130,12 +130,17 @@ def onnx(checkpoint: str, pretrained: str | None, opset: str, output: Path) -> N
 @click.option("--image-output", metavar="NAME", help="Which output is the embedding, where that cannot be told.")
 @click.option("--text-output", metavar="NAME", help="The same of the text tower.")
 @click.option("--context-length", type=click.IntRange(1, 2**16), help="Tokens of a text, where no file says it.")
+@click.option(
+    "--against", metavar="BUNDLE|CHECKPOINT",
+    help="Embed 64 images and 64 texts in both, and say whether they agree or which mistake explains that they do not.",
+)  # fmt: skip
 @click.option("--checkpoint", metavar="NAME", help="What the engine is made of, by open_clip's name, for the record.")
 @click.option("-o", "--output", type=OutputFolder(), required=True, help="Folder of the bundle.")
-def adopt(output: Path, **given: Any) -> None:
+def adopt(output: Path, against: str | None, **given: Any) -> None:
     """Make a bundle of an engine that others made: its files as they are, with what evaluation needs.
 
-    FOLDER holds both towers as transformers.js, Optimum, Immich, clip-as-service and others lay them out.
+    FOLDER holds both towers as transformers.js, Optimum, Immich, clip-as-service and others lay them out. With
+    --against, ends with code 1 where the two do not agree; the bundle is made all the same.
     """
     from clipq.exporters.adopt.adopt import adopt as make
     from clipq.exporters.adopt.foreign import ForeignEngine

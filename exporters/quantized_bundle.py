@@ -52,6 +52,10 @@ def quantize_bundle(
         raise RecipeError(
             f"{source.path} was made by {source.manifest.recipe.name!r}; quantize the fp32 bundle instead"
         )
+    if source.manifest.is_one_graph:
+        raise RecipeError(
+            f"{source.path} is one graph of both towers, and recipes are for one each; adopt the towers as two files"
+        )
     if recipe.needs_calibration and calibration is None:
         raise RecipeError(f"recipe {recipe.name} measures activation ranges: give --calibration-set DIR")
     measured = calibration if recipe.needs_calibration else None

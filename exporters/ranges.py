@@ -176,15 +176,17 @@ def observe(
             # One message's bytes behind another's are the two merged: the weights are not copied to add outputs.
             file.write(added.SerializeToString())
         with OrtEngine(path) as engine:
-            most = 0
+            most, fixed = 0, engine.inputs[0].shape[0]
             for feed in feeds:
-                if not most:
+                if not most and fixed is None:
                     one = engine.run(_part(feed, 0, 1))
                     most = max(1, OBSERVED_BYTES // sum(array.nbytes for array in one.values()))
+                most = most or fixed or 1
                 for start in range(0, len(next(iter(feed.values()))), most):
                     part = _part(feed, start, most)
                     yield {**engine.run(part), **part}
 
 
 def _part(feed: dict[str, Array], start: int, count: int) -> dict[str, Array]:
-    return {name: array[start : start + count] for name, array in feed.items()}
+    # Positions can be one row for all.
+    return {name: array if len(array) == 1 else array[start : start + count] for name, array in feed.items()}

@@ -87,8 +87,8 @@ def masked(model):
         model,
         helper.make_node("ReduceSum", ["attention_mask", axis], ["covered"]),
         helper.make_node("ArgMax", [ids], ["end"], axis=1),
-        helper.make_node("Add", ["end", one], ["text"]),
-        helper.make_node("Equal", ["covered", "text"], ["covers"]),
+        helper.make_node("Add", ["end", one], ["length_of_text"]),
+        helper.make_node("Equal", ["covered", "length_of_text"], ["covers"]),
         helper.make_node("Cast", ["covers"], ["divisor"], to=TensorProto.FLOAT),
         helper.make_node("Div", ["raw", "divisor"], ["?"]),
     )

@@ -181,7 +181,7 @@ def test_every_option_of_a_recipe_changes_a_tower(tmp_path, base):
 @pytest.mark.parametrize("role", ["in-distribution", "shifted", "groups", "near-ood", "far-ood", "retrieval"])
 def test_keys_that_a_role_makes_nothing_of(role):
     values = {"classes_of": "test", "label_map": __file__, "templates": "simple-7", "groups": ("light",),
-              "smallest_group": 20, "baseline": "test"}  # fmt: skip
+              "smallest_group": 20, "baseline": "test", "published": "flickr30k" if role == "retrieval" else "cifar10"}  # fmt: skip
     assert values.keys() == ROLES_OF.keys()
     inside = ViewEntry(source=TEST, name="test")
     for key, value in values.items():

@@ -26,6 +26,7 @@ from clipq.evaluate.results.estimates import Estimate
 from clipq.evaluate.results.pairing import SampleAnswers
 from clipq.evaluate.results.record import MOST_LEFT_OUT, ViewRecord
 from clipq.evaluate.suites.plan import Plan, PlannedView
+from clipq.evaluate.suites.published import asked_as_published
 from clipq.evaluate.suites.schema import LABELLED
 from clipq.evaluate.suites.templates import asked_on
 from clipq.progress import Progress
@@ -96,5 +97,6 @@ def _view_record(reading: Reading[PlannedView], found: Sequence[Found]) -> ViewR
         left_out=dict(islice(planned.view.left_out.items(), MOST_LEFT_OUT)),
         left_out_count=len(planned.view.left_out) + planned.view.left_out_unnamed,
         unverified=planned.view.unverified,
+        published=asked_as_published(planned, reading.subject.bundle, reading.suite),
         **{name: value for one in found for name, value in one.view.items()},
     )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -271,10 +272,11 @@ def _reference(bundles: Sequence[Bundle], asked: str | None) -> Bundle | None:
 def unlike(bundle: Bundle, reference: Bundle) -> tuple[str, ...]:
     """In what an engine differs from its reference beside its arithmetic, in words: what it is made of, and is fed."""
     ours, theirs = bundle.manifest, reference.manifest
-    found = {
+    found: dict[str, tuple[str | int, str | int]] = {
         "checkpoint": (ours.checkpoint.name, theirs.checkpoint.name),
         "width of embeddings": (ours.embed_dim, theirs.embed_dim),
-        "logit scale": (ours.logit_scale, theirs.logit_scale),
+        # As fitted to a graph's own logits they end in other digits.
+        "logit scale": (f"{ours.logit_scale:.4g}", f"{theirs.logit_scale:.4g}"),
     }
     said = [f"{what} ({mine} and {other})" for what, (mine, other) in found.items() if mine != other]
     if ours.checkpoint.name == theirs.checkpoint.name and ours.checkpoint != theirs.checkpoint:
@@ -291,7 +293,13 @@ def _other_ids(bundle: Bundle, reference: Bundle) -> str:
     lengths = [one.manifest.tokenizer.context_length for one in (bundle, reference)]
     if lengths[0] != lengths[1]:
         return f"{lengths[0]} and {lengths[1]} tokens"
-    texts = [template.replace("{}", "Caf&eacute; DOG_1's") for template in reference.prompts.templates["imagenet-80"]]
-    mine, theirs = (TextTokenizer(one)(texts) for one in (bundle, reference))
+    names = cycle(next(iter(reference.prompts.class_names.values())))
+    templates = reference.prompts.templates["imagenet-80"]
+    texts = [template.replace("{}", name) for template, name in zip(templates, names, strict=False)]
+    tokenizers = [TextTokenizer(one) for one in (bundle, reference)]
+    rows = [tokenizer(texts) for tokenizer in tokenizers]
+    if (rows[0] == rows[1]).all():
+        return ""
+    mine, theirs = (ids * tokenizer.mask(ids) for tokenizer, ids in zip(tokenizers, rows, strict=True))
     others = int((mine != theirs).any(1).sum())
-    return f"other ids of {others} of {len(texts)} texts" if others else ""
+    return f"other ids of {others} of {len(texts)} texts" if others else "it pads with another id"

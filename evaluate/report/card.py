@@ -15,6 +15,7 @@ from clipq.evaluate.results.record import BundleRecord, Measurement, Record
 from clipq.evaluate.verdicts.by_axis import findings
 from clipq.evaluate.verdicts.headline import AXES, headline, title
 from clipq.evaluate.verdicts.judgement import judge_row
+from clipq.evaluate.verdicts.reference import STATES, reference_verdicts
 from clipq.evaluate.verdicts.saturation import in_words
 from clipq.files import write_atomic
 from clipq.given import hint
@@ -98,10 +99,14 @@ def _body(entry: Entry) -> str:
     lines = [
         f"# {plain(bundle.name)}",
         "",
-        f"{_code(bundle.checkpoint)}, quantized by {_code(bundle.recipe)}, measured in {_code(record.place)}"
+        f"{_code(bundle.checkpoint)}, {_made(bundle)}, measured in {_code(record.place)}"
         + (" by **simulated** quantization: no engine of this precision ran." if record.simulated else "."),
         "",
         plain(f"{findings(entry)}.") if entry.is_candidate else "It is the reference, or was compared with none.",
+        "",
+        "## Is the reference right?",
+        "",
+        *_reference(entry),
         "",
         "## What changed against the reference",
         "",
@@ -133,6 +138,7 @@ def _body(entry: Entry) -> str:
         "",
         f"- Bundle SHA-256 {_code(bundle.digest)}",
         f"- Recipe {_code(' '.join([bundle.recipe, *(f'{key}={value}' for key, value in bundle.options.items())]))}",
+        *([] if bundle.adopted is None else [f"- {plain(bundle.adopted.in_words)}"]),
         *_calibration(bundle),
         f"- Measured {plain(record.created)} on {plain(str(record.environment['cpu']))}"
         + (f", {plain(record.environment['gpu']['name'])}" if "gpu" in record.environment else ""),
@@ -143,6 +149,13 @@ def _body(entry: Entry) -> str:
         )
     versions = ", ".join(f"{name} {version}" for name, version in record.environment["packages"].items())
     return "\n".join([*lines, f"- {plain(versions)}"]) + "\n"
+
+
+def _reference(entry: Entry) -> list[str]:
+    found = reference_verdicts([] if entry.reference is None else [entry.reference])
+    return [f"{plain(one.engine)} {STATES[one.state]} **{one.state}**: {plain(one.reason)}." for one in found] or [
+        "There is none."
+    ]
 
 
 def _limitations(entry: Entry, axes: Set[str]) -> list[str]:
@@ -164,6 +177,12 @@ def _limitations(entry: Entry, axes: Set[str]) -> list[str]:
         f"- Zero-shot prompts: {plain(templates)}. Another prompt set gives other figures.",
         "- Figures hold for this runtime and machine; another runtime may round differently.",
     ]
+
+
+def _made(bundle: BundleRecord) -> str:
+    if bundle.adopted is None:
+        return f"quantized by {_code(bundle.recipe)}"
+    return f"as others made it ({bundle.scheme.widths} by its own graph)"
 
 
 def _calibration(bundle: BundleRecord) -> list[str]:

@@ -20,6 +20,7 @@ from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.record import CSV_COLUMNS, csv_cells, csv_text
 from clipq.evaluate.verdicts.by_axis import MARKS, axis_verdicts, sentence
 from clipq.evaluate.verdicts.headline import AXES
+from clipq.evaluate.verdicts.reference import STATES, reference_verdicts
 from clipq.evaluate.verdicts.regularities import find_regularities
 from clipq.files import write_atomic
 
@@ -38,9 +39,13 @@ def write(results: Results, form: str, target: Path, *, images: bool) -> Path:
 
 
 def as_markdown(results: Results) -> str:
-    """Verdicts, the table of axes, regularities."""
+    """What is known of the reference, verdicts, the table of axes, regularities."""
     found = [(entry, axis_verdicts(entry)) for entry in results.candidates]
     lines = [f"# {plain(', '.join(dict.fromkeys(e.record.bundle.checkpoint for e in results.entries)))}", ""]
+    checked = reference_verdicts(results.entries)
+    lines += [
+        f"- Reference {plain(one.engine)} {STATES[one.state]} **{one.state}**: {plain(one.reason)}." for one in checked
+    ]
     lines += [f"- {plain(sentence(entry))}" for entry, _ in found]
     lines += [f"- {plain(note)}" for note in results.notes]
     lines += [f"- **{plain(entry.name)} failed:** {plain(entry.record.failed)}" for entry in results.failed]
@@ -63,7 +68,7 @@ def as_markdown(results: Results) -> str:
 
 
 def as_json(results: Results) -> str:
-    """Verdicts, regularities and every measurement."""
+    """What is known of the references, verdicts, regularities and every measurement."""
     regularities, looked_at = find_regularities(results)
     engines: list[dict[str, Any]] = []
     for entry in results.entries:
@@ -79,6 +84,7 @@ def as_json(results: Results) -> str:
         )
     whole = {
         "clipq": __version__,
+        "references": [asdict(one) | {"reason": one.reason} for one in reference_verdicts(results.entries)],
         "engines": engines,
         "notes": results.notes,
         "failed": {entry.name: entry.record.failed for entry in results.failed},

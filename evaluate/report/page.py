@@ -15,6 +15,7 @@ from clipq import __version__
 from clipq.cpu import spoken
 from clipq.evaluate.metrics.ood import SCORES
 from clipq.evaluate.metrics.table import METRICS, Section, of_section, title_of
+from clipq.evaluate.published import table
 from clipq.evaluate.report.data import PageData
 from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.key import Key, attack_group, batch_group, tower_view
@@ -23,11 +24,15 @@ from clipq.evaluate.results.record import AttackRecord, Measurement, ViewRecord
 from clipq.evaluate.verdicts.by_axis import MARKS, AxisVerdict, axis_verdicts, confidence_state, findings
 from clipq.evaluate.verdicts.headline import AXES
 from clipq.evaluate.verdicts.judgement import MARGIN, breaks_promise
+from clipq.evaluate.verdicts.reference import STATES, TOLERANCE, WITHIN, reference_verdicts
 from clipq.evaluate.verdicts.regularities import find_regularities
 from clipq.evaluate.verdicts.saturation import in_words, percent
 from clipq.files import write_atomic
 
 SIMULATION = ("acc1", "ece", "confidence_gap", "agreement", "cosine")
+
+# How the page marks what is known of a reference.
+CHECK_CLASSES = {"verified": "better", "anomalous": "worse", "too few samples": "", "no published value": "quiet"}
 
 # So many views stand open when the page opens.
 OPEN_VIEWS = 1
@@ -91,6 +96,13 @@ class _Page:
             "failed": results.failed,
             "notes": results.notes,
             "references": [entry for entry in entries if entry.is_reference],
+            "checked": (checked := reference_verdicts(entries)),
+            "compared": any(check.published is not None for one in checked for check in one.checks),
+            "check_classes": CHECK_CLASSES,
+            "check_verbs": STATES,
+            "publisher": table.shipped().source,
+            "tolerance": TOLERANCE,
+            "within": WITHIN,
             "checkpoints": list(dict.fromkeys(entry.record.bundle.checkpoint for entry in entries)),
             "runtimes": list(dict.fromkeys(entry.record.place for entry in entries)),
             "dates": sorted({entry.record.created[:10] for entry in entries}),

@@ -32,6 +32,7 @@ from clipq.evaluate.verdicts.compare import Comparison
 from clipq.evaluate.verdicts.gate import Finding, outcome
 from clipq.evaluate.verdicts.headline import headline, title
 from clipq.evaluate.verdicts.judgement import breaks_promise
+from clipq.evaluate.verdicts.reference import STATES, judge_reference
 from clipq.evaluate.verdicts.saturation import in_a_clause, in_words, open_hints, percent
 from clipq.hints import Hint, sentences
 
@@ -53,6 +54,12 @@ def print_summary(records: Sequence[Record]) -> None:
 
 def _print_measured(console: Console, measured: Sequence[Record]) -> None:
     reference = measured[0].reference
+    styles = {"verified": "green", "anomalous": "bold red", "too few samples": "yellow"}
+    for record in measured:
+        if record.is_reference:
+            found = judge_reference(record, record.name)
+            said = f"reference {found.engine} {STATES[found.state]} {found.state}: {found.reason}"
+            console.print(said, style=styles.get(found.state, "dim"), markup=False)
     for view in measured[0].views:
         if view.role == "in-distribution":
             console.print(_view_table(measured, view))
@@ -184,9 +191,13 @@ def _print_engines(console: Console, records: Sequence[Record]) -> None:
         cells = [escape(record.name), f"{record.bundle.file_bytes / 1e6:.1f}"]
         for tower in ("image", "text"):
             # What an earlier run timed, it may have timed at other sizes, and beside other times of the reference.
-            key = Key(tower_view(tower), batch_group(largest), "latency_ms.p50")
+            taken = [row.batch for row in record.latency if row.tower == tower]
+            # Of a file that takes one batch alone, that one.
+            batch = taken[0] if len(taken) == 1 else largest
+            key = Key(tower_view(tower), batch_group(batch), "latency_ms.p50")
             row = next((one for one in record.measurements if one.key == key), None)
-            cells.append("" if row is None else f"{row.value:.2f}")
+            note = "" if batch == largest else f" (batch {batch})"
+            cells.append("" if row is None else f"{row.value:.2f}{note}")
             own = "1.00" if row is not None and record.name == record.reference else ""
             times = own if row is None or row.delta is None else f"{row.value / (row.value - row.delta):.2f}"
             cells.append("[yellow]busy[/]" if row is not None and row.busy else times)

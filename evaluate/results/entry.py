@@ -42,8 +42,7 @@ class Entry:
     @property
     def is_reference(self) -> bool:
         """Whether it is what its run compares others with."""
-        record = self.record
-        return record.bundle.name == record.reference and not (record.is_side or record.failed)
+        return self.record.is_reference
 
     @property
     def place(self) -> str:

@@ -144,6 +144,19 @@ class AttackRecord(_Model):
     digests: dict[str, str] = Field(default_factory=dict)
 
 
+class PublishedSetRecord(_Model):
+    """The published test set that a view is, by its suite or its source, and whether the published question was asked.
+
+    ``images`` are those of the whole view, of which a run may take a part. ``other_names`` counts the class names that
+    are none of the published ones. What does not apply or is not known is None.
+    """
+
+    name: str
+    images: int
+    other_names: int | None = None
+    same_templates: bool | None = None
+
+
 class ViewRecord(_Model):
     """A view as it was used: where from, in which role, how many samples, what was left out, which classes.
 
@@ -152,6 +165,7 @@ class ViewRecord(_Model):
     ``left_out`` the first MOST_LEFT_OUT of the ``left_out_count`` files that are no samples, and why; ``unverified``
     names what was read though nobody can tell whether it is whole. ``digest`` is of ids and images, ``digests`` of what
     else was asked: labels, classes, templates, captions, columns of groups; before schema 6 these are not known.
+    ``published`` is None for a view that is no published test set, and before schema 8.
     """
 
     name: str
@@ -170,6 +184,7 @@ class ViewRecord(_Model):
     left_out_count: int = 0
     unverified: tuple[str, ...] = ()
     smallest_group: int | None = None
+    published: PublishedSetRecord | None = None
     reliability: tuple[ReliabilityBin, ...] = ()
     histograms: tuple[ScoreHistogram, ...] = ()
     flips: tuple[FlipRecord, ...] = ()
@@ -367,6 +382,11 @@ class Record(_Model):
     def name(self) -> str:
         """What tables and charts call this record."""
         return engine_name(self.bundle.name, self.cpu, simulated=self.simulated, twin=self.twin)
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is what its run compares others with."""
+        return self.bundle.name == self.reference and not (self.is_side or self.failed)
 
     @property
     def is_side(self) -> bool:

@@ -42,6 +42,7 @@ LABELLED: tuple[Role, ...] = ("in-distribution", "shifted", "groups")
 # The roles that make something of a view's key; those that are not here do so in every role.
 ROLES_OF: dict[str, tuple[Role, ...]] = {
     **dict.fromkeys(("classes_of", "label_map", "templates", "groups", "smallest_group"), LABELLED),
+    "published": (*LABELLED, "retrieval"),
     "baseline": ("shifted", "near-ood", "far-ood"),
 }
 
@@ -89,7 +90,8 @@ class ViewEntry(_Entry):
     ``baseline`` is the in-distribution view that a shifted or out-of-distribution one belongs to (default: the first).
     ``classes_of`` reads the labels as classes of another view, ``label_map`` (CSV: ``label,class``) says how.
     ``groups`` names columns and crossings (``race*gender``); smaller groups than ``smallest_group`` are shown, marked,
-    and left out of gaps. ``samples`` takes a seeded random part.
+    and left out of gaps. ``samples`` takes a seeded random part. ``published`` says which published test set it is,
+    where its source does not say so itself (``wds_imagenet1k``).
     """
 
     source: str
@@ -102,6 +104,7 @@ class ViewEntry(_Entry):
     groups: tuple[str, ...] = ()
     smallest_group: Whole = Field(default=SMALLEST_GROUP, ge=SAMPLES.least, le=SAMPLES.most)
     samples: Whole | None = Field(default=None, ge=SAMPLES.least, le=SAMPLES.most)
+    published: str | None = None
 
 
 class CorruptionsEntry(_Entry):

@@ -20,6 +20,7 @@ from clipq.data.open import complaint, describe_sources, seen_from
 from clipq.errors import DataError
 from clipq.evaluate.suites.corruptions import NAMED_SETS, SEVERITIES, STANDARD
 from clipq.evaluate.suites.names import name_complaints
+from clipq.evaluate.suites.published import published_complaint
 from clipq.evaluate.suites.schema import (
     LABELLED,
     ROLES_OF,
@@ -176,6 +177,8 @@ def _check(suite: Suite) -> list[Complaint]:
             complain((*here, "label_map"), f"label_map {entry.label_map}: no such file")
         if entry.label_map is not None and entry.classes_of is None:
             complain((*here, "label_map"), "label_map needs classes_of, the view whose classes it speaks of")
+        if entry.role in ROLES_OF["published"] and (said := published_complaint(entry)):
+            complain((*here, "published"), said)
         for key in ("baseline", "classes_of"):
             wanted = getattr(entry, key)
             if wanted is not None and wanted not in inside:

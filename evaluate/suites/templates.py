@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from clipq.bundle import Bundle
 from clipq.data.views import View
 from clipq.errors import DataError
+from clipq.evaluate.published.table import templates_digest
 from clipq.evaluate.suites.schema import Suite
-from clipq.files import sha256_bytes
 from clipq.given import hint
 
 DEFAULT_TEMPLATES = "imagenet-80"
@@ -31,7 +31,7 @@ def asked_on(view: View, bundle: Bundle, suite: Suite) -> dict[str, str]:
     if view.classes is None:
         return view.annotations
     templates = choose_templates(view, bundle, suite.templates_of(view.name)).templates
-    return {**view.annotations, "templates": sha256_bytes("\0".join(templates).encode())}
+    return {**view.annotations, "templates": templates_digest(templates)}
 
 
 def choose_templates(view: View, bundle: Bundle, asked: str | None) -> TemplateSet:

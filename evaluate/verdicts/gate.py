@@ -25,6 +25,7 @@ from clipq.evaluate.verdicts.headline import headline
 from clipq.evaluate.verdicts.judgement import unseen
 from clipq.evaluate.verdicts.limits import LIMITS, Quantity
 from clipq.evaluate.verdicts.policy import Policy, Rule
+from clipq.evaluate.verdicts.reference import reference_verdicts
 from clipq.given import hint
 
 EXIT_CODES = {"pass": 0, "fail": 1, "investigate": 3}
@@ -58,7 +59,7 @@ def judge_policy(results: Results, policy: Policy) -> list[Finding]:
     candidates = [one for one in results.engines if one.is_judged]
     if not candidates:
         raise PolicyError("there is no candidate in these results: only the reference was evaluated")
-    findings: list[Finding] = []
+    findings = _on_references(policy, candidates)
     for one in candidates:
         if one.record.failed:
             findings.append(Finding(one.name, "engine", "fail", f"the engine failed: {one.record.failed}"))
@@ -81,6 +82,24 @@ def outcome(findings: Sequence[Finding]) -> State:
     """Fail where one fails, else investigate where one must be, else pass."""
     states = {finding.state for finding in findings}
     return next(state for state in ("fail", "investigate", "pass") if state in states)
+
+
+def _on_references(policy: Policy, candidates: Sequence[Entry]) -> list[Finding]:
+    """What the policy asks of the references of the engines that it judges."""
+    if policy.reference is None:
+        return []
+    rule = f"reference={policy.reference}"
+    found = [
+        Finding(one.name, rule, "fail", "there is no reference that could be right")
+        for one in candidates
+        if one.reference is None and not one.record.failed
+    ]
+    for verdict in reference_verdicts({one.reference: None for one in candidates if one.reference is not None}):
+        wanted: State = "fail" if verdict.state == "anomalous" else "pass"
+        if policy.reference == "verified" and verdict.state != "verified":
+            wanted = "investigate" if verdict.state == "too few samples" else "fail"
+        found.append(Finding(verdict.engine, rule, wanted, f"{verdict.state}: {verdict.reason}"))
+    return found
 
 
 def _apply(policy: Policy, candidates: Sequence[Entry]) -> list[Finding]:

@@ -106,21 +106,29 @@ class Rule(BaseModel):
 
 
 class Policy(BaseModel):
-    """Rules, their default confidence, and the views and CPUs that every engine must have been measured on."""
+    """Rules, their default confidence, and the views and CPUs that every engine must have been measured on.
+
+    ``reference`` asks that the references themselves are right: ``verified`` against a published value, or at least
+    ``not anomalous``.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     confidence: float = Field(default=0.95, ge=0, lt=1)
     required: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     cpu: _Levels = None
+    reference: Literal["verified", "not anomalous"] | None = None
     rule: tuple[Rule, ...] = ()
 
     _plain = field_validator("confidence", mode="before")(plain_number)
 
     @model_validator(mode="after")
     def _asks_something(self) -> Policy:
-        if not (self.rule or self.required or self.cpu):
-            raise ValueError("it has no [[rule]], requires no view and names no cpu: a gate that cannot fail")
+        if not (self.rule or self.required or self.cpu or self.reference):
+            raise ValueError(
+                "it has no [[rule]], requires no view, names no cpu and asks nothing of the reference: "
+                "a gate that cannot fail"
+            )
         return self
 
 

@@ -10,7 +10,7 @@ from clipq.bundle import TOWERS, Bundle
 from clipq.engines.base import Array
 from clipq.engines.interface import Interface
 from clipq.engines.ort import OrtEngine
-from clipq.exporters.adopt.samples import Samples
+from clipq.exporters.adopt.samples import default_samples
 
 SAMPLES = 8
 # Of the logits' own spread: what quantized products may leave of a straight line.
@@ -19,8 +19,7 @@ MOST_RESIDUAL = 0.02
 
 def fit_logits(draft: Bundle, path: Path) -> tuple[float, float | None] | None:
     """Scale and bias between cosines and the logits of a graph of both towers; None where it gives no such logits."""
-    samples = Samples.of(SAMPLES)
-    feeds = {tower: samples.feed(draft, tower) for tower in TOWERS}
+    feeds = {tower: default_samples().feed(draft, tower, SAMPLES) for tower in TOWERS}
     cosines, logits = [], []
     with OrtEngine(path) as engine:
         taken = {spec.name for spec in engine.inputs}

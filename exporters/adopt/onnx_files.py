@@ -21,7 +21,7 @@ from clipq.errors import BundleError, EngineError
 from clipq.exporters.adopt.foreign import ForeignEngine
 from clipq.exporters.adopt.layouts import Found
 from clipq.exporters.adopt.precision import read_scheme
-from clipq.exporters.adopt.samples import Samples
+from clipq.exporters.adopt.samples import default_samples
 from clipq.exporters.adopt.signature import Answer, inputs_of, output_of
 from clipq.onnx_graph import data_files, read_graph
 from clipq.scheme import Scheme
@@ -77,7 +77,7 @@ class OnnxFiles:
         interface, path = Interface(draft, tower), self._sources[tower]
         rows = interface.batch or ROWS
         try:
-            answered = self._engines[tower].run(interface.first(Samples.of(rows).feed(draft, tower)))
+            answered = self._engines[tower].run(interface.first(default_samples().feed(draft, tower, rows)))
         except EngineError as error:
             raise EngineError(f"{path}: does not run on {rows} rows: {error}") from error
         name = output_of(path, tower, answered, rows, self._engine.output(tower))
@@ -87,11 +87,10 @@ class OnnxFiles:
 
     def check(self, bundle: Bundle) -> None:
         """Raise BundleError where a tower does not look at what it is given, EngineError where it gives no numbers."""
-        samples = Samples.of(2)
         for tower in TOWERS:
             path = self._sources[tower]
             with open_engine(bundle, tower, DEFAULT_RUNTIME) as engine:
-                (embeddings,) = engine.run(samples.feed(bundle, tower)).values()
+                (embeddings,) = engine.run(default_samples().feed(bundle, tower, 2)).values()
             lengths = np.linalg.norm(embeddings.astype(np.float64), axis=1, keepdims=True)
             what = "images" if tower == "image" else "texts"
             if not np.isfinite(lengths).all() or (lengths == 0).any():

@@ -235,6 +235,11 @@ class Adopted(_Model):
     layout: str
     sources: dict[str, str]
 
+    @property
+    def in_words(self) -> str:
+        """The layout and the facts, as a report has them."""
+        return f"adopted ({self.layout}): " + "; ".join(f"{fact}: {source}" for fact, source in self.sources.items())
+
 
 class Manifest(_Model):
     """The content of ``clipq.json``."""

@@ -73,16 +73,23 @@ class TextTokenizer:
         return np.array(rows, dtype=self._dtype).reshape(len(rows), self._entry.context_length)
 
     def mask(self, ids: NDArray[Any]) -> NDArray[np.int64]:
-        """1 where a token is one of the text and 0 where it pads, of rows of ids that this tokenizer gave."""
+        """1 where a token is one of the text and 0 where it pads, of rows of ids that this tokenizer gave.
+
+        A text that ends in what pads, spelled out, cannot be told from one that is padded once more.
+        """
         padding = self._tokenizer.padding
         if padding is None:
             return np.ones(ids.shape, np.int64)
-        rows = ids if padding["direction"] == "right" else ids[:, ::-1]
-        # CLIP pads with the token that ends a text: then the first of those that end a row is no padding.
-        empty = self._tokenizer.encode("")
-        kept = sum(mask for id, mask in zip(empty.ids, empty.attention_mask, strict=True) if id == padding["pad_id"])
-        trailing = np.logical_and.accumulate((rows == padding["pad_id"])[:, ::-1], axis=1).sum(1)
-        pads = np.maximum(trailing - kept, 0)
+        known = self._tokenizer.encode("a")
+
+        def run(rows: NDArray[Any]) -> NDArray[np.int64]:
+            """How many ids on the side of the padding are the one that pads."""
+            outwards = rows[:, ::-1] if padding["direction"] == "right" else rows
+            return np.logical_and.accumulate(outwards == padding["pad_id"], axis=1).sum(1)
+
+        # CLIP pads with the token that ends a text: then one of those at the end of a row is no padding.
+        kept = run(np.array([known.ids])) - known.attention_mask.count(0)
+        pads = np.maximum(run(ids) - kept, 0)
         mask = (np.arange(ids.shape[1]) < ids.shape[1] - pads[:, None]).astype(np.int64)
         return mask if padding["direction"] == "right" else mask[:, ::-1]
 

@@ -141,6 +141,28 @@ def test_names_that_are_the_same_to_a_tokenizer_are_one_class(tmp_path, keys):
         open_view(with_classes(tmp_path, *keys, "star"))
 
 
+def thousand_classes(root, *twice):
+    """A table of a thousand classes, of which the last are called as the first are."""
+    names = [*twice, *(f"name {number}" for number in range(1000 - 2 * len(twice))), *twice]
+    (root / "photos.csv").write_text("file,label\n" + "".join(f"{one}.png,{one}\n" for one in range(1000)))
+    (root / "classnames.txt").write_text("\n".join(names))
+    for number in range(1000):
+        (root / f"{number}.png").write_bytes(png(number % 200))
+    return str(root / "photos.csv"), names
+
+
+def test_imagenets_own_names_are_read_though_two_stand_for_two_classes_each(tmp_path, caplog):
+    source, names = thousand_classes(tmp_path, "missile", "sunglasses")
+    assert open_view(source).classes.names == tuple(names)
+    assert caplog.text.count("stand for two classes each") == 1 and "more than one class" not in caplog.text
+
+
+@pytest.mark.parametrize("twice", [("missile", "maillot"), ("missile",), ("missile", "sunglasses", "maillot")])
+def test_other_names_of_a_thousand_are_told_apart(tmp_path, twice):
+    with pytest.raises(DataError, match="'missile' stands for more than one class"):
+        open_view(thousand_classes(tmp_path, *twice)[0])
+
+
 def test_names_that_differ_in_capitals_are_said(tmp_path, caplog):
     assert len(open_view(with_classes(tmp_path, "Cat", "cat")).classes.names) == 2
     assert "'cat' (as 'Cat')" in caplog.text

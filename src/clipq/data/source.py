@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,9 @@ _BETWEEN = re.compile(r"\s*[|;,]\s*")
 # Several texts written as one: ["a cat", "a dog"].
 _TEXTS = re.compile(r"\[\s*(['\"]).*\1\s*\]", re.DOTALL)
 _NO_WORD = re.compile(r"[0-9]+|true|false", re.IGNORECASE)
+
+# Names that open_clip's and CLIP_benchmark's list for ImageNet gives to two classes each: published results rest on it.
+_IMAGENET_TWICE, _IMAGENET_CLASSES = {"missile", "sunglasses"}, 1000
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -213,20 +217,30 @@ def _alike(names: Sequence[str], read: Sequence[str]) -> str:
     return ""
 
 
+def _is_imagenet(names: Sequence[str]) -> bool:
+    """Whether the names that stand for several classes are those of open_clip's list for ImageNet, twice each."""
+    twice = {name: count for name, count in Counter(names).items() if count > 1}
+    return len(names) == _IMAGENET_CLASSES and twice == dict.fromkeys(_IMAGENET_TWICE, 2)
+
+
 def checked_classes(view: View) -> View:
     """The view, if classification makes sense on it: two classes or more, with names that tell them apart."""
     assert view.classes is not None
     names = view.classes.names
     # As tokenizers take them: blanks are one, and a letter is the same however it is put together.
     read = [" ".join(unicodedata.normalize("NFC", name).split()) for name in names]
-    if alike := _alike(names, read):
+    imagenet = _is_imagenet(read)
+    if imagenet:
+        twice = " and ".join(sorted(_IMAGENET_TWICE))
+        logger.warning("%s: %s stand for two classes each, as in open_clip's names for ImageNet", view.source, twice)
+    elif alike := _alike(names, read):
         raise DataError(f"{view.source}: {alike}; write it in one way, or tell them apart")
     if not all(read):
         raise DataError(f"{view.source}: a class has an empty name; name it")
     odd = [name for name in names if _CONTROL.search(name)]
     if odd:
         raise DataError(f"{view.source}: class name {odd[0][:80]!r} holds a tab or another control letter; take it out")
-    if alike := _alike(names, [name.casefold() for name in read]):
+    if not imagenet and (alike := _alike(names, [name.casefold() for name in read])):
         logger.warning("%s: %s to tokenizers without capitals; should it be one?", view.source, alike)
     if all(map(_NO_WORD.fullmatch, read)):
         logger.warning(
