@@ -126,27 +126,30 @@ def evaluate(
     is not embedded or timed again. Terminals and notebooks show how far it is, unless ``CLIPQ_PROGRESS`` is 0. Raises
     ClipqError for what does not fit, EngineError where the reference fails; an engine that fails is among ``failed``.
     """
-    if (data is None) == (suite is None):
-        raise DataError("give data=SOURCE (or a list of them), or suite=FILE, NAME or a Suite")
+    asked = _suite(data, suite)
     paths = [as_path(one, "bundle") for one in as_list(bundles, "bundles")]
     if settings is not None and not isinstance(settings, Settings):
         raise DataError(f"settings {shown(settings)}: give clipq.Settings(...)")
-    sources = [] if data is None else [as_text(one, "data") for one in as_list(data, "data")]
-    if suite is None:
-        named, asked = None, suite_of(sources)
-    elif isinstance(suite, Suite):
-        named, asked = None, check_suite(suite)
-    elif isinstance(suite, str | os.PathLike):
-        named = as_text(suite, "suite")
-        asked = read_suite(named)
-    else:
-        raise DataError(f"suite {shown(suite)}: give a file, a name or a clipq.Suite(...)")
     given = {
-        "command": "clipq.evaluate", "bundles": [str(path) for path in paths], "data": sources or None,
-        "suite": named,
+        "command": "clipq.evaluate", "bundles": [str(path) for path in paths],
+        "data": None if data is None else [as_text(one, "data") for one in as_list(data, "data")],
+        "suite": as_text(suite, "suite") if isinstance(suite, str | os.PathLike) else None,
     }  # fmt: skip
     with progress_bars() as progress:
         return run_suite(paths, asked, as_path(output, "output"), settings or Settings(), given, progress)
+
+
+def _suite(data: Sequence[PathLike] | PathLike | None, suite: Suite | PathLike | None) -> Suite:
+    """The suite that is asked for; raises DataError where it is none, or where there is data beside it."""
+    if (data is None) == (suite is None):
+        raise DataError("give data=SOURCE (or a list of them), or suite=FILE, NAME or a Suite")
+    if data is not None:
+        return suite_of([as_text(one, "data") for one in as_list(data, "data")])
+    if isinstance(suite, Suite):
+        return check_suite(suite)
+    if isinstance(suite, str | os.PathLike):
+        return read_suite(as_text(suite, "suite"))
+    raise DataError(f"suite {shown(suite)}: give a file, a name or a clipq.Suite(...)")
 
 
 def run_suite(

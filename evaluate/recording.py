@@ -9,7 +9,6 @@ from datetime import datetime, timezone
 from typing import Any
 
 from clipq.bundle import TOWERS, Bundle
-from clipq.data.source import split_source
 from clipq.engines.cuda import current_gpu
 from clipq.environment import environment
 from clipq.evaluate.axes.measure import Findings
@@ -21,9 +20,8 @@ from clipq.evaluate.results.key import condition_group, corrupted_view
 from clipq.evaluate.results.record import AttackRecord, BundleRecord, Measurement, Record, ViewRecord
 from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.plan import Plan
-from clipq.evaluate.suites.schema import Suite
+from clipq.evaluate.suites.suite import written_down
 from clipq.evaluate.suites.templates import asked_on
-from clipq.given import without_folders
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
         reference_digest=reference.bundle.digest if reference else "",
         arguments_given=evaluated.given,
         arguments_resolved={
-            **_asked(plan.suite), "runtime": settings.runtime,
+            **written_down(plan.suite), "runtime": settings.runtime,
             "threads": settings.threads, "cpu_precision": settings.cpu_precision, "as_cpu": subject.as_cpu,
             "batch": settings.batch, "cuda_graphs": subject.graphs,
         },
@@ -91,18 +89,6 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
         measurements=tuple(_rows(subject, evaluated)),
         deployed_minus_simulated=tuple(_rows_against_twin(subject, evaluated)),
     )  # fmt: skip
-
-
-def _asked(suite: Suite) -> dict[str, Any]:
-    """A suite as it was resolved; its paths without the folders of this machine."""
-    asked = suite.model_dump(mode="json", by_alias=True)
-    for entry in asked["view"]:
-        before, path, after = split_source(entry["source"])
-        entry["source"] = f"{before}{without_folders(path)}{after}"
-        entry["label_map"] = entry["label_map"] and without_folders(entry["label_map"])
-    for entry in asked["transfer"]:
-        entry["source"] = without_folders(entry["source"])
-    return asked
 
 
 def planned_record(plan: Plan, subject: Subject) -> Record:
@@ -133,7 +119,7 @@ def planned_record(plan: Plan, subject: Subject) -> Record:
     return Record.model_construct(
         views=views,
         attacks=attacks_of(plan, bundle),
-        arguments_resolved=_asked(suite),
+        arguments_resolved=written_down(suite),
         measurements=conditions,
     )
 
