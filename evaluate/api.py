@@ -19,7 +19,7 @@ from clipq.evaluate.results.folders import Results, gather
 from clipq.evaluate.results.folders import read_results as read_folders
 from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.schema import LatencyEntry, Suite, ViewEntry
-from clipq.evaluate.suites.suite import check_suite, read_suite
+from clipq.evaluate.suites.suite import check_suite, read_suite, written_down
 from clipq.evaluate.verdicts import compare as comparing
 from clipq.evaluate.verdicts import gate as gating
 from clipq.evaluate.verdicts.by_axis import MARKS, AxisVerdict, axis_verdicts, findings
@@ -31,6 +31,9 @@ from clipq.progress import Progress, progress_bars
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from clipq.evaluate.cells.imported import Imported
+    from clipq.evaluate.cells.work import Work
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,75 @@ def _suite(data: Sequence[PathLike] | PathLike | None, suite: Suite | PathLike |
     if isinstance(suite, str | os.PathLike):
         return read_suite(as_text(suite, "suite"))
     raise DataError(f"suite {shown(suite)}: give a file, a name or a clipq.Suite(...)")
+
+
+def export_cells(
+    bundle: PathLike,
+    output: PathLike,
+    *,
+    data: Sequence[PathLike] | PathLike | None = None,
+    suite: Suite | PathLike | None = None,
+    settings: Settings | None = None,
+    png: bool = False,
+) -> Path:
+    """Write what a suite asks of an engine that runs where clipq cannot; the same as ``clipq-eval cells export``.
+
+    ``bundle``, mostly the FP32 one, says how images and texts become inputs. Returns the work folder. Raises ClipqError
+    for what does not fit.
+    """
+    asked, folder = _suite(data, suite), as_path(output, "output")
+    with progress_bars() as progress:
+        export_suite(as_path(bundle, "bundle"), asked, folder, settings or Settings(), png=png, progress=progress)
+    return folder
+
+
+def export_suite(
+    bundle: Path, suite: Suite, output: Path, settings: Settings, *, png: bool, progress: Progress
+) -> Work:
+    """``export_cells`` of a suite that is read already: what was written."""
+    from clipq.bundle import open_bundle
+    from clipq.evaluate.cells.export import Order, export_work
+    from clipq.evaluate.suites.plan import open_plan
+
+    as_folder(output, "-o")
+    if (output / MANIFEST).is_file():
+        raise DataError(f"-o {output} is a bundle; give another folder for the cells")
+    opened = open_bundle(bundle)
+    progress.start("opening and checking the data", 0)
+    plan = open_plan(suite, settings.fetch)
+    return export_work(Order(opened, plan, written_down(suite), png), settings, output, progress)
+
+
+def import_cells(
+    work: PathLike,
+    output: PathLike,
+    *,
+    ran_on: str,
+    embeddings: tuple[PathLike, PathLike] | None = None,
+    scheme: str = "",
+) -> Path:
+    """Make a bundle of what an engine answered elsewhere; the same as ``clipq-eval cells import``.
+
+    ``embeddings`` are the files of images' and of texts', ``ran_on`` says where the engine ran, ``scheme`` its bits
+    (``"W8A8-integer"``). Returns the bundle's folder. Raises ClipqError for what cannot be the answers.
+    """
+    files = None if embeddings is None else (as_path(embeddings[0], "images"), as_path(embeddings[1], "texts"))
+    made = import_answers(
+        as_path(work, "work"), as_path(output, "output"), ran_on=ran_on, embeddings=files, scheme=scheme
+    )
+    return made.bundle.path
+
+
+def import_answers(
+    work: Path, output: Path, *, ran_on: str, embeddings: tuple[Path, Path] | None, scheme: str = ""
+) -> Imported:
+    """``import_cells`` of paths: the bundle, and what is to be known of the answers."""
+    from clipq.evaluate.cells.imported import import_embeddings
+
+    as_folder(output, "-o")
+    if embeddings is None:
+        raise DataError("give the embeddings of images and of texts")
+    return import_embeddings(work, *embeddings, output, ran_on=ran_on, scheme=scheme)
 
 
 def run_suite(

@@ -59,7 +59,9 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
             options=manifest.recipe.options,
             towers=manifest.recipe.towers,
             calibration=ranges.model_dump() if (ranges := manifest.recipe.calibration) is not None else None,
-            file_bytes=sum(manifest.tower(tower).size for tower in TOWERS),
+            # Of answers it is no engine's size.
+            file_bytes=sum(manifest.tower(tower).size for tower in TOWERS) if subject.runs_here else 0,
+            ran_on=subject.bundle.ran_on,
             plans={
                 name: built.model_dump(mode="json")
                 for name in TOWERS
@@ -82,6 +84,7 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
         },
         environment={**environment(), **({"gpu": asdict(current_gpu())} if subject.device == "cuda" else {})},
         views=tuple(evaluated.findings_of(subject).views),
+        unanswered=tuple(evaluated.findings_of(subject).unanswered),
         attacks=attacks_of(plan, subject.bundle),
         latency=bench.latency if bench else (),
         census=bench.census if bench else (),
@@ -172,5 +175,6 @@ def attacks_of(plan: Plan, bundle: Bundle) -> tuple[AttackRecord, ...]:
             digests=asked_on(planned.view, bundle, plan.suite),
         )
         for planned in plan.squares
+        if not bundle.ran_on
     ]
     return (*transfers, *squares)

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from clipq.errors import NotAnswered
 from clipq.evaluate.axes import (
     adversarial,
     agreement,
@@ -53,12 +54,15 @@ class Findings:
     against_twin: list[Estimate] = field(default_factory=list)
     views: list[ViewRecord] = field(default_factory=list)
     answers: dict[str, SampleAnswers] = field(default_factory=dict)
+    unanswered: list[str] = field(default_factory=list)
 
     def add(self, reading: Reading[Any], found: Sequence[Found]) -> None:
         """What the axes found on one thing that was asked."""
         for one in found:
             self.estimates += one.estimates
             self.against_twin += one.against_twin
+            if one.unanswered and one.unanswered not in self.unanswered:
+                self.unanswered.append(one.unanswered)
             if one.answers is not None:
                 self.answers[reading.asked.view.name] = one.answers
         if isinstance(reading.asked, PlannedView):
@@ -75,11 +79,18 @@ def measure(
     for word, one in asked:
         steps = [step for words, step in STEPS if word in words]
         for reading in readings(one, cohort, embeddings, pictures):
-            findings[reading.subject.label].add(reading, [step(reading) for step in steps])
+            findings[reading.subject.label].add(reading, [_found(step, reading) for step in steps])
         progress.advance(1)
     for found in findings.values():
         found.estimates += ood.near_and_far(plan, found.estimates, {view.name: view.n for view in found.views})
     return findings
+
+
+def _found(step: Callable[[Reading[Any]], Found], reading: Reading[Any]) -> Found:
+    try:
+        return step(reading)
+    except NotAnswered as error:
+        return Found(unanswered=str(error))
 
 
 def _view_record(reading: Reading[PlannedView], found: Sequence[Found]) -> ViewRecord:

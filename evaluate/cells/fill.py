@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipq.errors import EngineError
+from clipq.errors import EngineError, NotAnswered
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.square_cells import fill_attack
 from clipq.evaluate.cells.subjects import Cohort, Subject
@@ -23,6 +23,9 @@ def fill(plan: Plan, cohort: Cohort, embeddings: Embeddings) -> Cohort:
         for subject in cohort.working:
             try:
                 fill_attack(planned, epsilon, subject, embeddings)
+            except NotAnswered:
+                # Said where it is measured.
+                continue
             except EngineError as error:
                 cohort = cohort.without({subject.label: str(error)})
     return cohort

@@ -26,7 +26,7 @@ from clipq.hints import Hints
 from clipq.scheme import Scheme, with_scheme
 from clipq.text_files import read_json
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 # A folder can hold a million files that are no images.
 MOST_LEFT_OUT = 100
@@ -227,6 +227,11 @@ def busy_note(timed: Mapping[str, Sequence[LatencyRecord]]) -> str:
     )
 
 
+def unanswered_notes(said: Mapping[str, Sequence[str]]) -> list[str]:
+    """A sentence on each engine, by name, that ran elsewhere and was not asked all that was measured."""
+    return [f"{name}: not measured: {'; '.join(why)}" for name, why in said.items() if why]
+
+
 class KernelRecord(_Model):
     """The matrix-multiply kernels of one operator in one tower, per batch."""
 
@@ -299,7 +304,9 @@ class GpuRecord(_Model):
 class BundleRecord(_Model):
     """The engine that was measured; ``plans`` says by tower what built it and for which GPU, where it is built.
 
-    ``hints`` are those of the bundle that are about the device it ran on, since schema 7.
+    ``hints`` are those of the bundle that are about the device it ran on, since schema 7. ``ran_on`` says, in the words
+    of who ran it, where an engine ran that clipq cannot run; its ``file_bytes`` are not known (0), and it is empty of
+    others and before schema 8.
     """
 
     name: str
@@ -313,6 +320,7 @@ class BundleRecord(_Model):
     file_bytes: int
     plans: dict[str, dict[str, Any]] = Field(default_factory=dict)
     hints: Hints = ()
+    ran_on: str = ""
 
     @property
     def scope(self) -> str:
@@ -327,7 +335,8 @@ class Record(_Model):
     ``reference`` is a bundle's name and ``reference_digest`` its digest; ``pairing`` is the digest of the file of draws
     and answers that belongs to the record. Both are empty before schema 6. ``cpu`` names the arithmetic of the CPU it
     ran on, or is predicted for (``avx2-predicted``); empty on a GPU, and before schema 7. ``timed`` is when an earlier
-    run measured latency, memory and kernels, where this one kept them.
+    run measured latency, memory and kernels, where this one kept them. ``unanswered`` says what an engine that ran
+    elsewhere was not asked there, and why (since schema 8).
     """
 
     schema_version: int = Field(default=SCHEMA_VERSION, strict=True, ge=1)
@@ -346,6 +355,7 @@ class Record(_Model):
     environment: dict[str, Any]
     views: tuple[ViewRecord, ...]
     attacks: tuple[AttackRecord, ...] = ()
+    unanswered: tuple[str, ...] = ()
     timed: str = ""
     latency: tuple[LatencyRecord, ...]
     census: tuple[CensusRecord, ...]
@@ -355,8 +365,9 @@ class Record(_Model):
 
     @property
     def place(self) -> str:
-        """What it ran on: the runtime, and the arithmetic of the CPU."""
-        return f"{self.runtime} ({self.cpu})" if self.cpu else self.runtime
+        """What it ran on: the runtime, and the arithmetic of the CPU, or the words of who ran it elsewhere."""
+        said = self.cpu or self.bundle.ran_on
+        return f"{self.runtime} ({said})" if said else self.runtime
 
     @property
     def name(self) -> str:

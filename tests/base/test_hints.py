@@ -76,7 +76,7 @@ def test_hints_of_a_newer_clipq_are_left_out(bundles, tmp_path):
 
 def test_manifests_have_hints_and_older_ones_none(bundles, tmp_path):
     made = open_bundle(bundles / "int8-dynamic").manifest
-    assert json.loads((bundles / "int8-dynamic" / "clipq.json").read_text())["schema_version"] == SCHEMA_VERSION == 5
+    assert json.loads((bundles / "int8-dynamic" / "clipq.json").read_text())["schema_version"] == SCHEMA_VERSION == 6
     assert made.hints[0] == hint("saturating-weights", products=17)
     assert [one.code for one in open_bundle(bundles / "fp16").manifest.hints] == []
     copy = shutil.copytree(bundles / "int8-dynamic", tmp_path / "older")

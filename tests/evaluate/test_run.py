@@ -132,7 +132,7 @@ def test_simulated_is_another_engine(rows, results):
 
 def test_record_is_complete(results):
     record = json.loads((results / "records" / f"int8-static-minmax__{ON_THIS_CPU}.json").read_text())
-    assert record["schema_version"] == 7 and record["arguments_given"]["command"] == "run"
+    assert record["schema_version"] == 8 and record["arguments_given"]["command"] == "run"
     assert record["arguments_resolved"]["ece_bins"] == 15 and record["environment"]["cpu"]
     assert len(record["bundle"]["digest"]) == 64 and record["bundle"]["calibration"]["images"] == 128
     assert [len(entry["milliseconds"]) for entry in record["latency"]] == [5] * 4
