@@ -115,8 +115,7 @@ def check_fits(bundle: Bundle, runtime: str, *, simulated: bool = False) -> None
     """
     row, built = known_runtime(runtime), bundle.built_for
     if built is not None and built != runtime:
-        held = {"plan": "plans for", "answers": "answers of"}.get(known_runtime(built).takes)
-        raise BundleError(f"{bundle.path} holds {held} {built}; --runtime {runtime} cannot load them")
+        raise BundleError(f"{bundle.path} holds {bundle.holds}; --runtime {runtime} cannot load them")
     if built is None and row.takes == "answers":
         raise BundleError(
             f"{bundle.path} holds ONNX files; {runtime} takes the answers of an engine that runs elsewhere, as "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,30 +198,42 @@ def import_cells(
     *,
     ran_on: str,
     embeddings: tuple[PathLike, PathLike] | None = None,
+    predictions: Mapping[str, PathLike] | None = None,
     scheme: str = "",
 ) -> Path:
     """Make a bundle of what an engine answered elsewhere; the same as ``clipq-eval cells import``.
 
-    ``embeddings`` are the files of images' and of texts', ``ran_on`` says where the engine ran, ``scheme`` its bits
-    (``"W8A8-integer"``). Returns the bundle's folder. Raises ClipqError for what cannot be the answers.
+    What came back are ``embeddings`` (the files of images' and of texts'), or ``predictions``, a file by a view's name.
+    ``ran_on`` says where the engine ran, ``scheme`` its bits (``"W8A8-integer"``). Returns the bundle's folder. Raises
+    ClipqError for what cannot be the answers.
     """
-    files = None if embeddings is None else (as_path(embeddings[0], "images"), as_path(embeddings[1], "texts"))
-    made = import_answers(
-        as_path(work, "work"), as_path(output, "output"), ran_on=ran_on, embeddings=files, scheme=scheme
-    )
-    return made.bundle.path
+    towers = None if embeddings is None else (as_path(embeddings[0], "images"), as_path(embeddings[1], "texts"))
+    views = {name: as_path(file, "predictions") for name, file in (predictions or {}).items()}
+    brought = BroughtBack(as_text(ran_on, "ran_on"), towers, views, scheme)
+    return import_answers(as_path(work, "work"), as_path(output, "output"), brought).bundle.path
 
 
-def import_answers(
-    work: Path, output: Path, *, ran_on: str, embeddings: tuple[Path, Path] | None, scheme: str = ""
-) -> Imported:
+@dataclass(frozen=True)
+class BroughtBack:
+    """What came back from where an engine ran: embeddings of images and texts, or predictions by view; its scheme."""
+
+    ran_on: str
+    embeddings: tuple[Path, Path] | None = None
+    predictions: Mapping[str, Path] = field(default_factory=dict)
+    scheme: str = ""
+
+
+def import_answers(work: Path, output: Path, brought: BroughtBack) -> Imported:
     """``import_cells`` of paths: the bundle, and what is to be known of the answers."""
-    from clipq.evaluate.cells.imported import import_embeddings
+    from clipq.evaluate.cells.imported import import_embeddings, import_predictions
 
     as_folder(output, "-o")
-    if embeddings is None:
-        raise DataError("give the embeddings of images and of texts")
-    return import_embeddings(work, *embeddings, output, ran_on=ran_on, scheme=scheme)
+    if (brought.embeddings is None) == (not brought.predictions):
+        raise DataError("give the embeddings of images and of texts, or predictions by view")
+    if brought.embeddings is None:
+        return import_predictions(work, brought.predictions, output, ran_on=brought.ran_on, scheme=brought.scheme)
+    images, texts = brought.embeddings
+    return import_embeddings(work, images, texts, output, ran_on=brought.ran_on, scheme=brought.scheme)
 
 
 def run_suite(

@@ -26,8 +26,13 @@ from clipq.bundle import (
 from clipq.engines.external import packed_answers
 from clipq.errors import DataError
 from clipq.evaluate.cells.brought_back import Embedded, Resemblance, check_order, read_embeddings
-from clipq.evaluate.cells.work import BUNDLE, Asked, Work, read_asked, read_work
+from clipq.evaluate.cells.given_predictions import packed_predictions
+from clipq.evaluate.cells.prediction_files import read_predictions
+from clipq.evaluate.cells.work import BUNDLE, Asked, Work, listed_ids, read_asked, read_work
+from clipq.files import sha256_file
+from clipq.given import hint
 from clipq.making import directory_in_making
+from clipq.packed import packed
 from clipq.scheme import Arithmetic, Scheme
 
 _FILES = {"image": "image.safetensors", "text": "text.safetensors"}
@@ -66,6 +71,39 @@ def import_embeddings(
             towers[name] = _tower(making, name, work, given)
         _write_bundle(making, folder, work, towers, made_by)
     return Imported(open_bundle(output), notes)
+
+
+def import_predictions(
+    folder: Path, files: Mapping[str, Path], output: Path, *, ran_on: str, scheme: str = ""
+) -> Imported:
+    """Make a bundle of the predictions that came back for views of a work folder, by their names.
+
+    Raises DataError for what cannot be that.
+    """
+    made_by = parse_scheme(scheme)
+    work = read_work(folder)
+    found, notes = [], []
+    for name, path in files.items():
+        listed = work.view(name)
+        if listed is None:
+            known = [one.name for one in work.views if one.labels is not None]
+            raise DataError(
+                f"predictions {name!r}: no such view was exported; there is {', '.join(known)[:300]}{hint(name, known)}"
+            )
+        ids = listed_ids(folder, name)
+        found.append((listed, ids, read_predictions(path, listed, ids)))
+        notes.append(f"predictions of {name}: {len(ids)} samples, {len(listed.labels or ())} labels")
+    missing = [one.name for one in work.views if one.labels is not None and one.name not in files]
+    if missing:
+        notes.append(f"not measured, for no predictions came back: {', '.join(missing)}")
+    with directory_in_making(output) as making:
+        (making / _FILES["image"]).write_bytes(packed_predictions(found))
+        (making / _FILES["text"]).write_bytes(packed({}))
+        given = _given(ran_on, kind="predictions", rows=sum(len(one[1]) for one in found), dtype="float64",
+                       unit_length=False, source_sha256=tuple(map(sha256_file, files.values())))  # fmt: skip
+        towers = {name: _tower(making, name, work, given) for name in _FILES}
+        _write_bundle(making, folder, work, towers, made_by)
+    return Imported(open_bundle(output), tuple(notes))
 
 
 def parse_scheme(text: str) -> Scheme:

@@ -97,7 +97,7 @@ def fill_attack(planned: PlannedSquare, epsilon: int, subject: Subject, embeddin
 
 def _require_queries(subject: Subject) -> None:
     if not subject.runs_here:
-        raise NotAnswered("the Square attack, which asks an engine itself again and again (this one ran elsewhere)")
+        raise NotAnswered("it asks an engine itself again and again, and this one ran elsewhere")
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,12 @@ class Subject:
         return self.device != "elsewhere"
 
     @property
+    def has_embeddings(self) -> bool:
+        """Whether it has embeddings: of an engine that ran elsewhere predictions alone may have come back."""
+        given = self.bundle.manifest.image.given
+        return given is None or given.kind == "embeddings"
+
+    @property
     def is_timed(self) -> bool:
         """Whether its speed, memory and kernels can be measured: nothing of a prediction is."""
         return self.runs_here and not self.as_cpu

@@ -39,7 +39,7 @@ class Pixels(_Model):
     ``digest`` is the SHA-256 of the SHA-256 of every row.
     """
 
-    file: Literal["images.npy"] = PIXELS
+    file: str = PIXELS
     rows: int
     digest: str
     height: int
@@ -54,7 +54,7 @@ class Pixels(_Model):
 class Tokens(_Model):
     """What the text tower is to be given: rows of token ids, their digest as that of pixels."""
 
-    file: Literal["tokens.npy"] = TOKENS
+    file: str = TOKENS
     rows: int
     digest: str
     length: int

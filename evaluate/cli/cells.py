@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from clipq.console import Command, Group, OutputFolder, fetch_option
+from clipq.console import Command, Group, OutputFolder, fetch_option, refuse_idle
 from clipq.data.open import describe_sources
 from clipq.errors import DataError, one_line
 from clipq.evaluate.cli.options import pixel_cache_option, pixel_cache_size_option
@@ -77,6 +77,10 @@ def cells_export(
 @click.option("--images", type=click.Path(path_type=Path), metavar="FILE", help="Image embeddings: .npy, .safetensors.")
 @click.option("--texts", type=click.Path(path_type=Path), metavar="FILE", help="Text embeddings: .npy, .safetensors.")
 @click.option(
+    "--predictions", multiple=True, metavar="VIEW=FILE",
+    help="In place of embeddings, label probabilities of a classified view: .csv, .npz, .parquet; repeatable.",
+)  # fmt: skip
+@click.option(
     "--ran-on", required=True, metavar="WORDS",
     help="What ran where, as tables say it: 'QNN 2.26 on a Snapdragon 8 Gen 3, INT8'.",
 )  # fmt: skip
@@ -85,13 +89,36 @@ def cells_export(
     help="Bits of weights and activations and what was multiplied, where you know: W8A8-integer, W4A16-float.",
 )  # fmt: skip
 @click.option("-o", "--output", type=OutputFolder(), required=True, metavar="ENGINE", help="Bundle of the answers.")
-def cells_import(work: Path, images: Path | None, texts: Path | None, ran_on: str, scheme: str, output: Path) -> None:
+def cells_import(
+    work: Path,
+    images: Path | None,
+    texts: Path | None,
+    predictions: Sequence[str],
+    ran_on: str,
+    scheme: str,
+    output: Path,
+) -> None:
     """Make a bundle of what an engine answered on WORK: it is evaluated like any other."""
-    from clipq.evaluate.api import import_answers
+    from clipq.evaluate.api import BroughtBack, import_answers
 
-    if images is None or texts is None:
-        raise DataError("give --images FILE and --texts FILE: an engine has two towers")
-    done = import_answers(work, output, ran_on=ran_on, embeddings=(images, texts), scheme=scheme)
+    if predictions:
+        refuse_idle("is for embeddings, and --predictions come in their place; leave one out", "images", "texts")
+    elif images is None or texts is None:
+        raise DataError("give --images FILE and --texts FILE (an engine has two towers), or --predictions VIEW=FILE")
+    towers = None if images is None or texts is None else (images, texts)
+    done = import_answers(work, output, BroughtBack(ran_on, towers, _by_view(predictions), scheme))
     for note in done.notes:
         click.echo(f"note: {one_line(note)}", err=True)
     click.echo(str(output))
+
+
+def _by_view(predictions: Sequence[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for one in predictions:
+        view, equals, file = one.partition("=")
+        if not (view and equals and file):
+            raise DataError(f"--predictions {one!r}: give VIEW=FILE")
+        if view in found:
+            raise DataError(f"--predictions {view!r} is given twice; once is right")
+        found[view] = Path(file)
+    return found

@@ -314,6 +314,13 @@ class Bundle:
         return None if held is None else held.runtime
 
     @property
+    def holds(self) -> str:
+        """What it holds, in words: ``plans for tensorrt``."""
+        if self.built_for is None:
+            return "ONNX files"
+        return f"answers of {self.built_for}" if self.ran_on else f"plans for {self.built_for}"
+
+    @property
     def ran_on(self) -> str:
         """Where an engine ran whose answers this bundle holds, in the words of who ran it; empty where it can run."""
         given = self.manifest.image.given
