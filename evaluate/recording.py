@@ -84,7 +84,7 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
         },
         environment={**environment(), **({"gpu": asdict(current_gpu())} if subject.device == "cuda" else {})},
         views=tuple(evaluated.findings_of(subject).views),
-        unanswered=tuple(evaluated.findings_of(subject).unanswered),
+        unanswered=evaluated.findings_of(subject).unanswered,
         attacks=attacks_of(plan, subject.bundle),
         latency=bench.latency if bench else (),
         census=bench.census if bench else (),

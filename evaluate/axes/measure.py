@@ -56,15 +56,14 @@ class Findings:
     against_twin: list[Estimate] = field(default_factory=list)
     views: list[ViewRecord] = field(default_factory=list)
     answers: dict[str, SampleAnswers] = field(default_factory=dict)
-    unanswered: list[str] = field(default_factory=list)
+    unanswered: dict[str, str] = field(default_factory=dict)
 
     def add(self, reading: Reading[Any], found: Sequence[Found]) -> None:
         """What the axes found on one thing that was asked."""
         for one in found:
             self.estimates += one.estimates
             self.against_twin += one.against_twin
-            if one.unanswered and one.unanswered not in self.unanswered:
-                self.unanswered.append(one.unanswered)
+            self.unanswered |= one.unanswered
             if one.answers is not None:
                 self.answers[reading.asked.view.name] = one.answers
         if isinstance(reading.asked, PlannedView):
@@ -92,7 +91,7 @@ def _found(step: Callable[[Reading[Any]], Found], reading: Reading[Any], word: s
     try:
         return step(reading)
     except NotAnswered as error:
-        return Found(unanswered=f"{reading.asked.name} ({word}): {error}")
+        return Found(unanswered={f"{reading.asked.name} ({word})": str(error)})
 
 
 def _view_record(reading: Reading[PlannedView], found: Sequence[Found]) -> ViewRecord:

@@ -64,14 +64,14 @@ class Found:
     """What one axis found out about one engine on one thing that was asked.
 
     ``view`` are the fields of the view's record that the axis knows, ``answers`` pair the view with other runs.
-    ``unanswered`` says why nothing was found, of an engine that ran elsewhere and was not asked this.
+    ``unanswered`` says what an engine that ran elsewhere was not asked, and why nothing was found.
     """
 
     estimates: list[Estimate] = field(default_factory=list)
     against_twin: list[Estimate] = field(default_factory=list)
     view: Mapping[str, Any] = field(default_factory=dict)
     answers: SampleAnswers | None = None
-    unanswered: str = ""
+    unanswered: Mapping[str, str] = field(default_factory=dict)
 
 
 def readings(asked: Asked, cohort: Cohort, embeddings: Embeddings, pictures: Path | None) -> Iterator[Reading[Asked]]:

@@ -227,9 +227,17 @@ def busy_note(timed: Mapping[str, Sequence[LatencyRecord]]) -> str:
     )
 
 
-def unanswered_notes(said: Mapping[str, Sequence[str]]) -> list[str]:
+def unanswered_notes(said: Mapping[str, Mapping[str, str]]) -> list[str]:
     """A sentence on each engine, by name, that ran elsewhere and was not asked all that was measured."""
-    return [f"{name}: not measured: {'; '.join(why)}" for name, why in said.items() if why]
+    notes = []
+    for name, unanswered in said.items():
+        by_reason: dict[str, list[str]] = defaultdict(list)
+        for what, why in unanswered.items():
+            by_reason[why].append(what)
+        if by_reason:
+            missing = "; ".join(f"{', '.join(whats)}: {why}" for why, whats in by_reason.items())
+            notes.append(f"{name}: not measured: {missing}")
+    return notes
 
 
 class KernelRecord(_Model):
@@ -355,7 +363,7 @@ class Record(_Model):
     environment: dict[str, Any]
     views: tuple[ViewRecord, ...]
     attacks: tuple[AttackRecord, ...] = ()
-    unanswered: tuple[str, ...] = ()
+    unanswered: dict[str, str] = Field(default_factory=dict)
     timed: str = ""
     latency: tuple[LatencyRecord, ...]
     census: tuple[CensusRecord, ...]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import onnxruntime
@@ -145,7 +148,7 @@ def test_nothing_of_its_speed_is_said(results):
     (one,) = (record for record in read_records(results / "of-there") if record.bundle.ran_on)
     assert one.place == f"external ({PHONE})" and one.bundle.file_bytes == 0
     assert not one.latency and not one.census and one.bundle.scheme.widths == "W8A8"
-    assert one.unanswered == ("test (square): it asks an engine itself again and again, and this one ran elsewhere",)
+    assert one.unanswered == {"test (square)": "it asks an engine itself again and again, and this one ran elsewhere"}
     page = (results / "of-there" / "report.html").read_text()
     assert "Speed, memory and size: not measured here" in page and "Which kernels ran: not measured here" in page
     assert PHONE in page and "size and speed not measured here, for it runs elsewhere" in page
@@ -354,3 +357,18 @@ def test_from_python(folder, tmp_path):
     assert found["phone"]["test", "agreement"].value > 0.9
     with pytest.raises(DataError, match="or predictions by view"):
         clipq.import_cells(work, tmp_path / "other", ran_on=PHONE)
+
+
+def test_an_export_that_is_killed_leaves_nothing_that_looks_whole(tmp_path):
+    """At any moment; the next one finds no remainder in its way."""
+    command = [sys.executable, "-m", "clipq.evaluate.cli", "cells", "export", str(DEMO_BUNDLE), "--data", "demo:test"]
+    process = subprocess.Popen([*command, "-o", str(tmp_path / "work")], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(tmp_path.glob(".clipq-making-*/images.npy")):
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    if not (tmp_path / "work" / "clipq-work.json").is_file():
+        assert not (tmp_path / "work").exists()
+    done = evaluate(*command[3:], "-o", str(tmp_path / "work"))
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"work"}

@@ -124,7 +124,7 @@ def test_probabilities_are_enough_for_what_takes_no_embeddings(folder, tmp_path)
     assert not {"cosine", "auroc.mcm", "auroc.energy", "ece_tuned", "text_retrieval_recall@1"} & found
     assert float(mine["test", "", "agreement"]["value"]) == 1
     (record,) = (one for one in read_records(tmp_path / "out") if one.bundle.ran_on)
-    assert record.unanswered == ("captions (retrieval): it takes embeddings, and predictions alone came back",)
+    assert record.unanswered == {"captions (retrieval)": "it takes embeddings, and predictions alone came back"}
     page = (tmp_path / "out" / "report.html").read_text()
     assert "server: not measured: captions (retrieval)" in page
     # Whatever is not timed anew is read as it stands, with an engine that has fewer views than others.

@@ -164,7 +164,7 @@ def test_other_libraries_between_two_folders_are_said(folder, tmp_path):
     assert "with another" not in evaluate("compare", str(folder), str(folder)).stdout
 
 
-@pytest.mark.parametrize("version", [8, "8", 8.0, True, 0, -1, None, "new", [6]])
+@pytest.mark.parametrize("version", [9, "9", 9.0, True, 0, -1, None, "new", [6]])
 def test_a_record_of_no_known_schema_is_refused(folder, version):
     edit(folder, lambda found: found.update(schema_version=version), ("int8",))
     assert_refused(evaluate("gate", str(folder), "--policy", "mlperf-99"), "int8__ort-cpu.json", "schema")
