@@ -218,6 +218,11 @@ def test_a_runtime_does_not_take_what_is_not_its_own(results):
         open_engine(open_bundle(results / "there" / "int8-dynamic"), "image", "ort-cpu")
     done = export("quantize", str(results / "there" / "int8-dynamic"), "--recipe", "fp16", "-o", str(results / "none"))
     assert_refused(done, "holds answers")
+    done = export("run", "demo", "--recipe", "fp16", "--runtime", "external", "-o", str(results / "none"))
+    assert_refused(done, "runs elsewhere")
+    grid = results / "grid.toml"
+    grid.write_text('suite = "demo"\ncheckpoints = ["demo"]\nruntimes = ["external"]\n')
+    assert_refused(evaluate("sweep", str(grid), "-o", str(results / "none")), "give bundles of clipq-eval cells import")
     assert not (results / "none").exists()
 
 
