@@ -130,8 +130,11 @@ def towers_of(towers: str) -> tuple[TowerName, ...]:
 def parse_recipes(texts: Sequence[str], runtime: str, towers: str) -> list[Recipe]:
     """Recipes as they are written, fitted to a runtime.
 
-    Raises RecipeError where two would make one bundle, and for an option about a tower that is left as it is.
+    Raises RecipeError where two would make one bundle, for an option about a tower that is left as it is, and for a
+    runtime that no bundle can be made for.
     """
+    if known_runtime(runtime).takes == "answers":
+        raise RecipeError(f"runtime {runtime!r} runs elsewhere, so no bundle is made for it; leave it out")
     parsed = [parse_recipe(text, runtime) for text in texts if text != "fp32"]
     for recipe in parsed:
         if towers == "image" and recipe.options().get("token_table"):
