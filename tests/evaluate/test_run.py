@@ -344,8 +344,8 @@ def test_damaged_records_are_refused(results, tmp_path):
     copy = shutil.copytree(results / "records", tmp_path / "results" / "records").parent
     path = copy / "records" / f"fp32__{ON_THIS_CPU}.json"
     good = json.loads(path.read_text())
-    path.write_text(json.dumps(good | {"schema_version": 8}))
-    assert_refused(evaluate("report", str(copy)), "schema version 8", "upgrade")
+    path.write_text(json.dumps(good | {"schema_version": 9}))
+    assert_refused(evaluate("report", str(copy)), "schema version 9", "upgrade")
     path.write_text("{")
     assert_refused(evaluate("report", str(copy)), "damaged")
     assert Record.model_validate(good).reference == "fp32"
