@@ -224,6 +224,10 @@ def make_trt(cuda, *, version="10.9.0", narrow=False):
         def get_tensor_mode(self, name):
             return mode.INPUT if name in [value.name for value in self.session.get_inputs()] else mode.OUTPUT
 
+        def get_tensor_profile_shape(self, name, profile):
+            assert profile == 0
+            return [(batch, *self.get_tensor_shape(name)[1:]) for batch in (1, 2, 5)]
+
         def get_tensor_shape(self, name):
             return tuple(size if isinstance(size, int) else -1 for size in self.values[name].shape)
 

@@ -109,6 +109,16 @@ def test_batch_outside_the_profile(device):
         engine.run({"image": np.zeros((9, *shape), np.float32)})
 
 
+def test_a_plan_that_others_built_says_its_batches_itself(device):
+    """Nobody wrote down for which GPU it is, nor its profile: the library checks the one and tells the other."""
+    foreign = PLAN.model_copy(update={"batch": None, "capability": None, "gpu": None, "strongly_typed": None})
+    shape = open_bundle(DEMO_BUNDLE).manifest.image.input_shape[1:]
+    with TensorRtEngine(IMAGE, foreign) as engine:
+        assert engine.run({"image": np.zeros((5, *shape), np.float32)})["image_features"].shape == (5, 128)
+        with pytest.raises(EngineError, match="from 1 to 5, asked for 6"):
+            engine.run({"image": np.zeros((6, *shape), np.float32)})
+
+
 def test_out_of_memory_frees_what_it_took(device):
     shape = open_bundle(DEMO_BUNDLE).manifest.image.input_shape[1:]
     device.properties.totalGlobalMem = 8 * int(np.prod(shape)) * 4 + 100

@@ -336,3 +336,29 @@ def test_one_graph_of_both_is_not_quantized_by_towers(tmp_path):
 
 def test_sizes_are_those_of_the_demo():
     assert (SIZE, TOKENS) == (48, 24)
+
+
+def plan(path, magic=b"vtrt", size=None, version=(1, 7, 1, 116)):
+    body = b"\0" * 64
+    head = magic + b"\0" * 12 + (28 + len(body) if size is None else size).to_bytes(8, "little") + bytes(version)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(head + body)
+
+
+def test_plans_are_adopted_by_their_headers(tmp_path):
+    """Where no GPU runs them, inputs and outputs are those of the ONNX files they were built of."""
+    for name in ("visual", "textual"):
+        plan(tmp_path / "them" / f"{name}.plan")
+    with pytest.raises(
+        clipq.ClipqError, match="a plan tells its inputs and outputs on its GPU alone: give --like BUNDLE"
+    ):
+        adopted(tmp_path, folder=tmp_path / "them", logit_scale=1.0)
+    bundle = open_bundle(adopted(tmp_path, folder=tmp_path / "them", like=DEMO_BUNDLE))
+    assert bundle.built_for == "tensorrt-rtx" and bundle.manifest.text.plan.library == "tensorrt_rtx 1.7.1.116"
+    assert bundle.manifest.recipe.scheme.widths == "W0A0" and not bundle.manifest.recipe.scheme.is_fp32
+    plan(tmp_path / "them" / "textual.plan", size=99)
+    with pytest.raises(clipq.ClipqError, match="has 92 bytes and says 99; copy the plan again"):
+        adopted(tmp_path, folder=tmp_path / "them", like=DEMO_BUNDLE)
+    plan(tmp_path / "them" / "textual.plan", magic=b"ftrt", version=(10, 13, 3, 9))
+    with pytest.raises(clipq.ClipqError, match=r"built by tensorrt 10\.13\.3\.9 and by tensorrt_rtx 1\.7\.1\.116"):
+        adopted(tmp_path, folder=tmp_path / "them", like=DEMO_BUNDLE)
