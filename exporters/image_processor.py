@@ -69,8 +69,9 @@ def preprocess_of(config: dict[str, Any], name: str) -> Preprocess:
         raise refused(f"does not divide by 255 (rescale_factor {config.get('rescale_factor')})")
     if config.get("do_pad"):
         raise refused("pads")
-    normal = config["image_mean"], config["image_std"]
-    mean, std = normal if config.get("do_normalize") else ((0, 0, 0), (1, 1, 1))
+    mean, std = (0, 0, 0), (1, 1, 1)
+    if config.get("do_normalize"):
+        mean, std = config["image_mean"], config["image_std"]
     numbers = {"image_size": shape, "mean": mean, "std": std, "interpolation": _INTERPOLATIONS[config["resample"]]}
     try:
         return Preprocess.model_validate({**numbers, "resize_mode": mode, "convention": "transformers"})

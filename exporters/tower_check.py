@@ -35,15 +35,20 @@ def check_tower(bundle: Bundle, name: TowerName) -> None:
         onnx.checker.check_model(without_weights(model))
     except onnx.checker.ValidationError as error:
         raise BundleError(f"{path}: is no valid ONNX graph ({error}); export the bundle again") from error
+    if (said := not_finite(model)) is not None:
+        raise RecipeError(f"{path}: {said}: mend the checkpoint, or leave this tower with --towers")
+
+
+def not_finite(model: onnx.ModelProto) -> str | None:
+    """The first weights of a model, as ``load`` gives it, that are no numbers, in words; masks may hold infinities."""
     for tensor in tensors(model):
         if tensor.data_type in _FLOATS:
             array = values_of(tensor)
             finite = np.isfinite(array)
             if not finite.all() and not is_mask(array):
-                raise RecipeError(
-                    f"{path}: {tensor.name or 'a constant'} has {finite.size - finite.sum()} values that are not "
-                    f"finite, the first {array[~finite][0]}: mend the checkpoint, or leave this tower with --towers"
-                )
+                count, first = finite.size - finite.sum(), array[~finite][0]
+                return f"{tensor.name or 'a constant'} has {count} values that are not finite, the first {first}"
+    return None
 
 
 def is_mask(array: NDArray[Any]) -> bool:

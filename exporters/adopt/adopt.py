@@ -150,6 +150,8 @@ class _Draft:
         self.sources[f"{tower} output"] = answer.name
         if entry.batch is not None:
             self.sources[f"{tower} batch"] = f"fixed in the file: {entry.batch}"
+        if (wrong := self.files.warning(tower)) is not None:
+            self.sources[f"{tower} weights"] = wrong
         if answer.unit is not None:
             self.sources[f"{tower} embeddings"] = "of unit length" if answer.unit else "not of unit length"
 

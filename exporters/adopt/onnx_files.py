@@ -23,6 +23,8 @@ from clipq.exporters.adopt.layouts import Found
 from clipq.exporters.adopt.precision import read_scheme
 from clipq.exporters.adopt.samples import default_samples
 from clipq.exporters.adopt.signature import Answer, inputs_of, output_of
+from clipq.exporters.onnx_file import load
+from clipq.exporters.tower_check import not_finite
 from clipq.onnx_graph import data_files, read_graph
 from clipq.scheme import Scheme
 
@@ -71,6 +73,10 @@ class OnnxFiles:
     def precision(self) -> tuple[Scheme, tuple[TowerName, ...], dict[str, Any]]:
         """The scheme, the towers that are quantized, and what was found in words."""
         return read_scheme({tower: self._making / file for tower, file in self._placed.items()})
+
+    def warning(self, tower: TowerName) -> str | None:
+        """What is wrong with a tower that runs all the same: weights or scales that are no numbers."""
+        return not_finite(load(self._making / self._placed[tower]))
 
     def answer(self, draft: Bundle, tower: TowerName) -> Answer:
         """What a tower gives, of a run on a few real inputs."""

@@ -71,6 +71,10 @@ class PlanFiles:
         said = {f"{tower}_products": "not known until the plan runs on its GPU" for tower in self._files}
         return UNKNOWN, tuple(self._files), said
 
+    def warning(self, tower: TowerName) -> str | None:
+        """Nothing that is known here."""
+        return None
+
     def answer(self, draft: Bundle, tower: TowerName) -> Answer:
         """What a tower gives."""
         entry = self._like.tower(tower)

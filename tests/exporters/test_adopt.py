@@ -362,3 +362,18 @@ def test_plans_are_adopted_by_their_headers(tmp_path):
     plan(tmp_path / "them" / "textual.plan", magic=b"ftrt", version=(10, 13, 3, 9))
     with pytest.raises(clipq.ClipqError, match=r"built by tensorrt 10\.13\.3\.9 and by tensorrt_rtx 1\.7\.1\.116"):
         adopted(tmp_path, folder=tmp_path / "them", like=DEMO_BUNDLE)
+
+
+def test_scales_that_are_no_numbers_are_said(tmp_path):
+    """ONNX Runtime's static quantizer leaves such behind a causal mask: the engine runs, at chance."""
+
+    def scaled(model):
+        scales = np.ones(128, np.float32)
+        scales[3] = np.nan
+        return behind(model, helper.make_node("Mul", ["raw", stored(model, "scales", scales)], ["all"]),
+                      helper.make_node("IsNaN", ["all"], ["none"]),
+                      helper.make_node("Where", ["none", stored(model, "zero", np.float32(0)), "all"], ["?"]))  # fmt: skip
+
+    pair(tmp_path / "them", of_text=scaled)
+    bundle = open_bundle(adopted(tmp_path, folder=tmp_path / "them", like=DEMO_BUNDLE))
+    assert bundle.manifest.adopted.sources["text weights"] == "scales has 1 values that are not finite, the first nan"
