@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from clipq.engines.external_row import external_row
 from clipq.engines.ort_rows import kernels_or, one_node, onnxruntime_row, profile
 from clipq.engines.runtime import Load, Runtime
 from clipq.engines.trt_rows import tensorrt_row
@@ -31,6 +32,7 @@ RUNTIMES: dict[str, Runtime] = {
         onnxruntime_row("ort-tensorrt-rtx", "ONNX Runtime, TensorRT-RTX plugin provider", "cuda", kernels_or(one_node)),
         tensorrt_row("tensorrt", "TensorRT plans"),
         tensorrt_row("tensorrt-rtx", "TensorRT-RTX plans"),
+        external_row("external", "engines that run where clipq cannot"),
     )
 }
 
@@ -60,7 +62,7 @@ def runtime_identity(name: str) -> dict[str, Any]:
     """What a runtime's numbers depend on: its name and version, the GPU it runs on and the libraries that it calls."""
     runtime = known_runtime(name)
     identity: dict[str, Any] = {"runtime": name, "runtime_version": runtime.version()}
-    if runtime.device == "cpu":
+    if runtime.device != "cuda":
         return identity
     from clipq.engines.cuda import current_gpu
 
@@ -102,13 +104,18 @@ def check_signature(engine: Engine, bundle: Bundle, tower: TowerName) -> Interfa
 
 
 def check_fits(bundle: Bundle, runtime: str, *, simulated: bool = False) -> None:
-    """Refuse a runtime that cannot take a bundle's files: plans go with their runtime alone, ONNX with the others.
+    """Refuse a runtime that cannot take a bundle's files: plans and answers go with theirs alone, ONNX with the others.
 
     With ``simulated``, one that does not run Q/DQ nodes as they are written is refused too.
     """
     row, built = known_runtime(runtime), bundle.built_for
     if built is not None and built != runtime:
-        raise BundleError(f"{bundle.path} holds plans for {built}; --runtime {runtime} cannot load them")
+        raise BundleError(f"{bundle.path} holds {bundle.holds}; --runtime {runtime} cannot load them")
+    if built is None and row.takes == "answers":
+        raise BundleError(
+            f"{bundle.path} holds ONNX files; {runtime} takes the answers of an engine that runs elsewhere, as "
+            "`clipq-eval cells import` makes a bundle of them"
+        )
     if built is None and row.takes == "plan":
         raise BundleError(
             f"{bundle.path} holds ONNX files; make plans of them first: clipq-export build {bundle.path} "

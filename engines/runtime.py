@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from clipq.engines.census import Census
     from clipq.engines.saturation import Saturation
 
-Device = Literal["cpu", "cuda"]
+# Elsewhere: on a machine that clipq does not see, so that nothing of it can be measured.
+Device = Literal["cpu", "cuda", "elsewhere"]
+# A bundle's ONNX files, plans built for one runtime, or answers of an engine that ran elsewhere.
+Takes = Literal["onnx", "plan", "answers"]
 Feed: TypeAlias = "Mapping[str, Array]"
 
 
@@ -67,18 +70,18 @@ class Load:
 class Runtime:
     """What is known of a runtime; a row of the catalog.
 
-    ``device``: where it runs; on ``cuda`` results name the GPU. ``takes``: a bundle's ONNX files, or plans built for it
-    alone. ``version``: package and version. ``open`` loads a tower. ``census``: which kernels ran in a tower for a
-    batch, by the proof that this runtime offers. ``memory``: bytes of the device's memory that a tower and a batch take
-    in a process of their own; None where nobody measures it. ``can_simulate``: it runs a Q/DQ file as it is written.
-    ``saturation``: what a CPU without VNNI would lose of a tower's integer products on a batch; None where they depend
-    on no CPU. Where it is known, the tower's outputs there can be predicted (``Load.saturating``).
+    ``device``: where it runs; on ``cuda`` results name the GPU. ``takes``: a bundle's ONNX files, or plans or
+    answers of it alone. ``version``: package and version. ``open`` loads a tower. ``census``: which kernels ran in a
+    tower for a batch, by the proof that this runtime offers. ``memory``: bytes of the device's memory that a tower and
+    a batch take in a process of their own; None where nobody measures it. ``can_simulate``: it runs a Q/DQ file as it
+    is written. ``saturation``: what a CPU without VNNI would lose of a tower's integer products on a batch; None
+    where they depend on no CPU. Where it is known, the tower's outputs there can be predicted (``Load.saturating``).
     """
 
     name: str
     summary: str
     device: Device
-    takes: Literal["onnx", "plan"]
+    takes: Takes
     status: Callable[[], Status]
     version: Callable[[], str | None]
     open: Callable[[Load], Engine]

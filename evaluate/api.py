@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from clipq.evaluate.results.folders import Results, gather
 from clipq.evaluate.results.folders import read_results as read_folders
 from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.schema import LatencyEntry, Suite, ViewEntry
-from clipq.evaluate.suites.suite import check_suite, read_suite
+from clipq.evaluate.suites.suite import check_suite, read_suite, written_down
 from clipq.evaluate.verdicts import compare as comparing
 from clipq.evaluate.verdicts import gate as gating
 from clipq.evaluate.verdicts.by_axis import MARKS, AxisVerdict, axis_verdicts, findings
@@ -32,6 +32,9 @@ from clipq.progress import Progress, progress_bars
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from clipq.evaluate.cells.imported import Imported
+    from clipq.evaluate.cells.work import Work
 
 
 @dataclass(frozen=True)
@@ -131,27 +134,111 @@ def evaluate(
     is not embedded or timed again. Terminals and notebooks show how far it is, unless ``CLIPQ_PROGRESS`` is 0. Raises
     ClipqError for what does not fit, EngineError where the reference fails; an engine that fails is among ``failed``.
     """
-    if (data is None) == (suite is None):
-        raise DataError("give data=SOURCE (or a list of them), or suite=FILE, NAME or a Suite")
+    asked = _suite(data, suite)
     paths = [as_path(one, "bundle") for one in as_list(bundles, "bundles")]
     if settings is not None and not isinstance(settings, Settings):
         raise DataError(f"settings {shown(settings)}: give clipq.Settings(...)")
-    sources = [] if data is None else [as_text(one, "data") for one in as_list(data, "data")]
-    if suite is None:
-        named, asked = None, suite_of(sources)
-    elif isinstance(suite, Suite):
-        named, asked = None, check_suite(suite)
-    elif isinstance(suite, str | os.PathLike):
-        named = as_text(suite, "suite")
-        asked = read_suite(named)
-    else:
-        raise DataError(f"suite {shown(suite)}: give a file, a name or a clipq.Suite(...)")
     given = {
-        "command": "clipq.evaluate", "bundles": [str(path) for path in paths], "data": sources or None,
-        "suite": named,
+        "command": "clipq.evaluate", "bundles": [str(path) for path in paths],
+        "data": None if data is None else [as_text(one, "data") for one in as_list(data, "data")],
+        "suite": as_text(suite, "suite") if isinstance(suite, str | os.PathLike) else None,
     }  # fmt: skip
     with progress_bars() as progress:
         return run_suite(paths, asked, as_path(output, "output"), settings or Settings(), given, progress)
+
+
+def _suite(data: Sequence[PathLike] | PathLike | None, suite: Suite | PathLike | None) -> Suite:
+    """The suite that is asked for; raises DataError where it is none, or where there is data beside it."""
+    if (data is None) == (suite is None):
+        raise DataError("give data=SOURCE (or a list of them), or suite=FILE, NAME or a Suite")
+    if data is not None:
+        return suite_of([as_text(one, "data") for one in as_list(data, "data")])
+    if isinstance(suite, Suite):
+        return check_suite(suite)
+    if isinstance(suite, str | os.PathLike):
+        return read_suite(as_text(suite, "suite"))
+    raise DataError(f"suite {shown(suite)}: give a file, a name or a clipq.Suite(...)")
+
+
+def export_cells(
+    bundle: PathLike,
+    output: PathLike,
+    *,
+    data: Sequence[PathLike] | PathLike | None = None,
+    suite: Suite | PathLike | None = None,
+    settings: Settings | None = None,
+    png: bool = False,
+) -> Path:
+    """Write what a suite asks of an engine that runs where clipq cannot; the same as ``clipq-eval cells export``.
+
+    ``bundle``, mostly the FP32 one, says how images and texts become inputs. Returns the work folder. Raises ClipqError
+    for what does not fit.
+    """
+    asked, folder = _suite(data, suite), as_path(output, "output")
+    with progress_bars() as progress:
+        export_suite(as_path(bundle, "bundle"), asked, folder, settings or Settings(), png=png, progress=progress)
+    return folder
+
+
+def export_suite(
+    bundle: Path, suite: Suite, output: Path, settings: Settings, *, png: bool, progress: Progress
+) -> Work:
+    """``export_cells`` of a suite that is read already: what was written."""
+    from clipq.bundle import open_bundle
+    from clipq.evaluate.cells.export import Order, export_work
+    from clipq.evaluate.suites.plan import open_plan
+
+    as_folder(output, "-o")
+    if (output / MANIFEST).is_file():
+        raise DataError(f"-o {output} is a bundle; give another folder for the cells")
+    opened = open_bundle(bundle)
+    progress.start("opening and checking the data", 0)
+    plan = open_plan(suite, settings.fetch)
+    return export_work(Order(opened, plan, written_down(suite), png), settings, output, progress)
+
+
+def import_cells(
+    work: PathLike,
+    output: PathLike,
+    *,
+    ran_on: str,
+    embeddings: tuple[PathLike, PathLike] | None = None,
+    predictions: Mapping[str, PathLike] | None = None,
+    scheme: str = "",
+) -> Path:
+    """Make a bundle of what an engine answered elsewhere; the same as ``clipq-eval cells import``.
+
+    What came back are ``embeddings`` (the files of images' and of texts'), or ``predictions``, a file by a view's name.
+    ``ran_on`` says where the engine ran, ``scheme`` its bits (``"W8A8-integer"``). Returns the bundle's folder. Raises
+    ClipqError for what cannot be the answers.
+    """
+    towers = None if embeddings is None else (as_path(embeddings[0], "images"), as_path(embeddings[1], "texts"))
+    views = {name: as_path(file, "predictions") for name, file in (predictions or {}).items()}
+    brought = BroughtBack(as_text(ran_on, "ran_on"), towers, views, scheme)
+    return import_answers(as_path(work, "work"), as_path(output, "output"), brought).bundle.path
+
+
+@dataclass(frozen=True)
+class BroughtBack:
+    """What came back from where an engine ran: embeddings of images and texts, or predictions by view; its scheme."""
+
+    ran_on: str
+    embeddings: tuple[Path, Path] | None = None
+    predictions: Mapping[str, Path] = field(default_factory=dict)
+    scheme: str = ""
+
+
+def import_answers(work: Path, output: Path, brought: BroughtBack) -> Imported:
+    """``import_cells`` of paths: the bundle, and what is to be known of the answers."""
+    from clipq.evaluate.cells.imported import import_embeddings, import_predictions
+
+    as_folder(output, "-o")
+    if (brought.embeddings is None) == (not brought.predictions):
+        raise DataError("give the embeddings of images and of texts, or predictions by view")
+    if brought.embeddings is None:
+        return import_predictions(work, brought.predictions, output, ran_on=brought.ran_on, scheme=brought.scheme)
+    images, texts = brought.embeddings
+    return import_embeddings(work, images, texts, output, ran_on=brought.ran_on, scheme=brought.scheme)
 
 
 def run_suite(

@@ -9,7 +9,6 @@ from datetime import datetime, timezone
 from typing import Any
 
 from clipq.bundle import TOWERS, Bundle
-from clipq.data.source import split_source
 from clipq.engines.cuda import current_gpu
 from clipq.environment import environment
 from clipq.evaluate.axes.measure import Findings
@@ -21,9 +20,8 @@ from clipq.evaluate.results.key import condition_group, corrupted_view
 from clipq.evaluate.results.record import AttackRecord, BundleRecord, Measurement, Record, ViewRecord
 from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.plan import Plan
-from clipq.evaluate.suites.schema import Suite
+from clipq.evaluate.suites.suite import written_down
 from clipq.evaluate.suites.templates import asked_on
-from clipq.given import without_folders
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,9 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
             options=manifest.recipe.options,
             towers=manifest.recipe.towers,
             calibration=ranges.model_dump() if (ranges := manifest.recipe.calibration) is not None else None,
-            file_bytes=manifest.size,
+            # Of answers it is no engine's size.
+            file_bytes=manifest.size if subject.runs_here else 0,
+            ran_on=subject.bundle.ran_on,
             plans={
                 name: built.model_dump(mode="json")
                 for name in TOWERS
@@ -80,12 +80,13 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
         unlike_reference=unlike(subject.bundle, reference.bundle) if reference else (),
         arguments_given=evaluated.given,
         arguments_resolved={
-            **_asked(plan.suite), "runtime": settings.runtime,
+            **written_down(plan.suite), "runtime": settings.runtime,
             "threads": settings.threads, "cpu_precision": settings.cpu_precision, "as_cpu": subject.as_cpu,
             "batch": settings.batch, "cuda_graphs": subject.graphs,
         },
         environment={**environment(), **({"gpu": asdict(current_gpu())} if subject.device == "cuda" else {})},
         views=tuple(evaluated.findings_of(subject).views),
+        unanswered=evaluated.findings_of(subject).unanswered,
         attacks=attacks_of(plan, subject.bundle),
         latency=bench.latency if bench else (),
         census=bench.census if bench else (),
@@ -93,18 +94,6 @@ def record_of(subject: Subject, evaluated: Evaluated) -> Record:
         measurements=tuple(_rows(subject, evaluated)),
         deployed_minus_simulated=tuple(_rows_against_twin(subject, evaluated)),
     )  # fmt: skip
-
-
-def _asked(suite: Suite) -> dict[str, Any]:
-    """A suite as it was resolved; its paths without the folders of this machine."""
-    asked = suite.model_dump(mode="json", by_alias=True)
-    for entry in asked["view"]:
-        before, path, after = split_source(entry["source"])
-        entry["source"] = f"{before}{without_folders(path)}{after}"
-        entry["label_map"] = entry["label_map"] and without_folders(entry["label_map"])
-    for entry in asked["transfer"]:
-        entry["source"] = without_folders(entry["source"])
-    return asked
 
 
 def planned_record(plan: Plan, subject: Subject) -> Record:
@@ -135,7 +124,7 @@ def planned_record(plan: Plan, subject: Subject) -> Record:
     return Record.model_construct(
         views=views,
         attacks=attacks_of(plan, bundle),
-        arguments_resolved=_asked(suite),
+        arguments_resolved=written_down(suite),
         measurements=conditions,
     )
 
@@ -188,5 +177,6 @@ def attacks_of(plan: Plan, bundle: Bundle) -> tuple[AttackRecord, ...]:
             digests=asked_on(planned.view, bundle, plan.suite),
         )
         for planned in plan.squares
+        if not bundle.ran_on
     ]
     return (*transfers, *squares)

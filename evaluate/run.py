@@ -60,17 +60,18 @@ def evaluate_plan(
     refuse_other_data(plan, cohort, results)
     settings = settings.within(results)
     if settings.batch == "measure":
-        settings = replace(settings, batch=measured_batch([one for one in cohort.subjects if not one.as_cpu], progress))
+        settings = replace(settings, batch=measured_batch([one for one in cohort.subjects if one.is_timed], progress))
     with Embeddings(settings, plan.suite, progress) as embeddings:
         cohort = fill(plan, cohort, embeddings)
     _require_working(cohort)
     benches: dict[str, SubjectBench] = {}
-    if plan.suite.latency is not None:
+    engines = [subject for subject in cohort.working if subject.is_timed]
+    if plan.suite.latency is not None and engines:
         asked = BenchSettings(batches=plan.suite.latency.batches, repeats=plan.suite.latency.repeats)
-        engines = [subject for subject in cohort.working if not subject.as_cpu]
         progress.start("latency, memory, kernels", len(TOWERS) + len(engines))
         real = FirstBatch(plan.views[0].view, embeddings) if plan.views else None
-        benches = bench(engines, asked, results / "bench", lambda what: progress.advance(1), cohort.reference, real)
+        base = cohort.reference if cohort.reference in engines else None
+        benches = bench(engines, asked, results / "bench", lambda what: progress.advance(1), base, real)
     # Engines are opened once more where a cell is found damaged.
     with threadpool_limits(METRIC_THREADS, user_api="blas"), embeddings:
         findings = measure(plan, cohort, embeddings, results if settings.thumbnails else None, progress)

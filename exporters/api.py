@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import clipq.demo
 from clipq.bundle import Bundle, TowerName, open_bundle
 from clipq.engines.catalog import DEFAULT_RUNTIME, known_runtime
-from clipq.errors import CheckpointError, RecipeError
+from clipq.errors import BundleError, CheckpointError, RecipeError
 from clipq.exporters.adopt.foreign import ForeignEngine
 from clipq.exporters.calibration_set import DEMO_SET, CalibrationSet, open_calibration_set
 from clipq.exporters.quantized_bundle import quantize_bundle
 from clipq.exporters.recipes import Recipe, parse_recipe
-from clipq.given import PathLike, as_folder, as_list, as_path, as_text
+from clipq.given import PathLike, as_folder, as_list, as_path, as_text, shown
 from clipq.making import check_target, directory_in_making
 from clipq.progress import Progress, progress_bars
 
@@ -24,11 +25,11 @@ DEMO = "demo"
 
 
 def export(checkpoint: str, output: PathLike, *, pretrained: str | None = None, opset: Literal[17, 21] = 21) -> Path:
-    """Export an open_clip checkpoint to an FP32 bundle at ``output`` and compare both towers with torch.
+    """Export a checkpoint of open_clip or transformers to an FP32 bundle at ``output``, compared with torch.
 
     ``checkpoint`` is MODEL/TAG (``ViT-B-32/laion2b_s34b_b79k``), MODEL with ``pretrained``, ``hf-hub:ORG/REPO``,
-    ``local-dir:PATH`` or ``demo``. Returns the bundle's folder. Raises CheckpointError where the checkpoint or torch is
-    missing, ParityError where a tower does not match the checkpoint.
+    ``transformers:ORG/REPO``, ``local-dir:PATH`` or ``demo``. Returns the bundle's folder. Raises CheckpointError where
+    the checkpoint or torch is missing, ParityError where a tower does not match the checkpoint.
     """
     named, target = as_text(checkpoint, "checkpoint"), as_folder(output, "output")
     if opset not in (17, 21):
@@ -39,15 +40,38 @@ def export(checkpoint: str, output: PathLike, *, pretrained: str | None = None, 
     return export_bundle(named, pretrained, target, opset=opset, progress=lambda line: None).path
 
 
-def adopt(engine: ForeignEngine, output: PathLike) -> Path:
+def adopt(engine: ForeignEngine, output: PathLike, *, against: PathLike | None = None) -> Path:
     """Make a bundle at ``output`` of an engine that others made, whose files stay as they are; returns its folder.
 
-    What the files do not say is read from those beside them, or said by ``engine``. Raises BundleError for what is no
-    engine, and for what nobody says; EngineError where ONNX Runtime refuses a tower.
+    What the files do not say is read from those beside them, or said by ``engine``. ``against`` is a bundle, or a
+    checkpoint as ``export`` takes it, of an engine that is right: ``open_bundle(...).manifest.adopted.compared`` says
+    whether they agree, or which mistake explains that they do not. Raises BundleError for what is no engine, and for
+    what nobody says; EngineError where ONNX Runtime refuses a tower.
     """
+    if not isinstance(engine, ForeignEngine):
+        raise BundleError(f"engine {shown(engine)}: give clipq.ForeignEngine(FOLDER) or (image=FILE, text=FILE)")
+    return adopt_engine(engine, as_folder(output, "output"), against, lambda line: None).path
+
+
+def adopt_engine(
+    engine: ForeignEngine, target: Path, against: PathLike | None, progress: Callable[[str], None]
+) -> Bundle:
+    """What ``adopt`` does, told of by ``progress``; a checkpoint to compare with is exported for the time being."""
     from clipq.exporters.adopt.adopt import adopt as make
 
-    return make(engine, as_folder(output, "output")).path
+    check_target(target)
+    if against is None:
+        return make(engine, target)
+    if against == DEMO:
+        return make(engine, target, open_bundle(Path(clipq.demo.__file__).parent / "bundle"), progress)
+    if as_path(against, "against").exists():
+        return make(engine, target, open_bundle(against), progress)
+    require_torch()
+    from clipq.exporters.onnx_bundle import export_bundle
+
+    with TemporaryDirectory(prefix="clipq-") as folder:
+        exported = export_bundle(str(against), None, Path(folder) / "reference", opset=21, progress=progress)
+        return make(engine, target, exported, progress)
 
 
 def quantize(
@@ -106,8 +130,11 @@ def towers_of(towers: str) -> tuple[TowerName, ...]:
 def parse_recipes(texts: Sequence[str], runtime: str, towers: str) -> list[Recipe]:
     """Recipes as they are written, fitted to a runtime.
 
-    Raises RecipeError where two would make one bundle, and for an option about a tower that is left as it is.
+    Raises RecipeError where two would make one bundle, for an option about a tower that is left as it is, and for a
+    runtime that no bundle can be made for.
     """
+    if known_runtime(runtime).takes == "answers":
+        raise RecipeError(f"runtime {runtime!r} runs elsewhere, so no bundle is made for it; leave it out")
     parsed = [parse_recipe(text, runtime) for text in texts if text != "fp32"]
     for recipe in parsed:
         if towers == "image" and recipe.options().get("token_table"):

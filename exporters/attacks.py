@@ -16,7 +16,7 @@ from clipq.data.attack import Pixels, write_attack
 from clipq.data.pixels import PixelReader
 from clipq.data.views import View
 from clipq.errors import DataError
-from clipq.exporters.checkpoints import LoadedCheckpoint
+from clipq.exporters.loaded_checkpoint import LoadedCheckpoint
 from clipq.exporters.onnx_bundle import prompt_sets
 from clipq.given import hint, without_folders
 from clipq.making import directory_in_making

@@ -39,7 +39,8 @@ def overview() -> list[dict[str, Any]]:
         "demo": "the built-in checkpoint",
         "MODEL/TAG": "any of open_clip's (clipq-export list --checkpoints)",
         "hf-hub:ORG/REPO": "an open_clip checkpoint on the Hugging Face hub",
-        "local-dir:PATH": "a folder with open_clip_config.json and weights",
+        "transformers:ORG/REPO": "a checkpoint of transformers: CLIP, SigLIP and their kin",
+        "local-dir:PATH": "a folder with open_clip_config.json and weights, or one that transformers saved",
     }
     rows: list[dict[str, Any]] = [
         {

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from clipq.bundle import Preprocess, first_reason
 from clipq.errors import CheckpointError
+from clipq.exporters.loaded_checkpoint import LoadedCheckpoint, reason_of
 from clipq.files import sha256_file
 from clipq.progress import quiet_logging
 
@@ -36,19 +37,6 @@ class Source:
     model: str
     pretrained: str | None
     name: str
-
-
-@dataclass(frozen=True)
-class LoadedCheckpoint:
-    """A checkpoint in memory: the torch model (eval mode, float32, CPU), its tokenizer and its transform."""
-
-    name: str
-    model: Any
-    tokenizer: Any
-    preprocess: Preprocess
-    transform: Any
-    weights_sha256: str | None
-    packages: tuple[str, ...] = ("torch", "open_clip_torch", "timm", "onnx", "onnxscript")
 
 
 def parse_checkpoint(checkpoint: str, pretrained: str | None) -> Source:
@@ -106,7 +94,7 @@ def load_checkpoint(source: Source) -> LoadedCheckpoint:
     if source.model.startswith(TRANSFORMERS):
         from clipq.exporters.transformers_checkpoints import load_transformers
 
-        return load_transformers(source)
+        return load_transformers(source.model.removeprefix(TRANSFORMERS), source.name)
     torch.manual_seed(0)
     schema = ":" in source.model.split("/")[0]
     pretrained = None if schema or source.pretrained == RANDOM else source.pretrained
@@ -225,25 +213,3 @@ def _other_gelu(source: Source) -> str:
     suffix = "-quickgelu"
     model = source.model.removesuffix(suffix) if source.model.endswith(suffix) else source.model + suffix
     return f"{model}/{source.pretrained}"
-
-
-def reason_of(error: Exception) -> str:
-    """What a library's error says, in one line; where it came of a hub that cannot be reached, the way out."""
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    text = " | ".join(type(link).__name__ + ": " + (str(link).strip().splitlines() or [""])[0] for link in chain)
-    offline = (
-        "LocalEntryNotFound",
-        "ConnectionError",
-        "ConnectError",
-        "Name or service",
-        "ProxyError",
-        "MaxRetry",
-        "OfflineMode",
-    )
-    if any(word in text for word in offline):
-        return "the model hub cannot be reached; get the weights elsewhere, give local-dir:FOLDER or --pretrained FILE"
-    return (" ".join(str(error).split()) or type(error).__name__)[:400]

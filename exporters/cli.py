@@ -95,7 +95,7 @@ def list_command(bundles: Sequence[Path], checkpoints: bool, as_json: bool) -> N
         click.echo(f"{kind}s")
         for row in rows:
             if row["kind"] == kind:
-                click.echo(f"  {row['state']:5}  {row['name']:18}  {row['detail']}")
+                click.echo(f"  {row['state']:5}  {row['name']:21}  {row['detail']}")
 
 
 @main.command()
@@ -106,8 +106,9 @@ def list_command(bundles: Sequence[Path], checkpoints: bool, as_json: bool) -> N
 def onnx(checkpoint: str, pretrained: str | None, opset: str, output: Path) -> None:
     """Export CHECKPOINT to an FP32 bundle and compare both towers with torch.
 
-    CHECKPOINT is MODEL/TAG (ViT-B-32/laion2b_s34b_b79k), MODEL with --pretrained, hf-hub:ORG/REPO, local-dir:PATH
-    (a folder with open_clip_config.json and weights), or demo.
+    CHECKPOINT is MODEL/TAG (ViT-B-32/laion2b_s34b_b79k), MODEL with --pretrained, hf-hub:ORG/REPO (open_clip's),
+    transformers:ORG/REPO (or a folder: CLIP, SigLIP, SigLIP 2, AltCLIP, ChineseCLIP, MetaCLIP 2), local-dir:PATH (a
+    folder with open_clip_config.json and weights, or that save_pretrained of transformers wrote), or demo.
     """
     bundle = _export(checkpoint, pretrained, output, int(opset))
     for name, tower in (("image", bundle.manifest.image), ("text", bundle.manifest.text)):
@@ -142,19 +143,21 @@ def adopt(output: Path, against: str | None, **given: Any) -> None:
     FOLDER holds both towers as transformers.js, Optimum, Immich, clip-as-service and others lay them out. With
     --against, ends with code 1 where the two do not agree; the bundle is made all the same.
     """
-    from clipq.exporters.adopt.adopt import adopt as make
     from clipq.exporters.adopt.foreign import ForeignEngine
+    from clipq.exporters.api import adopt_engine
 
     if given["logit_scale"] is None:
         refuse_idle("goes with --logit-scale, which is not given", "logit_bias")
-    bundle = make(ForeignEngine(**given), output)
-    assert bundle.manifest.adopted is not None
-    for fact, source in bundle.manifest.adopted.sources.items():
-        click.echo(f"{fact}: {source}")
-    recipe = bundle.manifest.recipe
-    for what, found in recipe.options.items():
-        click.echo(f"{what.replace('_', ' ')}: {found}")
+    bundle = adopt_engine(ForeignEngine(**given), output, against, lambda line: click.echo(line, err=True))
+    found = bundle.manifest.adopted
+    assert found is not None
+    for fact, source in (*found.sources.items(), *bundle.manifest.recipe.options.items()):
+        click.echo(f"{fact.replace('_', ' ')}: {source}")
+    for sentence in found.compared.sentences if found.compared else ():
+        click.echo(sentence)
     click.echo(str(bundle.path))
+    if found.compared is not None and not found.compared.agrees:
+        raise SystemExit(1)
 
 
 @main.command()

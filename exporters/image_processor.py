@@ -43,8 +43,8 @@ def checked_preprocess(processor: Any, model_size: Any, name: str) -> Preprocess
         image = noise.resize(shape, Image.Resampling.BICUBIC)
         if np.abs(preprocess(image, found) - pixels_of(processor, image)).max() > 1e-5:
             raise CheckpointError(
-                f"{name}: {type(processor).__name__} makes other pixels than its configuration says, and a bundle holds "
-                "that alone; take a processor of CLIP's or SigLIP's kind"
+                f"{name}: {type(processor).__name__} makes other pixels than its configuration says, and a bundle "
+                "holds that alone; take a processor of CLIP's or SigLIP's kind"
             )
     return found
 

@@ -31,7 +31,8 @@ from clipq.bundle import (
     write_manifest,
 )
 from clipq.errors import CheckpointError
-from clipq.exporters.checkpoints import DEMO, LoadedCheckpoint, load_checkpoint, parse_checkpoint
+from clipq.exporters.checkpoints import DEMO, load_checkpoint, parse_checkpoint
+from clipq.exporters.loaded_checkpoint import LoadedCheckpoint
 from clipq.making import check_target, directory_in_making
 from clipq.scheme import FP32
 

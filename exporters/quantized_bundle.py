@@ -47,7 +47,7 @@ def quantize_bundle(
     is left at ``target``.
     """
     if source.built_for is not None:
-        raise RecipeError(f"{source.path} holds plans for {source.built_for}; quantize the fp32 bundle they came from")
+        raise RecipeError(f"{source.path} holds {source.holds}; quantize the fp32 bundle they came from")
     if not source.manifest.recipe.scheme.is_fp32:
         raise RecipeError(
             f"{source.path} was made by {source.manifest.recipe.name!r}; quantize the fp32 bundle instead"

@@ -8,7 +8,7 @@ import string
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from clipq.errors import CheckpointError
 
@@ -18,9 +18,9 @@ Cleaning = Literal["lower", "canonicalize", "whitespace", "none"]
 ODD_TEXTS = (
     "", "a photo of a cat.", "A Photo Of THE Cat!", "word " * 2000, " ", "it's we're I'D don't", "snake_case (x)",
     "tab\tnew\nline\r\nend", "  two  spaces ", "3.14 1,000 ½ ² Ⅷ", "Café naïve Zürich ÅÉ", "e\u0301 combining",
-    "日本語のテキスト", "一张猫的照片", "한국어 문장", "Привет, мир!", "ΟΔΟΣ ΣΑΣ", "İ ß ſ",
-    "عربي נסיון", "😀 emoji 🐶🐱 🇫🇷", "&lt;b&gt; &amp; &eacute;", "Ã© â€™ mojibake", "\u200bzero\u00a0width", "...!!!???", "▁under▁", "[PAD] <pad> x",
-    "<|endoftext|> x </s> y [SEP]", "a" * 2000,
+    "日本語のテキスト", "一张猫的照片", "한국어 문장", "Привет, мир!", "ΟΔΟΣ ΣΑΣ", "İ ß ſ", "عربي נסיון", "😀 🐶🐱 🇫🇷",
+    "&lt;b&gt; &amp; &eacute;", "Ã© â€™ mojibake", "\u200bzero\u00a0width", "...!!!???", "▁under▁",
+    "[PAD] <pad> x", "<|endoftext|> x </s> y [SEP]", "a" * 2000,
 )  # fmt: skip
 
 
@@ -135,12 +135,19 @@ def _from_siglip(tokenizer: Any) -> Tokenizer:
     pieces = [(piece.piece, piece.score) for piece in model.pieces]
     converted = Tokenizer(models.Unigram(pieces, unk_id=model.trainer_spec.unk_id))
     charsmap = model.normalizer_spec.precompiled_charsmap
+    marks = f"[{re.escape(string.punctuation)}]"
     # Python's lower() knows the Σ that ends a word, this library's does not.
     lower = [normalizers.Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς"), normalizers.Lowercase()]
     converted.normalizer = normalizers.Sequence(
         [
             *(lower if tokenizer.do_lower_case else []),
-            normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), ""),
+            normalizers.Replace("▁", " "),
+            # A mark stands before a text, and one more where it begins with white space. Metaspace sets the first, but
+            # not where what the text begins with is removed.
+            normalizers.Replace(Regex(rf"\A(?:{marks}|\s)+\z"), ""),
+            normalizers.Replace(Regex(rf"\A{marks}*\s(?:{marks}|\s)*"), "▁▁"),
+            normalizers.Replace(Regex(rf"\A{marks}+"), "▁"),
+            normalizers.Replace(Regex(marks), ""),
             normalizers.Replace(Regex(r"\s+"), " "),
             normalizers.Strip(),
             *([normalizers.Precompiled(charsmap)] if charsmap else []),
@@ -150,8 +157,9 @@ def _from_siglip(tokenizer: Any) -> Tokenizer:
     converted.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     end, end_id = str(tokenizer.eos_token), tokenizer.eos_token_id
     converted.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, end_id)])
-    special = [token for _, token in sorted(tokenizer.added_tokens_decoder.items())]
-    converted.add_special_tokens(special)
+    # What stands beside one is stripped, as every part of a text between them.
+    special = [str(token) for _, token in sorted(tokenizer.added_tokens_decoder.items())]
+    converted.add_special_tokens([AddedToken(token, lstrip=True, rstrip=True) for token in special])
     return converted
 
 

@@ -45,6 +45,27 @@ class PlainAttention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, tokens, width)), None
 
 
+class ProbeAttention(nn.Module):
+    """``nn.MultiheadAttention`` from learned queries to the tokens, as three linears and one: SigLIP's pooling head."""
+
+    def __init__(self, original: nn.MultiheadAttention):
+        super().__init__()
+        self.num_heads = original.num_heads
+        self.weights = nn.ParameterList(original.in_proj_weight.detach().chunk(3))
+        self.biases = nn.ParameterList(original.in_proj_bias.detach().chunk(3))
+        self.out_proj = original.out_proj
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, None]:
+        """Attention of ``query`` (batch, queries, width) to ``key`` and ``value`` (batch, tokens, width)."""
+        heads = []
+        for given, weight, bias in zip((query, key, value), self.weights, self.biases, strict=True):
+            batch, tokens, width = given.shape
+            split = (batch, tokens, self.num_heads, width // self.num_heads)
+            heads.append(F.linear(given, weight, bias).reshape(split).transpose(1, 2))
+        mixed = F.scaled_dot_product_attention(heads[0], heads[1], heads[2])
+        return self.out_proj(mixed.transpose(1, 2).flatten(2)), None
+
+
 class AttentionPool(nn.Module):
     """open_clip's ``AttentionPool2d`` (ModifiedResNet) with projections that export as MatMul; one query, the mean."""
 
@@ -91,7 +112,7 @@ class TextTower(nn.Module):
 
 
 def make_exportable(model: Any) -> Any:
-    """Replace, in place, the modules of an open_clip model that export badly; returns the model.
+    """Replace, in place, the modules of a model that export badly; returns the model.
 
     MobileCLIP's training branches are merged into single convolutions (timm's reparameterization).
     """
@@ -103,7 +124,8 @@ def make_exportable(model: Any) -> Any:
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.MultiheadAttention) and _is_plain(module, child):
-                setattr(module, name, PlainAttention(child))
+                probes = type(module).__name__ == "SiglipMultiheadAttentionPoolingHead"
+                setattr(module, name, ProbeAttention(child) if probes else PlainAttention(child))
             elif isinstance(child, AttentionPool2d):
                 setattr(module, name, AttentionPool(child))
     return model.eval()

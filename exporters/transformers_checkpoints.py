@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from clipq.errors import CheckpointError
-from clipq.exporters.checkpoints import TRANSFORMERS, LoadedCheckpoint, Source, reason_of
 from clipq.exporters.image_processor import checked_preprocess, pixels_of
+from clipq.exporters.loaded_checkpoint import LoadedCheckpoint, reason_of
 from clipq.exporters.tokenizer_file import ODD_TEXTS
 from clipq.exporters.transformers_model import PaddingMask, TransformersModel, TransformersTokenizer
 from clipq.files import sha256_bytes, sha256_file
@@ -42,27 +42,39 @@ _DESCRIBED = ("*.json", "*.txt", "*.model")
 _MOST_ENCODED = 4
 
 
-def load_transformers(source: Source) -> LoadedCheckpoint:
-    """Load model, tokenizer and image processor; raises CheckpointError with the reason in one line."""
+def load_transformers(where: str, name: str) -> LoadedCheckpoint:
+    """Load model, tokenizer and image processor of a folder, or of ORG/REPO on the hub; errors call it ``name``.
+
+    Raises CheckpointError with the reason in one line.
+    """
     import transformers
 
-    with _one_line(source):
-        folder = _folder(source.model.removeprefix(TRANSFORMERS))
-    kind = _checked_kind(source, folder)
-    with _one_line(source):
-        model, loading = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
+    if int(transformers.__version__.split(".")[0]) < 5:
+        raise CheckpointError(
+            f"{name}: checkpoints of transformers need transformers 5, this is {transformers.__version__}: "
+            "pip install -U transformers"
+        )
+    with _one_line(name):
+        folder = _folder(where)
+    kind = _checked_kind(name, folder)
+    with _one_line(f"{name}, model"):
+        model, loading = transformers.AutoModel.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    with _one_line(f"{name}, tokenizer"):
         own_tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        processor = transformers.AutoImageProcessor.from_pretrained(folder, **_on_pillow(transformers.__version__))
-    _check_names(source, loading)
+    with _one_line(f"{name}, image processor"):
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    _check_names(name, loading)
     config = model.config
-    tokenizer = TransformersTokenizer(own_tokenizer, _context_length(source, own_tokenizer, config.text_config))
-    adapted = TransformersModel(model, _mask(source, kind, own_tokenizer)).eval().float()
-    _check_texts(source, adapted, tokenizer)
+    tokenizer = TransformersTokenizer(own_tokenizer, _context_length(name, own_tokenizer, config.text_config))
+    adapted = TransformersModel(model, _mask(name, kind, own_tokenizer)).eval().float()
+    _check_texts(name, adapted, tokenizer)
     return LoadedCheckpoint(
-        source.name,
+        name,
         adapted,
         tokenizer,
-        checked_preprocess(processor, config.vision_config.image_size, source.name),
+        checked_preprocess(processor, config.vision_config.image_size, name),
         lambda image: torch.from_numpy(pixels_of(processor, image)),
         _weights_digest(folder),
         packages=("torch", "transformers", "tokenizers", "onnx", "onnxscript"),
@@ -70,7 +82,7 @@ def load_transformers(source: Source) -> LoadedCheckpoint:
 
 
 @contextlib.contextmanager
-def _one_line(source: Source) -> Iterator[None]:
+def _one_line(what: str) -> Iterator[None]:
     """Around the libraries: no chatter, and their errors in one line."""
     with (
         warnings.catch_warnings(),
@@ -84,7 +96,7 @@ def _one_line(source: Source) -> Iterator[None]:
         except CheckpointError:
             raise
         except Exception as error:
-            raise CheckpointError(f"{source.name}: {reason_of(error)}") from error
+            raise CheckpointError(f"{what}: {reason_of(error)}") from error
 
 
 def _folder(where: str) -> Path:
@@ -94,7 +106,7 @@ def _folder(where: str) -> Path:
     if Path(where).is_dir():
         return Path(where)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", where):
-        raise CheckpointError(f"{TRANSFORMERS}{where}: is no folder, and no ORG/REPO of the Hugging Face hub; give one")
+        raise CheckpointError(f"transformers:{where}: is no folder, and no ORG/REPO of the Hugging Face hub; give one")
     for weights in _WEIGHTS:
         folder = Path(snapshot_download(where, allow_patterns=[*_DESCRIBED, weights]))
         if any(folder.glob(weights)):
@@ -102,72 +114,71 @@ def _folder(where: str) -> Path:
     return folder
 
 
-def _checked_kind(source: Source, folder: Path) -> str:
+def _checked_kind(name: str, folder: Path) -> str:
     """The model type, where clipq knows it and nothing of the checkpoint is missing."""
     for part, files in _PARTS.items():
         if not any(path.is_file() for file in files for path in folder.glob(file)):
             raise CheckpointError(
-                f"{source.name}: there is no {part} ({' or '.join(files)}); give a folder that model, tokenizer and "
+                f"{name}: there is no {part} ({' or '.join(files)}); give a folder that model, tokenizer and "
                 "image processor were saved into (save_pretrained)"
             )
     config = read_json(folder / _CONFIG, CheckpointError, "save the model again")
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind == "siglip2":
         raise CheckpointError(
-            f"{source.name}: is SigLIP 2's NaFlex form, which gives each image a shape of its own, and an engine takes "
+            f"{name}: is SigLIP 2's NaFlex form, which gives each image a shape of its own, and an engine takes "
             "one; take a checkpoint of fixed resolution (google/siglip2-base-patch16-224)"
         )
     if kind not in KINDS:
-        raise CheckpointError(
-            f"{source.name}: model_type {kind!r} is none that clipq exports; known: {', '.join(KINDS)}"
-        )
+        raise CheckpointError(f"{name}: model_type {kind!r} is none that clipq exports; known: {', '.join(KINDS)}")
     if config.get("quantization_config"):
-        raise CheckpointError(f"{source.name}: is quantized already (quantization_config); give what it was made of")
+        raise CheckpointError(f"{name}: is quantized already (quantization_config); give what it was made of")
     return str(kind)
 
 
-def _check_names(source: Source, loading: dict[str, Any]) -> None:
-    """transformers would give what is missing random values, and leave out what is too many."""
-    for what in ("missing", "unexpected"):
-        # Older versions stored them as weights.
-        names = sorted(name for name in loading[f"{what}_keys"] if not name.endswith("position_ids"))
+def _check_names(name: str, loading: dict[str, Any]) -> None:
+    """transformers would give random values to what is missing, and leave out what is too many."""
+    for what in ("missing", "unexpected", "mismatched"):
+        found = (key if isinstance(key, str) else key[0] for key in loading[f"{what}_keys"])
+        # Older versions stored positions as weights.
+        names = sorted(key for key in found if not key.endswith("position_ids"))
         if names:
             raise CheckpointError(
-                f"{source.name}: {_CONFIG} and the weights are of two models ({what}: {', '.join(names)[:200]}); save "
-                "the whole model again"
+                f"{name}: {_CONFIG} and the weights are of two models ({what}: {names[0]}"
+                f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}); save the whole model again"
             )
 
 
-def _context_length(source: Source, tokenizer: Any, config: Any) -> int:
+def _context_length(name: str, tokenizer: Any, config: Any) -> int:
     """What text tower and tokenizer both allow; SigLIP 2's tokenizer sets no limit."""
     if tokenizer.pad_token_id is None:
-        raise CheckpointError(f"{source.name}: the tokenizer has no padding token; set pad_token, and save it again")
+        raise CheckpointError(f"{name}: the tokenizer has no padding token; set pad_token, and save it again")
     # RoBERTa's positions begin behind its padding id.
     before = config.pad_token_id + 1 if config.model_type.startswith("altclip") else 0
     return int(min(tokenizer.model_max_length, config.max_position_embeddings - before))
 
 
-def _mask(source: Source, kind: str, tokenizer: Any) -> PaddingMask | None:
+def _mask(name: str, kind: str, tokenizer: Any) -> PaddingMask | None:
     """None where padding is not seen, and where the tower was trained to see it: SigLIP's tokenizers make no mask."""
     if kind not in CAUSAL and "attention_mask" not in tokenizer.model_input_names:
         return None
     if tokenizer.padding_side != "right":
         raise CheckpointError(
-            f"{source.name}: the tokenizer pads on the {tokenizer.padding_side}, and its ids do not tell where a text "
+            f"{name}: the tokenizer pads on the {tokenizer.padding_side}, and its ids do not tell where a text "
             "begins; set padding_side to right, and save it again"
         )
     ends_with = tokenizer("a")["input_ids"][-1]
     return None if kind in CAUSAL else PaddingMask(tokenizer.pad_token_id, ends_with == tokenizer.pad_token_id)
 
 
-def _check_texts(source: Source, model: TransformersModel, tokenizer: TransformersTokenizer) -> None:
+def _check_texts(name: str, model: TransformersModel, tokenizer: TransformersTokenizer) -> None:
     """The text tower knows the tokenizer's ids, and they alone give the features that it has with the own mask."""
     given, config = tokenizer.encoded(ODD_TEXTS), model.model.config.text_config
     ids = torch.from_numpy(given["input_ids"])
     mask = torch.from_numpy(given["attention_mask"]) if "attention_mask" in given else None
     if int(ids.max()) >= config.vocab_size:
         raise CheckpointError(
-            f"{source.name}: the tokenizer gives the id {int(ids.max())}, and the text tower has {config.vocab_size} "
+            f"{name}: the tokenizer gives the id {int(ids.max())}, and the text tower has {config.vocab_size} "
             "tokens; save the model with its own tokenizer"
         )
     ends = getattr(model.model.text_model, "eos_token_id", None)
@@ -175,13 +186,13 @@ def _check_texts(source: Source, model: TransformersModel, tokenizer: Transforme
     legacy = config.model_type.startswith("clip") and ends == 2
     if ends is not None and not legacy and not (ids == ends).any(1).all():
         raise CheckpointError(
-            f"{source.name}: the text tower reads its feature at the token {ends} (eos_token_id), which the tokenizer "
+            f"{name}: the text tower reads its feature at the token {ends} (eos_token_id), which the tokenizer "
             "does not put behind a text; save the model with its own tokenizer"
         )
     if mask is not None and model.mask_of is not None:
         for text, one, other in zip(ODD_TEXTS, model.mask_of(ids), mask, strict=True):
             if not torch.equal(one, other):
-                raise CheckpointError(f"{source.name}: the attention mask of {text[:40]!r} cannot be told from its ids")
+                raise CheckpointError(f"{name}: the attention mask of {text[:40]!r} cannot be told from its ids")
     with torch.no_grad():
         some = np.s_[:_MOST_ENCODED]
         mine = model.encode_text(ids[some], normalize=True)
@@ -189,13 +200,9 @@ def _check_texts(source: Source, model: TransformersModel, tokenizer: Transforme
     # Not a number: that is said of the whole checkpoint.
     if (mine - own).abs().max() > 1e-5:
         raise CheckpointError(
-            f"{source.name}: the text tower's features depend on an attention mask that ids do not tell; set pad_token "
+            f"{name}: the text tower's features depend on an attention mask that ids do not tell; set pad_token "
             "to the end token, and save the tokenizer again"
         )
-
-
-def _on_pillow(version: str) -> dict[str, Any]:
-    return {"use_fast": False} if int(version.split(".")[0]) < 5 else {"backend": "pil"}
 
 
 def _weights_digest(folder: Path) -> str:

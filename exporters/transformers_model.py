@@ -47,8 +47,7 @@ class TransformersModel(nn.Module):
 
 
 def _features(output: Any, normalize: bool) -> Tensor:
-    # transformers 4 gives the features themselves.
-    features: Tensor = getattr(output, "pooler_output", output)
+    features: Tensor = output.pooler_output
     return nn.functional.normalize(features, dim=-1) if normalize else features
 
 
@@ -63,7 +62,7 @@ class PaddingMask:
 
     def __call__(self, text: Tensor) -> Tensor:
         """``text`` and the mask are (batch, context_length)."""
-        place = torch.arange(text.shape[1], device=text.device)
+        place = torch.arange(1, text.shape[1] + 1, device=text.device)
         last = ((text != self._padding) * place).amax(dim=1, keepdim=True) + self._own
         return (place <= last).long()
 

@@ -43,7 +43,7 @@ ROOMS = {
     "run": {"results", "suites", "cells", "axes", "bench", "settings", "recording"},
     "demo": {"suites"},
     "sweep": {"results", "suites", "cells", "bench", "settings", "run"},
-    "api": {"results", "suites", "verdicts", "report", "settings", "run"},
+    "api": {"results", "suites", "cells", "verdicts", "report", "settings", "run"},
     "arrays": {"metrics", "results", "axes", "verdicts", "report"},
     "cli": {"results", "suites", "cells", "bench", "verdicts", "report", "settings", "api", "demo", "sweep"},
 }
@@ -56,6 +56,8 @@ TORCH_MODULES = {
     "towers",
     "graph",
     "tokenizer_file",
+    "transformers_checkpoints",
+    "transformers_model",
     "onnx_bundle",
     "train_demo",
     "catalog",

@@ -71,8 +71,8 @@ def test_the_page_runs_and_says_what_the_command_says(session):
 
 def test_all_is_what_the_page_promises_and_every_name_is_there():
     assert sorted(clipq.__all__) == [
-        "ClipqError", "Corruptions", "Settings", "Suite", "View", "__version__", "compare", "compare_predictions",
-        "evaluate", "export", "gate", "metrics", "open_bundle", "quantize", "read_results",
+        "ClipqError", "Corruptions", "ForeignEngine", "Settings", "Suite", "View", "__version__", "adopt", "compare",
+        "compare_predictions", "evaluate", "export", "export_cells", "gate", "import_cells", "metrics", "open_bundle", "quantize", "read_results",
     ]  # fmt: skip
     for name in clipq.__all__:
         assert getattr(clipq, name) is not None and name in dir(clipq)

@@ -11,7 +11,7 @@ from clipq.evaluate.metrics import agreement
 from clipq.evaluate.metrics.accuracy import weighted_mean
 from clipq.evaluate.metrics.predictions import Predictions
 from clipq.evaluate.metrics.statistics import Statistic
-from clipq.evaluate.metrics.zeroshot import Answers
+from clipq.evaluate.metrics.zeroshot import Answers, GivenAnswers
 from clipq.evaluate.results.estimates import Estimate, estimate
 from clipq.evaluate.suites.plan import PlannedView
 
@@ -28,8 +28,17 @@ def measure(reading: Reading[PlannedView]) -> Found:
     return Found(with_other(reading.reference), against_twin=with_other(reading.twin))
 
 
-def compared(answers: Answers, reference: Answers, *, view: str, seed: int = 0) -> list[Estimate]:
-    """Agreement, flips and embedding cosine against the reference on the same samples."""
+def compared(
+    answers: Answers | GivenAnswers, reference: Answers | GivenAnswers, *, view: str, seed: int = 0
+) -> list[Estimate]:
+    """Agreement, flips and, where both have embeddings, their cosine against the reference on the same samples.
+
+    Embeddings of two widths have no cosine.
+    """
+    if isinstance(answers, GivenAnswers) or isinstance(reference, GivenAnswers):
+        return answers_compared(answers.predictions, reference.predictions, view=view, seed=seed)
+    if answers.embeddings.shape != reference.embeddings.shape:
+        return answers_compared(answers.predictions, reference.predictions, view=view, seed=seed)
     # Of two engines that agree to the last digits, rounding to 32 bits brings some beyond 1.
     cosines = np.clip(np.einsum("nd,nd->n", answers.embeddings, reference.embeddings, dtype=np.float64), -1, 1)
     alike = estimate({"cosine": partial(weighted_mean, cosines)}, len(cosines), view=view, seed=seed, paired=True)

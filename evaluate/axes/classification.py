@@ -15,11 +15,12 @@ from clipq.evaluate.metrics.calibration import BINS, bin_sums, fit_logit_scale
 from clipq.evaluate.metrics.predictions import Booleans, Floats, Predictions
 from clipq.evaluate.metrics.statistics import Draws, Statistic, bootstrap, wilson
 from clipq.evaluate.metrics.table import functions_of
-from clipq.evaluate.metrics.zeroshot import Answers
+from clipq.evaluate.metrics.zeroshot import Answers, GivenAnswers
 from clipq.evaluate.results.estimates import Estimate, estimate
 from clipq.evaluate.results.pairing import SampleAnswers
 from clipq.evaluate.results.record import ReliabilityBin
 from clipq.evaluate.suites.plan import PlannedView
+from clipq.evaluate.suites.schema import Suite
 
 
 def measure(reading: Reading[PlannedView]) -> Found:
@@ -29,7 +30,7 @@ def measure(reading: Reading[PlannedView]) -> Found:
     return Found(
         estimates=[
             *classification(answers, view=view.name, bins=suite.ece_bins, seed=suite.seed),
-            *tuned(answers, view=view.name, fraction=suite.tune_fraction, bins=suite.ece_bins, seed=suite.seed),
+            *_tuned(answers, suite, view.name),
         ],
         view={
             "classes": answers.predictions.probabilities.shape[1],
@@ -41,7 +42,14 @@ def measure(reading: Reading[PlannedView]) -> Found:
     )
 
 
-def classification(answers: Answers, *, view: str, bins: int = BINS, seed: int = 0) -> list[Estimate]:
+def _tuned(answers: Answers | GivenAnswers, suite: Suite, view: str) -> list[Estimate]:
+    """A scale is fitted to cosines; of predictions alone there are none."""
+    if isinstance(answers, GivenAnswers):
+        return []
+    return tuned(answers, view=view, fraction=suite.tune_fraction, bins=suite.ece_bins, seed=suite.seed)
+
+
+def classification(answers: Answers | GivenAnswers, *, view: str, bins: int = BINS, seed: int = 0) -> list[Estimate]:
     """All classification metrics of an engine on a view."""
     predictions = answers.predictions
     return with_correct(estimate(functions_of(predictions, bins), len(predictions), view=view, seed=seed), predictions)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clipq.data.views import Classes, View
 from clipq.evaluate.axes.reading import Found, Reading, answers_of
-from clipq.evaluate.metrics.zeroshot import Answers
+from clipq.evaluate.metrics.zeroshot import Answers, GivenAnswers
 from clipq.evaluate.results.record import FlipRecord
 from clipq.evaluate.suites.plan import PlannedView
 from clipq.files import write_atomic
@@ -35,7 +35,10 @@ def measure(reading: Reading[PlannedView]) -> Found:
 
 
 def find_flips(
-    answers: Answers, reference: Answers, view: View, thumbnail: Callable[[int], str]
+    answers: Answers | GivenAnswers,
+    reference: Answers | GivenAnswers,
+    view: View,
+    thumbnail: Callable[[int], str],
 ) -> tuple[FlipRecord, ...]:
     """Up to 12 lost and 12 gained samples, the candidate's most confident first.
 

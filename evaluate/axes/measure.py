@@ -8,6 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from clipq.errors import NotAnswered
 from clipq.evaluate.axes import (
     adversarial,
     agreement,
@@ -54,12 +57,14 @@ class Findings:
     against_twin: list[Estimate] = field(default_factory=list)
     views: list[ViewRecord] = field(default_factory=list)
     answers: dict[str, SampleAnswers] = field(default_factory=dict)
+    unanswered: dict[str, str] = field(default_factory=dict)
 
     def add(self, reading: Reading[Any], found: Sequence[Found]) -> None:
         """What the axes found on one thing that was asked."""
         for one in found:
             self.estimates += one.estimates
             self.against_twin += one.against_twin
+            self.unanswered |= one.unanswered
             if one.answers is not None:
                 self.answers[reading.asked.view.name] = one.answers
         if isinstance(reading.asked, PlannedView):
@@ -76,15 +81,26 @@ def measure(
     for word, one in asked:
         steps = [step for words, step in STEPS if word in words]
         for reading in readings(one, cohort, embeddings, pictures):
-            findings[reading.subject.label].add(reading, [step(reading) for step in steps])
+            findings[reading.subject.label].add(reading, [_found(step, reading, word) for step in steps])
         progress.advance(1)
     for found in findings.values():
         found.estimates += ood.near_and_far(plan, found.estimates, {view.name: view.n for view in found.views})
     return findings
 
 
+def _found(step: Callable[[Reading[Any]], Found], reading: Reading[Any], word: str) -> Found:
+    try:
+        return step(reading)
+    except NotAnswered as error:
+        return Found(unanswered={f"{reading.asked.name} ({word})": str(error)})
+
+
 def _view_record(reading: Reading[PlannedView], found: Sequence[Found]) -> ViewRecord:
-    planned, (rows, skipped) = reading.asked, reading.once(decoded)
+    planned = reading.asked
+    try:
+        rows, skipped = reading.once(decoded)
+    except NotAnswered:
+        rows, skipped = np.zeros(0, np.int64), {}
     return ViewRecord(
         name=planned.view.name,
         source=planned.view.source,

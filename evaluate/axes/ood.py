@@ -9,9 +9,10 @@ import numpy as np
 
 from clipq.data.views import View
 from clipq.evaluate.axes.reading import Found, Reading
-from clipq.evaluate.metrics.ood import SCORES, Detection, outlier_scores
+from clipq.evaluate.metrics.ood import Detection, given_scores, outlier_scores
 from clipq.evaluate.metrics.predictions import Floats
 from clipq.evaluate.metrics.statistics import Statistic, mean_of
+from clipq.evaluate.metrics.zeroshot import GivenAnswers
 from clipq.evaluate.results.estimates import Estimate, estimate
 from clipq.evaluate.results.record import ScoreHistogram
 from clipq.evaluate.suites.plan import Plan, PlannedView
@@ -48,6 +49,8 @@ def near_and_far(plan: Plan, estimates: Sequence[Estimate], sizes: Mapping[str, 
 def _scores(reading: Reading[PlannedView], view: View) -> dict[str, Floats]:
     """The scores of a view's samples by the classes of the baseline."""
     answers = reading.embeddings.answers(view, reading.subject, reading.asked.baseline)
+    if isinstance(answers, GivenAnswers):
+        return given_scores(answers.probabilities)
     return outlier_scores(answers.cosines, answers.classifier.logits(answers.cosines))
 
 
@@ -56,10 +59,10 @@ def detection(
 ) -> list[Estimate]:
     """Metrics of every score between the in-distribution view and one OOD view, named ``auroc.mcm`` and so on."""
     functions: dict[str, Statistic] = {}
-    for score in SCORES:
+    for score in inside:
         detector = Detection(inside[score], outside[score])
         functions.update({f"{name}.{score}": function for name, function in detector.functions().items()})
-    sizes = len(inside[SCORES[0]]), len(outside[SCORES[0]])
+    sizes = (len(next(iter(scores.values()))) for scores in (inside, outside))
     return estimate(functions, *sizes, view=view, group=distance, seed=seed)
 
 
@@ -77,7 +80,7 @@ def averages(rows: Sequence[Estimate], view: str, size: int) -> list[Estimate]:
 def histograms(inside: dict[str, Floats], outside: dict[str, Floats]) -> tuple[ScoreHistogram, ...]:
     """How each score is distributed in and out of distribution, over common bins."""
     made = []
-    for score in SCORES:
+    for score in inside:
         low, high = (float(f(np.concatenate([inside[score], outside[score]]))) for f in (np.min, np.max))
         edges = np.linspace(low, high if high > low else low + 1e-9, HISTOGRAM_BINS + 1)
         made.append(

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.subjects import Cohort, Subject
 from clipq.evaluate.metrics.predictions import Integers
-from clipq.evaluate.metrics.zeroshot import Answers
+from clipq.evaluate.metrics.zeroshot import Answers, GivenAnswers
 from clipq.evaluate.results.estimates import Estimate
 from clipq.evaluate.results.pairing import SampleAnswers
 from clipq.evaluate.suites.plan import PlannedView
@@ -64,12 +64,14 @@ class Found:
     """What one axis found out about one engine on one thing that was asked.
 
     ``view`` are the fields of the view's record that the axis knows, ``answers`` pair the view with other runs.
+    ``unanswered`` says what an engine that ran elsewhere was not asked, and why nothing was found.
     """
 
     estimates: list[Estimate] = field(default_factory=list)
     against_twin: list[Estimate] = field(default_factory=list)
     view: Mapping[str, Any] = field(default_factory=dict)
     answers: SampleAnswers | None = None
+    unanswered: Mapping[str, str] = field(default_factory=dict)
 
 
 def readings(asked: Asked, cohort: Cohort, embeddings: Embeddings, pictures: Path | None) -> Iterator[Reading[Asked]]:
@@ -84,12 +86,12 @@ def readings(asked: Asked, cohort: Cohort, embeddings: Embeddings, pictures: Pat
             yield Reading(asked, subject, cohort, embeddings, pictures, base)
 
 
-def answers_of(reading: Reading[PlannedView]) -> Answers:
+def answers_of(reading: Reading[PlannedView]) -> Answers | GivenAnswers:
     """An engine's answers on a view, with the view's own classes."""
     return reading.embeddings.answers(reading.asked.view, reading.subject)
 
 
 def decoded(reading: Reading[PlannedView]) -> tuple[Integers, dict[str, str]]:
     """The rows of the samples that an engine saw, and the others with the reason."""
-    rows, _, skipped = reading.embeddings.images(reading.asked.view, reading.subject)
-    return rows, skipped
+    baseline = getattr(reading.asked, "baseline", None)
+    return reading.embeddings.seen(reading.asked.view, reading.subject, baseline)

@@ -20,7 +20,8 @@ def bench_measurements(
 ) -> list[Measurement]:
     """A subject's rows of latency, throughput, size, memory and integer share."""
     mine = benches[subject.label]
-    label = "" if reference is None or reference.label == subject.label else reference.label
+    known = reference is not None and reference.label in benches
+    label = reference.label if reference is not None and known and reference.label != subject.label else ""
     other = {(one.tower, one.batch): one for one in benches[label].latency} if label else {}
     found = [
         *(row for one in mine.latency for row in _timed(one, other.get((one.tower, one.batch)), label)),

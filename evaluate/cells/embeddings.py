@@ -16,7 +16,7 @@ from typing_extensions import Self
 from clipq.data.pixels import PixelReader
 from clipq.data.views import View
 from clipq.engines.base import Engine
-from clipq.errors import DataError, EngineError
+from clipq.errors import DataError, EngineError, NotAnswered
 from clipq.evaluate.cells.cells import (
     CHUNK,
     BatchSize,
@@ -29,10 +29,11 @@ from clipq.evaluate.cells.cells import (
     open_cell,
     unit,
 )
+from clipq.evaluate.cells.given_predictions import GivenView, predictions_of
 from clipq.evaluate.cells.open_engines import OpenEngines
 from clipq.evaluate.cells.storage import Storage
 from clipq.evaluate.cells.subjects import Subject, numbers_of
-from clipq.evaluate.metrics.zeroshot import Answers, Classifier
+from clipq.evaluate.metrics.zeroshot import Answers, Classifier, GivenAnswers
 from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.schema import Suite
 from clipq.evaluate.suites.templates import TemplateSet, choose_templates
@@ -41,6 +42,8 @@ from clipq.progress import Progress
 from clipq.tokenizer import TextTokenizer
 
 CLASSES_PER_CHUNK = 16
+
+_NO_EMBEDDINGS = "it takes embeddings, and predictions alone came back"
 
 
 @dataclass
@@ -87,7 +90,7 @@ class Embeddings:
         # Towers that several bundles share (--towers image, or the reference's twin) are embedded once.
         jobs: dict[str, ImageJob] = {}
         readers: dict[str, PixelReader] = {}
-        for subject in subjects:
+        for subject in (one for one in subjects if one.has_embeddings):
             cell = self.image_cell(view, subject)
             jobs.setdefault(cell.name, ImageJob(cell, partial(self.image_engine, subject), []))
             jobs[cell.name].labels.append(subject.label)
@@ -137,6 +140,8 @@ class Embeddings:
 
     def images(self, view: View, subject: Subject) -> tuple[NDArray[np.int64], NDArray[np.float32], dict[str, str]]:
         """Row numbers, unit embeddings, and the samples left out with their reasons."""
+        if not subject.has_embeddings:
+            raise NotAnswered(_NO_EMBEDDINGS)
 
         def again() -> None:
             if failed := self.fill_images(view, [subject]):
@@ -154,8 +159,29 @@ class Embeddings:
         """Unit embeddings of a view's captions, image by image."""
         return self.caption_cell(view, subject).load(partial(self.fill_captions, view, subject))[1]
 
-    def answers(self, view: View, subject: Subject, classes_of: View | None = None) -> Answers:
+    def seen(
+        self, view: View, subject: Subject, classes_of: View | None = None
+    ) -> tuple[NDArray[np.int64], dict[str, str]]:
+        """The rows of the samples that an engine saw, and the others with the reason."""
+        if subject.has_embeddings:
+            rows, _, skipped = self.images(view, subject)
+            return rows, skipped
+        given = self._given(view, subject, view if view.classes is not None else classes_of)
+        return given.rows(view), given.skipped
+
+    def _given(self, view: View, subject: Subject, classes_of: View | None) -> GivenView:
+        """The predictions that came back of a view; raises NotAnswered where none did."""
+        if classes_of is None:
+            raise NotAnswered(_NO_EMBEDDINGS)
+        with subject.bundle.unchanged():
+            return predictions_of(subject.bundle, view, classes_of)
+
+    def answers(self, view: View, subject: Subject, classes_of: View | None = None) -> Answers | GivenAnswers:
         """One engine's answers on a view, with the class prompts of that view or another."""
+        if not subject.has_embeddings:
+            found = self._given(view, subject, classes_of or view)
+            labels = np.array([view.samples[row].label for row in found.rows(view)])
+            return GivenAnswers(found.probabilities, labels, found.ids)
         rows, embeddings, _ = self.images(view, subject)
         return Answers(
             embeddings=embeddings,

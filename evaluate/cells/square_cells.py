@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from clipq.bundle import Preprocess
 from clipq.engines.base import Engine
-from clipq.errors import EngineError
+from clipq.errors import EngineError, NotAnswered
 from clipq.evaluate.cells.cells import BatchSize, Cell, open_cell, run_on_pixels, unit
 from clipq.evaluate.cells.embeddings import Embeddings
 from clipq.evaluate.cells.square import Pixels, square_attack
@@ -54,14 +54,19 @@ def attack_cell(planned: PlannedSquare, epsilon: int, subject: Subject, embeddin
 
 
 def attack_outcome(planned: PlannedSquare, epsilon: int, subject: Subject, embeddings: Embeddings) -> SquareOutcome:
-    """What an attack came to that is done."""
+    """What an attack came to that is done; raises NotAnswered for an engine that ran elsewhere."""
+    _require_queries(subject)
     cell = attack_cell(planned, epsilon, subject, embeddings)
     _, stored, _ = cell.load(partial(fill_attack, planned, epsilon, subject, embeddings))
     return SquareOutcome(stored[:, 0] > 0, stored[:, 1] > 0, stored[:, 2].astype(np.float64))
 
 
 def fill_attack(planned: PlannedSquare, epsilon: int, subject: Subject, embeddings: Embeddings) -> None:
-    """Attack one engine, whose classes are embedded; raises EngineError where it fails."""
+    """Attack one engine, whose classes are embedded; raises EngineError where it fails.
+
+    That is NotAnswered for one that ran elsewhere.
+    """
+    _require_queries(subject)
     view, seed = planned.view, embeddings.suite.seed
     cell = attack_cell(planned, epsilon, subject, embeddings)
     missing = cell.missing()
@@ -88,6 +93,11 @@ def fill_attack(planned: PlannedSquare, epsilon: int, subject: Subject, embeddin
             embeddings.progress.advance(len(ids))
     except EngineError as error:
         raise EngineError(f"image tower under the Square attack: {error}") from error
+
+
+def _require_queries(subject: Subject) -> None:
+    if not subject.runs_here:
+        raise NotAnswered("it asks an engine itself again and again, and this one ran elsewhere")
 
 
 @dataclass(frozen=True)

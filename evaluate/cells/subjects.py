@@ -71,6 +71,22 @@ class Subject:
         return known_runtime(self.runtime).device
 
     @property
+    def runs_here(self) -> bool:
+        """Whether it can be run, timed and asked again; answers of an engine that ran elsewhere can only be read."""
+        return self.device != "elsewhere"
+
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether it has embeddings: of an engine that ran elsewhere predictions alone may have come back."""
+        given = self.bundle.manifest.image.given
+        return given is None or given.kind == "embeddings"
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether its speed, memory and kernels can be measured: nothing of a prediction is."""
+        return self.runs_here and not self.as_cpu
+
+    @property
     def cpu(self) -> str:
         """The arithmetic of the CPU that it runs on, or is predicted for; empty on a GPU."""
         if self.as_cpu:
@@ -165,8 +181,9 @@ def gather_cohort(
     graphs = settings.graphs
     made = partial(Subject, threads=settings.threads, precision=settings.cpu_precision)
     subjects = [
-        made(bundle, runtime_of(bundle, settings.runtime), graphs=graphs and bundle.built_for is not None)
+        made(bundle, runtime, graphs=graphs and known_runtime(runtime).takes == "plan")
         for bundle in bundles
+        for runtime in (runtime_of(bundle, settings.runtime),)
     ]
     if graphs and not any(subject.graphs for subject in subjects):
         raise BundleError("--cuda-graphs: none of the bundles holds plans (clipq-export build makes them)")
@@ -215,6 +232,16 @@ def check_precision(subjects: Sequence[Subject], precision: Precision) -> None:
         raise BundleError("--cpu-precision exact: none of the engines runs on the CPU; leave it out")
 
 
+def check_runs_here(subjects: Sequence[Subject], what: str) -> None:
+    """Raise BundleError for an engine that ran elsewhere, of which ``what`` cannot be measured here."""
+    for subject in subjects:
+        if not subject.runs_here:
+            raise BundleError(
+                f"{subject.bundle.path}: this engine ran elsewhere ({subject.bundle.ran_on}), so its {what} cannot be "
+                "measured here; leave it out"
+            )
+
+
 def _open_bundles(paths: Sequence[Path], also: Sequence[ClipqError]) -> list[Bundle]:
     opened: list[Bundle] = []
     wrong: list[ClipqError] = []
@@ -243,7 +270,7 @@ def has_twin(bundle: Bundle) -> bool:
 
 
 def runtime_of(bundle: Bundle, asked: str) -> str:
-    """Plans run in the runtime they were built for, ONNX files in the one asked for."""
+    """Plans and answers go with the runtime they are of, ONNX files with the one asked for."""
     return bundle.built_for or asked
 
 

@@ -60,7 +60,7 @@ def inspect(
     from clipq.engines.catalog import check_fits, require_runtime
     from clipq.evaluate.bench.bench import plausible_feed, subject_census
     from clipq.evaluate.cells.first_batch import first_batch
-    from clipq.evaluate.cells.subjects import Subject, check_precision, has_twin, runtime_of
+    from clipq.evaluate.cells.subjects import Subject, check_precision, check_runs_here, has_twin, runtime_of
     from clipq.evaluate.report.terminal import print_census
 
     if data is None:
@@ -68,6 +68,7 @@ def inspect(
     opened = open_bundle(bundle)
     subject = Subject(opened, runtime_of(opened, runtime), threads, simulated, precision=cpu_precision)
     check_fits(opened, subject.runtime, simulated=simulated)
+    check_runs_here([subject], "kernels")
     if simulated and not has_twin(opened):
         raise BundleError(f"--simulated: {opened.name} has no Q/DQ nodes (int8-static has); nothing to simulate")
     require_runtime(subject.runtime)
@@ -112,13 +113,14 @@ def bench(
 ) -> None:
     """Time BUNDLES side by side, in turns, and give latencies as ratios to the reference's."""
     from clipq.evaluate.bench.bench import BenchSettings, time_subjects
-    from clipq.evaluate.cells.subjects import gather_cohort
+    from clipq.evaluate.cells.subjects import check_runs_here, gather_cohort
     from clipq.evaluate.report.terminal import latency_rows, print_latency
     from clipq.evaluate.results.record import busy_note
     from clipq.evaluate.settings import Settings
 
     settings = Settings(runtime=runtime, threads=threads, cpu_precision=cpu_precision, graphs=cuda_graphs)
     cohort = gather_cohort(bundles, settings, reference=reference)
+    check_runs_here(cohort.subjects, "latency")
     chosen = cast("tuple[TowerName, ...]", ("image", "text") if towers == "both" else (towers,))
     asked = BenchSettings(batches=tuple(sorted(set(batches))), repeats=repeats)
     base = cohort.reference.label if cohort.reference else None

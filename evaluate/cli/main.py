@@ -6,6 +6,7 @@ import click
 
 from clipq import __version__
 from clipq.console import Group
+from clipq.evaluate.cli.cells import cells
 from clipq.evaluate.cli.engines import bench, inspect
 from clipq.evaluate.cli.gate import gate
 from clipq.evaluate.cli.results import card, compare, report
@@ -22,5 +23,5 @@ def main() -> None:
     """Measure quantized CLIP engines: accuracy, calibration, OOD, robustness, fairness, retrieval, latency, kernels."""
 
 
-for command in (run, demo, suite, inspect, bench, report, compare, card, gate, sweep):
+for command in (run, demo, suite, cells, inspect, bench, report, compare, card, gate, sweep):
     main.add_command(command)

@@ -174,16 +174,17 @@ def demo(output: Path, samples: int | None, pixel_cache: Path, pixel_cache_gb: f
     _evaluate(bundles, demo_suite(samples), output / "results", settings, as_json)
 
 
-def _timing_notes(engines: Sequence[Entry]) -> list[str]:
-    """What is to be known of the times beside the tables."""
-    from clipq.evaluate.results.record import busy_note
+def _notes(engines: Sequence[Entry]) -> list[str]:
+    """What is to be known beside the tables: of the times, and of engines that ran elsewhere."""
+    from clipq.evaluate.results.record import busy_note, unanswered_notes
 
     kept: dict[str, list[str]] = {}
     for entry in engines:
         if entry.record.timed:
             kept.setdefault(entry.record.timed, []).append(entry.name)
     found = [f"{', '.join(names)}: latency, memory and kernels are kept from {when}" for when, names in kept.items()]
-    return [*found, *filter(None, [busy_note({entry.name: entry.record.latency for entry in engines})])]
+    found += filter(None, [busy_note({entry.name: entry.record.latency for entry in engines})])
+    return [*found, *unanswered_notes({entry.name: entry.record.unanswered for entry in engines})]
 
 
 def _evaluate(bundles: Sequence[Path], suite: Suite, results: Path, settings: Settings, as_json: bool) -> None:
@@ -200,7 +201,7 @@ def _evaluate(bundles: Sequence[Path], suite: Suite, results: Path, settings: Se
         click.echo(strict_json.dumps([asdict(row) for record in records for row in record.measurements]))
     else:
         print_summary(records)
-    for note in _timing_notes(found.engines):
+    for note in _notes(found.engines):
         click.echo(f"note: {one_line(note)}", err=True)
     # Of engines of earlier runs too, as `report` writes it.
     page = read_results(results).report(results / "report.html", images=settings.thumbnails)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import logsumexp, xlogy
 
 from clipq.evaluate.metrics.predictions import Floats
 
@@ -34,6 +34,11 @@ def outlier_scores(cosines: Floats, logits: Floats) -> dict[str, Floats]:
         "energy": -energy,
         "entropy": -(np.exp(log_probabilities) * log_probabilities).sum(1),
     }
+
+
+def given_scores(probabilities: Floats) -> dict[str, Floats]:
+    """The scores that label probabilities alone (samples × labels) give: ``msp`` and ``entropy``."""
+    return {"msp": -probabilities.max(1), "entropy": -xlogy(probabilities, probabilities).sum(1)}
 
 
 class Detection:

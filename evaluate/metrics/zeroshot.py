@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from clipq.evaluate.metrics.predictions import Booleans, Integers, Predictions
+from clipq.evaluate.metrics.predictions import Booleans, Floats, Integers, Predictions
 
 
 @dataclass(frozen=True)
@@ -83,3 +83,17 @@ class Answers:
         """The answers on some samples."""
         ids = tuple(np.array(self.ids, dtype=object)[rows])
         return replace(self, embeddings=self.embeddings[rows], labels=self.labels[rows], ids=ids)
+
+
+@dataclass(frozen=True)
+class GivenAnswers:
+    """The label probabilities (samples × labels) of an engine of which nobody knows embeddings: it ran elsewhere."""
+
+    probabilities: Floats
+    labels: Integers
+    ids: tuple[str, ...]
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Label probabilities, and the labels."""
+        return Predictions(self.probabilities, self.labels)

@@ -62,13 +62,17 @@ def write_card(entry: Entry, target: Path) -> Path:
         raise ResultsError(f"{target} exists and is no card that clipq wrote; choose another name with -o")
     data = ModelCardData(
         model_name=record.bundle.name,
-        tags=["clip", "zero-shot-image-classification", "onnx", "quantized", record.bundle.recipe, "clipq"],
+        tags=["clip", "zero-shot-image-classification", *_form(record), record.bundle.recipe, "clipq"],
         pipeline_tag="zero-shot-image-classification",
         eval_results=_eval_results(record),
     )
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(entry)}", ignore_metadata_errors=False)
     write_atomic(target, str(card))
     return target
+
+
+def _form(record: Record) -> tuple[str, ...]:
+    return () if record.bundle.ran_on else ("onnx", "quantized")
 
 
 def _eval_results(record: Record) -> list[EvalResult]:
@@ -99,8 +103,7 @@ def _body(entry: Entry) -> str:
     lines = [
         f"# {plain(bundle.name)}",
         "",
-        f"{_code(bundle.checkpoint)}, {_made(bundle)}, measured in {_code(record.place)}"
-        + (" by **simulated** quantization: no engine of this precision ran." if record.simulated else "."),
+        _what(record),
         "",
         plain(f"{findings(entry)}.") if entry.is_candidate else "It is the reference, or was compared with none.",
         "",
@@ -156,6 +159,15 @@ def _reference(entry: Entry) -> list[str]:
     return [f"{plain(one.engine)} {STATES[one.state]} **{one.state}**: {plain(one.reason)}." for one in found] or [
         "There is none."
     ]
+
+
+def _what(record: Record) -> str:
+    """Which engine it is, and where it ran."""
+    bundle = record.bundle
+    if bundle.ran_on:
+        return f"{_code(bundle.checkpoint)}, run elsewhere: {_code(bundle.ran_on)}; what it answered was measured here."
+    how = " by **simulated** quantization: no engine of this precision ran." if record.simulated else "."
+    return f"{_code(bundle.checkpoint)}, {_made(bundle)}, measured in {_code(record.place)}{how}"
 
 
 def _limitations(entry: Entry, axes: Set[str]) -> list[str]:

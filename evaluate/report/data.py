@@ -152,7 +152,7 @@ def costs(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         series.setdefault(title, [None] * len(entries))[index] = [_short(value) for value in values]
 
     for index, entry in enumerate(entries):
-        if entry.record.is_side:
+        if entry.record.is_side or entry.record.bundle.ran_on:
             continue
         # Of what a busy machine took nobody shall draw a front.
         for latency in (one for one in entry.record.latency if not one.busy):

@@ -25,7 +25,7 @@ def complaint(record: Record) -> str:
         return said
     views = [view.name for view in record.views]
     for view in record.views:
-        if view.n < 1 and not record.failed:
+        if view.n < 1 and not (record.failed or record.unanswered):
             return f"view {view.name!r} has n = {view.n}"
         # All or, before schema 6, none: what is not said is not held against a record.
         for name in ("labels", "classes", "templates") if view.classes and view.digests else ():
@@ -71,7 +71,7 @@ def _of_machine(record: Record) -> str:
 
 def _of_bundle(record: Record) -> str:
     bundle = record.bundle
-    if bundle.file_bytes < 1 and not record.failed:
+    if bundle.file_bytes < 1 and not (record.failed or bundle.ran_on):
         return f"bundle: has file_bytes = {bundle.file_bytes}"
     if bundle.calibration is not None and not {"images", "texts", "digest"} <= set(bundle.calibration):
         return "bundle: calibration does not say images, texts and digest"

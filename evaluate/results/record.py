@@ -243,6 +243,19 @@ def busy_note(timed: Mapping[str, Sequence[LatencyRecord]]) -> str:
     )
 
 
+def unanswered_notes(said: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """A sentence on each engine, by name, that ran elsewhere and was not asked all that was measured."""
+    notes = []
+    for name, unanswered in said.items():
+        by_reason: dict[str, list[str]] = defaultdict(list)
+        for what, why in unanswered.items():
+            by_reason[why].append(what)
+        if by_reason:
+            missing = "; ".join(f"{', '.join(whats)}: {why}" for why, whats in by_reason.items())
+            notes.append(f"{name}: not measured: {missing}")
+    return notes
+
+
 class KernelRecord(_Model):
     """The matrix-multiply kernels of one operator in one tower, per batch."""
 
@@ -315,8 +328,9 @@ class GpuRecord(_Model):
 class BundleRecord(_Model):
     """The engine that was measured; ``plans`` says by tower what built it and for which GPU, where it is built.
 
-    ``hints`` are those of the bundle that are about the device it ran on, since schema 7; ``adopted`` says of one that
-    others made where each fact was read, since schema 8.
+    ``hints`` are those of the bundle that are about the device it ran on, since schema 7. Since schema 8 ``ran_on``
+    says, in the words of who ran it, where an engine ran that clipq cannot run (its ``file_bytes`` are not known: 0),
+    and ``adopted`` of one that others made where each fact was read.
     """
 
     name: str
@@ -331,6 +345,7 @@ class BundleRecord(_Model):
     plans: dict[str, dict[str, Any]] = Field(default_factory=dict)
     hints: Hints = ()
     adopted: Adopted | None = None
+    ran_on: str = ""
 
     @property
     def scope(self) -> str:
@@ -346,7 +361,8 @@ class Record(_Model):
     and answers that belongs to the record. Both are empty before schema 6. ``cpu`` names the arithmetic of the CPU it
     ran on, or is predicted for (``avx2-predicted``); empty on a GPU, and before schema 7. ``timed`` is when an earlier
     run measured latency, memory and kernels, where this one kept them. ``unlike_reference``: in what else than its
-    arithmetic the engine differs from its reference (preprocessing, tokenizer), in words, since schema 8.
+    arithmetic the engine differs from its reference (preprocessing, tokenizer), in words; ``unanswered``: what an
+    engine that ran elsewhere was not asked there, and why (both since schema 8).
     """
 
     schema_version: int = Field(default=SCHEMA_VERSION, strict=True, ge=1)
@@ -366,6 +382,7 @@ class Record(_Model):
     environment: dict[str, Any]
     views: tuple[ViewRecord, ...]
     attacks: tuple[AttackRecord, ...] = ()
+    unanswered: dict[str, str] = Field(default_factory=dict)
     timed: str = ""
     latency: tuple[LatencyRecord, ...]
     census: tuple[CensusRecord, ...]
@@ -375,8 +392,9 @@ class Record(_Model):
 
     @property
     def place(self) -> str:
-        """What it ran on: the runtime, and the arithmetic of the CPU."""
-        return f"{self.runtime} ({self.cpu})" if self.cpu else self.runtime
+        """What it ran on: the runtime, and the arithmetic of the CPU, or the words of who ran it elsewhere."""
+        said = self.cpu or self.bundle.ran_on
+        return f"{self.runtime} ({said})" if said else self.runtime
 
     @property
     def name(self) -> str:

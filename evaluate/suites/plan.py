@@ -33,6 +33,11 @@ class PlannedView:
     baseline: View | None = None
 
     @property
+    def name(self) -> str:
+        """What the view is called."""
+        return self.view.name
+
+    @property
     def is_labelled(self) -> bool:
         """Whether it is classified."""
         return self.entry.role in LABELLED
@@ -45,6 +50,11 @@ class PlannedCorruptions:
     entry: CorruptionsEntry
     clean: View
     corrupted: dict[tuple[str, int], View]
+
+    @property
+    def name(self) -> str:
+        """What the clean view is called."""
+        return self.clean.name
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,11 @@ class PlannedSquare:
 
     entry: SquareEntry
     view: View
+
+    @property
+    def name(self) -> str:
+        """What the view is called."""
+        return self.view.name
 
 
 @dataclass(frozen=True)

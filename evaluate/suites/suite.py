@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 import clipq.demo
 from clipq.bounds import EPSILON
 from clipq.data.open import complaint, describe_sources, seen_from
+from clipq.data.source import split_source
 from clipq.errors import DataError
 from clipq.evaluate.suites.corruptions import NAMED_SETS, SEVERITIES, STANDARD
 from clipq.evaluate.suites.names import name_complaints
@@ -32,7 +33,7 @@ from clipq.evaluate.suites.schema import (
     ViewEntry,
     view_name,
 )
-from clipq.given import hint
+from clipq.given import hint, without_folders
 from clipq.text_files import parse_toml, read_text
 
 BUILT_IN = ("demo", "quick", "paper", "template")
@@ -52,6 +53,18 @@ def read_suite(path_or_name: str) -> Suite:
         known = f"{', '.join(BUILT_IN)}{hint(path_or_name, BUILT_IN)}"
         raise DataError(f"--suite {error}; built in are {known}") from error
     return _parse(text, str(path), path.resolve().parent)
+
+
+def written_down(suite: Suite) -> dict[str, Any]:
+    """A suite as it was resolved; its paths without the folders of this machine."""
+    asked = suite.model_dump(mode="json", by_alias=True)
+    for entry in asked["view"]:
+        before, path, after = split_source(entry["source"])
+        entry["source"] = f"{before}{without_folders(path)}{after}"
+        entry["label_map"] = entry["label_map"] and without_folders(entry["label_map"])
+    for entry in asked["transfer"]:
+        entry["source"] = without_folders(entry["source"])
+    return asked
 
 
 def check_suite(suite: Suite) -> Suite:

@@ -109,8 +109,9 @@ def _local_files(grid: Grid, checkpoint: str) -> list[Path]:
     found: list[Path] = []
     if grid.calibration_set is not None:
         found += [*find_images(grid.calibration_set).files, *sorted(grid.calibration_set.glob("*.csv"))]
-    if checkpoint.startswith("local-dir:"):
-        found += sorted(Path(checkpoint.removeprefix("local-dir:")).glob("*"))
+    if checkpoint.startswith(("local-dir:", "transformers:")):
+        # A repository of the hub is no folder, and holds none.
+        found += sorted(Path(checkpoint.partition(":")[2]).glob("*"))
     else:
         # A file of weights stands where others have a tag.
         found.append(Path(checkpoint.partition("/")[2]))

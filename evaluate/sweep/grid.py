@@ -104,6 +104,8 @@ def _check(grid: Grid) -> list[str]:
             check()
         except ClipqError as error:
             complaints.append(str(error))
+    elsewhere = [name for name in grid.runtimes if name in RUNTIMES and known_runtime(name).takes == "answers"]
+    complaints += [f"runtime {name!r} makes no engines; give bundles of clipq-eval cells import" for name in elsewhere]
     if grid.calibration_set is not None and not grid.recipes:
         complaints.append("calibration_set is for recipes, and there are none")
     # Told by its value, for a grid that was written down and read again says all of them.

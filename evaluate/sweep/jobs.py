@@ -84,7 +84,9 @@ def plan_jobs(
     def add(kind: Kind, target: Target, name: str, after: Kind | None = None) -> None:
         targets.append(target)
         for group, subjects in groups.items():
-            for subject in subjects:
+            # Only an engine that runs here can be attacked, and of one that has predictions alone nothing is embedded.
+            able = [one for one in subjects if one.has_embeddings and (kind != "attack" or one.runs_here)]
+            for subject in able:
                 cell = cell_of(kind, target, subject, embeddings)
                 before = None if after is None else cell_of(after, target, subject, embeddings).name
                 numbers = numbers_by_tower[subject.label, group, tower_of(kind)]

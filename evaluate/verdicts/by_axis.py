@@ -90,6 +90,10 @@ def findings(entry: Entry) -> str:
 def _cost(entry: Entry) -> str:
     assert entry.reference is not None
     base = entry.reference.record
+    if place := entry.record.bundle.ran_on or base.bundle.ran_on:
+        # Where it ran itself stands before every sentence on it.
+        whose = "it runs elsewhere" if entry.record.bundle.ran_on else f"the reference runs elsewhere ({place})"
+        return f"size and speed not measured here, for {whose}"
     if entry.record.simulated or base.simulated:
         if level := entry.record.predicted_for:
             return f"predicted for a CPU without VNNI ({level}), so its speed says nothing"

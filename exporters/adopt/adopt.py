@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +18,7 @@ from clipq.bundle import (
     Adopted,
     Bundle,
     Checkpoint,
+    Compared,
     LogitBias,
     LogitScale,
     Manifest,
@@ -35,6 +36,7 @@ from clipq.bundle import (
 from clipq.environment import onnxruntime_package
 from clipq.errors import BundleError
 from clipq.exporters.adopt.configs import read_preprocess
+from clipq.exporters.adopt.diagnosis import compare_engines
 from clipq.exporters.adopt.foreign import ForeignEngine
 from clipq.exporters.adopt.layouts import Found, find
 from clipq.exporters.adopt.logits import fit_logits
@@ -46,8 +48,16 @@ from clipq.making import check_target, directory_in_making
 from clipq.scheme import FP32
 
 
-def adopt(engine: ForeignEngine, target: Path) -> Bundle:
+def adopt(
+    engine: ForeignEngine,
+    target: Path,
+    against: Bundle | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Bundle:
     """Make a bundle of an engine's files at ``target``; nothing is left behind on failure.
+
+    ``against``: an engine that is right, which it is compared with; the manifest says what was found. ``progress`` is
+    told of each step.
 
     Raises BundleError for what is no engine, and for what no file or option says, EngineError where it does not run.
     """
@@ -58,9 +68,20 @@ def adopt(engine: ForeignEngine, target: Path) -> Bundle:
         opened = PlanFiles(engine, found, making, like) if found.is_plan else OnnxFiles(engine, found, making)
         with opened as towers:
             manifest = _Draft(engine, found, like, making, towers, {}).manifest()
-        write_manifest(making, manifest)
         opened.check(Bundle(making, manifest))
+        if against is not None:
+            manifest = _compared(Bundle(making, manifest), against, progress)
+        write_manifest(making, manifest)
     return open_bundle(target)
+
+
+def _compared(bundle: Bundle, against: Bundle, progress: Callable[[str], None]) -> Manifest:
+    """The manifest with what a comparison found."""
+    found = compare_engines(bundle, against, progress=progress)
+    assert bundle.manifest.adopted is not None
+    compared = Compared(reference=against.name, agrees=found.agrees, sentences=found.sentences)
+    adopted = bundle.manifest.adopted.model_copy(update={"compared": compared})
+    return bundle.manifest.model_copy(update={"adopted": adopted})
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def _compare_tower(
     with ExitStack() as opened:
         sides = [
             _Fed(bundle, tower, opened.enter_context(open_engine(bundle, tower, bundle.built_for or DEFAULT_RUNTIME)),
-                 samples, _own_feed(bundle, tower, samples))
+                 samples, _own_feed(bundle, adopted, tower, samples))
             for bundle in (adopted, reference)
         ]  # fmt: skip
         for side, what in zip(sides, ("adopted", "reference's"), strict=True):
@@ -169,10 +169,13 @@ def _compare_tower(
         return replace(found, **_explained(state, least))
 
 
-def _own_feed(bundle: Bundle, tower: TowerName, samples: Samples) -> PixelFeed | TextFeed | IdFeed:
-    """What evaluation feeds, taken apart where that gives the same ids."""
+def _own_feed(bundle: Bundle, adopted: Bundle, tower: TowerName, samples: Samples) -> PixelFeed | TextFeed | IdFeed:
+    """What evaluation feeds, taken apart where that gives the same ids; images in the adopted engine's order of steps.
+
+    Whose rounding that is, is no mistake: half a pixel of a crop goes one way in open_clip, another in transformers.
+    """
     if tower == "image":
-        return PixelFeed.of(bundle)
+        return PixelFeed.of(bundle).change(convention=adopted.manifest.preprocess.convention)
     feed, ids = TextFeed.of(bundle), TextTokenizer(bundle)(samples.texts)
     return feed if np.array_equal(feed.arrays(samples), ids) else IdFeed(ids)
 

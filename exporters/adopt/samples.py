@@ -54,7 +54,7 @@ class Samples:
 
     def feed(self, bundle: Bundle, tower: TowerName, rows: int) -> dict[str, Array]:
         """The first so many as clipq feeds a tower, again from the first one on where there are too few."""
-        chosen = np.arange(rows) % len(self.texts)
+        chosen = [row % len(self.texts) for row in range(rows)]
         name, config = bundle.manifest.tower(tower).input_name, bundle.manifest.preprocess
         if tower == "text":
             return {name: TextTokenizer(bundle)([self.texts[row] for row in chosen])}

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from clipq import metrics
     from clipq.bundle import open_bundle
     from clipq.errors import ClipqError
-    from clipq.evaluate.api import compare, evaluate, gate, read_results
+    from clipq.evaluate.api import compare, evaluate, export_cells, gate, import_cells, read_results
     from clipq.evaluate.arrays import compare_predictions
     from clipq.evaluate.settings import Settings
     from clipq.evaluate.suites.schema import CorruptionsEntry as Corruptions
@@ -23,7 +23,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ClipqError", "Corruptions", "ForeignEngine", "Settings", "Suite", "View", "__version__", "adopt", "compare",
-    "compare_predictions", "evaluate", "export", "gate", "metrics", "open_bundle", "quantize", "read_results",
+    "compare_predictions", "evaluate", "export", "export_cells", "gate", "import_cells", "metrics", "open_bundle",
+    "quantize", "read_results",
 ]  # fmt: skip
 
 # By name, for the base imports none of its parts. ``evaluate`` is the package, which can be called.
@@ -39,7 +40,9 @@ _FROM = {
     "compare_predictions": "clipq.evaluate.arrays:compare_predictions",
     "evaluate": "clipq.evaluate:",
     "export": "clipq.exporters.api:export",
+    "export_cells": "clipq.evaluate.api:export_cells",
     "gate": "clipq.evaluate.api:gate",
+    "import_cells": "clipq.evaluate.api:import_cells",
     "metrics": "clipq.metrics:",
     "open_bundle": "clipq.bundle:open_bundle",
     "quantize": "clipq.exporters.api:quantize",

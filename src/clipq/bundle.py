@@ -22,7 +22,7 @@ from typing_extensions import Self
 from clipq.errors import BundleError
 from clipq.fields import Number, Whole
 from clipq.files import Stamp, sha256_bytes, sha256_file, stamp, write_atomic
-from clipq.given import as_path, without_folders
+from clipq.given import as_path, is_nameable, without_folders
 from clipq.hints import Hints
 from clipq.making import restore
 from clipq.onnx_graph import data_files
@@ -35,6 +35,9 @@ MANIFEST = "clipq.json"
 TowerName = Literal["image", "text"]
 TOWERS: tuple[TowerName, TowerName] = ("image", "text")
 
+
+# Of where an engine ran, as tables show it.
+MOST_WORDS = 120
 
 # What evaluation asks for by name: the default, and the one that calibration texts are made with.
 TEMPLATE_SETS = ("imagenet-80", "simple-7")
@@ -49,6 +52,12 @@ def _inside(file: str) -> str:
     if not parts or file.startswith("/") or ".." in parts or "\\" in file or "\0" in file:
         raise ValueError(f"file {file!r} lies outside the bundle")
     return file
+
+
+def _in_a_line(words: str) -> str:
+    if not words.strip() or not is_nameable(words) or len(words) > MOST_WORDS:
+        raise ValueError(f"where an engine ran is said in one line of at most {MOST_WORDS} letters")
+    return words
 
 
 def _prompt(template: str) -> str:
@@ -119,6 +128,22 @@ class FurtherInput(_Model):
     role: Literal["attention_mask", "position_ids", "token_type_ids", "idle"]
 
 
+class Given(_Model):
+    """What an engine answered that ran where clipq cannot: its file holds answers, and no network.
+
+    ``ran_on`` is where, in the words of who ran it. ``kind``: embeddings, each under the digest of what was embedded
+    (``rows`` of them), or predictions alone, by view. ``unit_length`` and ``dtype`` say how embeddings came.
+    """
+
+    runtime: Literal["external"]
+    ran_on: Annotated[str, AfterValidator(_in_a_line)]
+    kind: Literal["embeddings", "predictions"]
+    rows: Whole = Field(ge=0)
+    dtype: str
+    unit_length: bool
+    source_sha256: tuple[Digest, ...]
+
+
 class Tower(StoredFile):
     """One tower: its ONNX file or plan, what it takes and gives, and the recipe it was made by.
 
@@ -139,6 +164,8 @@ class Tower(StoredFile):
     recipe: str
     parity: tuple[Parity, ...] = ()
     plan: Plan | None = None
+    # Since schema 6.
+    given: Given | None = None
 
     def files(self) -> tuple[StoredFile, ...]:
         """All files of the tower."""
@@ -199,7 +226,7 @@ class Tokenizer(StoredFile):
 
 
 class Checkpoint(_Model):
-    """Where the weights came from: ``ViT-B-32/laion2b_s34b_b79k``, ``local-dir:...``, ``demo``."""
+    """Where the weights are from: ``ViT-B-32/laion2b_s34b_b79k``, ``transformers:...``, ``local-dir:...``, ``demo``."""
 
     # Bundles of older versions hold the whole path of their author's machine.
     name: Annotated[str, AfterValidator(without_folders)]
@@ -226,19 +253,32 @@ class Recipe(_Model):
     source_digest: str | None = None
 
 
+class Compared(_Model):
+    """An adopted engine beside one that is known to be right: whether they agree, and what was found, in sentences."""
+
+    reference: str
+    agrees: bool
+    sentences: tuple[str, ...]
+
+
 class Adopted(_Model):
     """Of an engine that others made: the layout it came in, and where each fact about it was read.
 
-    ``sources``: by fact ("preprocessing", "logit scale"), the file or option that said it, in words.
+    ``sources``: by fact ("preprocessing", "logit scale"), the file or option that said it, in words. ``compared``: with
+    what ``--against`` named.
     """
 
     layout: str
     sources: dict[str, str]
+    compared: Compared | None = None
 
     @property
     def in_words(self) -> str:
-        """The layout and the facts, as a report has them."""
-        return f"adopted ({self.layout}): " + "; ".join(f"{fact}: {source}" for fact, source in self.sources.items())
+        """The layout, the facts and what they were proved by, as a report has them."""
+        said = [f"{fact}: {source}" for fact, source in self.sources.items()]
+        proved = f"compared with {self.compared.reference}" if self.compared else "compared with nothing (--against)"
+        found = self.compared.sentences if self.compared else ()
+        return f"adopted ({self.layout}): " + "; ".join([*said, proved, *found])
 
 
 class Manifest(_Model):
@@ -284,6 +324,8 @@ class Manifest(_Model):
                 )
         if (self.image.plan is None) != (self.text.plan is None):
             raise ValueError("one tower is a plan and the other is not")
+        if len({one.given and (one.given.kind, one.given.ran_on) for one in (self.image, self.text)}) > 1:
+            raise ValueError("the towers do not hold answers of one engine")
         # Towers may share weights, or be one file; what else is one would be written over when one is made anew.
         entries = (self.image, *([] if self.is_one_graph else [self.text]), self.tokenizer, self.prompts)
         alone = [PurePosixPath(entry.file) for entry in entries]
@@ -357,9 +399,22 @@ class Bundle:
 
     @property
     def built_for(self) -> str | None:
-        """The runtime whose plans this bundle holds; None where it holds ONNX files, which every other one takes."""
-        plan = self.manifest.image.plan
-        return None if plan is None else plan.runtime
+        """The runtime that this bundle holds plans or answers of; None where it holds ONNX files, which others take."""
+        held = self.manifest.image.plan or self.manifest.image.given
+        return None if held is None else held.runtime
+
+    @property
+    def holds(self) -> str:
+        """What it holds, in words: ``plans for tensorrt``."""
+        if self.built_for is None:
+            return "ONNX files"
+        return f"answers of {self.built_for}" if self.ran_on else f"plans for {self.built_for}"
+
+    @property
+    def ran_on(self) -> str:
+        """Where an engine ran whose answers this bundle holds, in the words of who ran it; empty where it can run."""
+        given = self.manifest.image.given
+        return "" if given is None else given.ran_on
 
     @cached_property
     def prompts(self) -> Prompts:
@@ -407,7 +462,8 @@ class Bundle:
                 )
         for tower in (self.manifest.image, self.manifest.text):
             listed = {entry.file for entry in tower.data}
-            for name in data_files(self.path, tower.file) if tower.plan is None else ():
+            is_graph = tower.plan is None and tower.given is None
+            for name in data_files(self.path, tower.file) if is_graph else ():
                 if name not in listed:
                     raise BundleError(
                         f"bundle {self.path}: {tower.file} keeps weights in {name}, which {MANIFEST} does not list, so "

@@ -10,7 +10,8 @@
     ├── BuildError         a runtime cannot make an engine of a bundle
     ├── RuntimeUnavailable a runtime is not installed or does not work on this machine
     ├── EngineError        an engine was fed wrongly or failed
-    │   └── OutOfMemory    the GPU has too little memory for this batch
+    │   ├── OutOfMemory    the GPU has too little memory for this batch
+    │   └── NotAnswered    an engine that ran elsewhere was not asked this, and cannot be now
     ├── DataError          images, labels, class names or captions cannot be used
     │   └── DataChanged    a file of them changed while it was read
     ├── ResultsError       a results folder is missing, damaged, or of a newer schema
@@ -82,6 +83,10 @@ class EngineError(ClipqError):
 
 class OutOfMemory(EngineError):
     """The GPU has too little memory for this batch."""
+
+
+class NotAnswered(EngineError):
+    """An engine that ran elsewhere was not asked this, and cannot be now: it is absent from what is measured."""
 
 
 class DataError(ClipqError):

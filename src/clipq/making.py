@@ -17,7 +17,7 @@ from clipq.errors import ClipqError
 from clipq.files import STALE, sha256_bytes
 
 # What a folder that clipq made has in it.
-MARKERS = ("clipq.json", "clipq-attack.json")
+MARKERS = ("clipq.json", "clipq-attack.json", "clipq-work.json")
 
 # Hidden folders beside a target: one in making, whose maker holds a lock on it, or one that is being deleted; and the
 # folder that had the target's name until a moment ago, which is restored where the new one did not come.

@@ -37,7 +37,7 @@ from onnx import TensorProto, helper
 from support import DEMO_BUNDLE
 
 import clipq
-from clipq.bundle import TOWERS, open_bundle
+from clipq.bundle import TOWERS, Bundle, open_bundle
 from clipq.engines.catalog import open_engine
 from clipq.exporters.adopt.samples import default_samples
 from clipq.exporters.cli import main
@@ -46,9 +46,11 @@ from clipq.tokenizer import TextTokenizer
 
 
 def cosines(bundle, name, count=11):
-    """Of a bundle's embeddings with those of the built-in one, each fed as it says itself."""
-    both = []
-    for one in (open_bundle(bundle), open_bundle(DEMO_BUNDLE)):
+    """Of a bundle's embeddings with those of the built-in one, each fed as it says itself, by one rounding of crops."""
+    both, mine, theirs = [], open_bundle(bundle), open_bundle(DEMO_BUNDLE).manifest
+    rounding = {"convention": mine.manifest.preprocess.convention}
+    preprocess = theirs.preprocess.model_copy(update=rounding)
+    for one in (mine, Bundle(DEMO_BUNDLE, theirs.model_copy(update={"preprocess": preprocess}))):
         with open_engine(one, name, "ort-cpu") as engine:
             (found,) = engine.run(default_samples().feed(one, name, count)).values()
         found = found.astype(np.float64)

@@ -51,6 +51,17 @@ def read_csv(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     return found
 
 
+def read_cells(path: Path) -> list[tuple[int, list[str]]]:
+    """Line number and cells of every row of a CSV file, the header first; raises DataError for what is none.
+
+    For wide tables of numbers; names of columns are not checked.
+    """
+    found = list(_rows(path, read_text(path, DataError, MOST_BYTES)))
+    if len(found) < 2:
+        raise DataError(f"{path}: has no rows")
+    return found
+
+
 def files_beside(path: Path, names: Sequence[str]) -> tuple[Path, ...]:
     """Where the files lie that a CSV names; raises DataError for one that is missing or named twice."""
     places = Counter(os.path.abspath(path.parent / name) for name in names)  # noqa: PTH100

@@ -183,7 +183,7 @@ def test_engines_are_made_anew_where_others_lie_in_their_place_or_their_files_ch
     assert [made_by(sets[0]), made_by(sets[0])] == [1, 0]
     (tmp_path / "w").mkdir()
     (weights := tmp_path / "w" / "open_clip_model.safetensors").write_bytes(b"1")
-    for name in (f"local-dir:{weights.parent}", f"ViT-B-32/{weights}"):
+    for name in (f"local-dir:{weights.parent}", f"transformers:{weights.parent}", f"ViT-B-32/{weights}"):
         assert [made_by(sets[0], checkpoints=[name]), made_by(sets[0], checkpoints=[name])] == [2, 0]
         weights.write_bytes(weights.read_bytes() + b"2")
         assert [made_by(sets[0], checkpoints=[name]), made_by(sets[0], checkpoints=[name])] == [2, 0]
