@@ -10,7 +10,7 @@ from support import CALIBRATION, DEMO_BUNDLE, RECIPES, SHARED, export
 # Files of a minute and more. They start first, the longest before the others, so that both workers end together.
 LONG = (
     "test_tutorial.py", "test_families.py", "test_demo_report.py", "test_axes.py", "test_run.py", "test_readme.py", "test_benchmarks.py",
-    "test_build.py", "test_attacks.py", "test_calibrators.py", "test_sweep.py", "test_report.py",
+    "test_build.py", "test_diagnosis.py", "test_adopt.py", "test_attacks.py", "test_calibrators.py", "test_sweep.py", "test_report.py",
 )  # fmt: skip
 
 

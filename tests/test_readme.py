@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from foreign_layouts import LAYOUTS
 from PIL import Image
 from support import ROOT
 
@@ -48,6 +49,7 @@ def test_own_checkpoint_commands(tmp_path):
             for index in range(3):
                 pixels = world.sample("test", start + 24 * index + number)[1]
                 Image.fromarray(pixels).save(tmp_path / "photos" / part / name / f"{index}.png")
+    LAYOUTS["clip-transformers-js"](tmp_path / "clip-transformers-js")
     for block in blocks()[2:]:
         if "sweep" in block:
             continue

@@ -100,6 +100,7 @@ class _Fed:
             part = array[start : start + batch]
             # A fixed batch is filled up.
             whole = part if spec.shape[0] is None else np.resize(part, (batch, *part.shape[1:]))
+            whole = whole.astype(spec.dtype, copy=False)
             if self.cut is not None and self.pooling is not None:
                 answer = self.cut.run(whole, self.pooling)
             else:
@@ -264,8 +265,10 @@ def _explains(before: _State, one: _Try) -> bool:
         pooled = after.reference.pooling is not None
         if (dull and not pooled) or (pooled and errors.mean() > LEFT_BY_POOLING * plain.mean()):
             return False
-    gain, moved = (plain - errors)[touched], _moved(before, after)[touched].mean()
-    return bool(moved > 0 and gain.mean() / moved >= LEAST_STEP and (gain > 0).mean() >= LEAST_ROWS)
+    gain, moved = (plain - errors)[touched], _moved(before, after)[touched]
+    # What is hardly moved is moved by quantization as much.
+    clear = moved > moved.mean() / 10
+    return bool(clear.any() and gain.mean() / moved.mean() >= LEAST_STEP and (gain[clear] > 0).mean() >= LEAST_ROWS)
 
 
 def _is_one(side: _Fed, cosine: float) -> bool:

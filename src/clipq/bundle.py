@@ -25,7 +25,7 @@ from clipq.files import Stamp, sha256_bytes, sha256_file, stamp, write_atomic
 from clipq.given import as_path, is_nameable, without_folders
 from clipq.hints import Hints
 from clipq.making import restore
-from clipq.onnx_graph import data_files
+from clipq.onnx_graph import data_files, require_repeatable
 from clipq.scheme import Scheme, with_scheme
 from clipq.text_files import read_json
 
@@ -469,6 +469,8 @@ class Bundle:
                         f"bundle {self.path}: {tower.file} keeps weights in {name}, which {MANIFEST} does not list, so "
                         "they could change unseen; export the bundle again"
                     )
+            if tower.plan is None:
+                require_repeatable(self.path / tower.file)
         self._stamps.update(stamps)
 
 

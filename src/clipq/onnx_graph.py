@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 
 # The key under which a tensor names the file that it lies in.
 _LOCATION = "location"
+
+# Operators that draw random numbers whatever they are told; and those that draw, or learn from what they are fed, where
+# an attribute or an input of theirs says that they train.
+_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+_TRAINED = {"Dropout", "BatchNormalization"}
+# The numbers that ONNX gives to the fields of a model and of a graph.
+_GRAPH, _FUNCTIONS, _NODE = 7, 25, 1
 
 
 def read_graph(path: Path) -> onnx.ModelProto:
@@ -64,6 +72,96 @@ def data_files(folder: Path, file: str) -> tuple[str, ...]:
             raise BundleError(f"{path}: keeps weights in {name!r}, which lies outside the bundle; export it again")
         found.append(str(within))
     return tuple(found)
+
+
+def require_repeatable(path: Path) -> None:
+    """Raise BundleError where a tower was exported as it is trained, so that it answers otherwise every time."""
+    if not _names_an_operator(path, _RANDOM | _TRAINED):
+        return
+    model = read_graph(path)
+    if model.functions:
+        from onnx.inliner import inline_local_functions
+
+        # What a function is told stands where it is called.
+        model = inline_local_functions(model)
+    nodes = list(_nodes(model.graph))
+    values = {tensor.name: tensor for tensor in _of_graph(model.graph)}
+    values |= {node.output[0]: node.attribute[0].t for node in nodes if node.op_type == "Constant" and node.attribute}
+    for node in nodes:
+        if node.op_type in _RANDOM or (node.op_type in _TRAINED and _trains(node, values)):
+            raise BundleError(
+                f"{path}: answers otherwise every time, for {node.op_type} {node.name!r} is exported as it is trained; "
+                "export the tower in evaluation mode (model.eval() in torch) again"
+            )
+
+
+def _trains(node: onnx.NodeProto, values: dict[str, onnx.TensorProto]) -> bool:
+    """Whether a node is told to train: what is no constant counts as told."""
+    from onnx import numpy_helper
+
+    if node.op_type == "BatchNormalization":
+        return any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute)
+    if len(node.input) < 3 or not node.input[2]:
+        return False
+    told = values.get(node.input[2])
+    return told is None or location(told) is not None or bool(numpy_helper.to_array(told).any())
+
+
+def _names_an_operator(path: Path, operators: set[str]) -> bool:
+    """Whether a model's nodes or functions hold one of these words; its weights are passed over, not read."""
+    words = [operator.encode() for operator in operators]
+    # Damaged files are the runtime's to refuse, in its words.
+    with (
+        suppress(ValueError, IndexError),
+        path.open("rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        for number, start, end in _fields(content, 0, len(content)):
+            if number in (_GRAPH, _FUNCTIONS):
+                parts = _fields(content, start, end) if number == _GRAPH else [(_NODE, start, end)]
+                nodes = (content[first:last] for kind, first, last in parts if kind == _NODE)
+                if any(word in node for node in nodes for word in words):
+                    return True
+    return False
+
+
+def _fields(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Number, start and end of each field of a protobuf message that has a length; raises ValueError for no message."""
+
+    def number(at: int) -> tuple[int, int]:
+        value = shift = 0
+        while True:
+            byte = content[at]
+            value |= (byte & 127) << shift
+            at, shift = at + 1, shift + 7
+            if byte < 128:
+                return value, at
+
+    at = start
+    while at < end:
+        key, at = number(at)
+        kind = key & 7
+        if kind == 2:
+            size, at = number(at)
+            if at + size > end:
+                raise ValueError("a field ends behind its message")
+            yield key >> 3, at, at + size
+            at += size
+        elif kind == 0:
+            _, at = number(at)
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
+        else:
+            raise ValueError("no protobuf message")
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node of a graph, those of graphs within it too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _nodes(inner)
 
 
 def _mentions(path: Path, word: bytes) -> bool:

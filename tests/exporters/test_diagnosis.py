@@ -412,10 +412,13 @@ def test_a_mistake_is_told_beside_what_quantization_does(bundles, tmp_path, engi
 
 
 @pytest.mark.parametrize("engine", ["int8-static-minmax", "int4-weight-only-hqq"])
-@pytest.mark.parametrize("name", ["missing end token", "truncation"])
+@pytest.mark.parametrize("name", ["missing end token", "truncation", "lower-casing"])
 def test_a_mistake_of_the_tokenizer_beside_quantization(bundles, tmp_path, engine, name):
     planted = Planted(tmp_path / "adopted", bundles / engine)
-    planted.tokenizer(IN_THE_TOKENIZER[name])
+    if name == "lower-casing":
+        planted.raw["tokenizer"]["cleaning"] = "whitespace"
+    else:
+        planted.tokenizer(IN_THE_TOKENIZER[name])
     found = compare_engines(planted.open(), REFERENCE)
     assert named(found.text) == [name] and found.text.verdict == "explained", found.text
 
