@@ -312,6 +312,6 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "clip-optimum": optimum,
     "clip-immich": immich,
     "clip-as-service": clip_as_service,
-    ".": fastembed,
+    "fastembed": fastembed,
     "clip-onnx": pair,
 }

@@ -34,6 +34,7 @@ def folder(tmp_path_factory):
     for command in COMMANDS:
         done = shell(command, root)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
+        assert ("--against" in command) == (done.stdout.count("agrees with the reference") == 2), done.stdout
     return root
 
 

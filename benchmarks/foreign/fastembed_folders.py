@@ -12,14 +12,7 @@ from pathlib import Path
 from benchmarks.foreign.demo import CALIBRATION, captions, say, tool_versions
 from benchmarks.foreign.transformers_js import masked_towers
 
-TEXT_FILES = (
-    "config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-)
+TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 IMAGE_FILES = ("config.json", "preprocessor_config.json")
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.foreign.demo import CHECKPOINT, config, images, model, say, token_ids, tool_versions
+from benchmarks.foreign.demo import config, images, model, say, token_ids, tool_versions
 from benchmarks.foreign.torch_export import EncodeImage, EncodeText
 
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
 def main(folder: Path) -> None:
@@ -26,7 +26,6 @@ def main(folder: Path) -> None:
     textual.mkdir()
     # open_clip's configuration alone, without the preprocessing and the wrapper of open_clip_config.json.
     (target / "config.json").write_text(json.dumps(config()["model_cfg"]))
-    _, _, _ = open_clip.create_model_and_transforms(f"local-dir:{CHECKPOINT}")
     (visual / "preprocess_cfg.json").write_text(json.dumps(open_clip.get_model_preprocess_cfg(clip)))
     for name in TOKENIZER:
         shutil.copy(folder / "clip-model" / name, textual)
