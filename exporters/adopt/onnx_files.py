@@ -128,7 +128,7 @@ def _load(path: Path, source: Path) -> OrtEngine:
     if trial.returncode < 0:
         raise EngineError(
             f"{source}: {onnxruntime_version()} ends with signal {-trial.returncode} when it loads this file, and so "
-            "would clipq; export it by another way"
+            "would clipq; export it another way (half precision: export float32, and convert that file)"
         )
     try:
         return OrtEngine(path)
