@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipq.bundle import Bundle, Plan, TowerName, stored_file
-from clipq.engines.tensorrt_library import PACKAGES, TensorRtRuntime
+from clipq.engines.tensorrt_library import TensorRtRuntime, named
 from clipq.errors import BundleError
 from clipq.exporters.adopt.foreign import ForeignEngine
 from clipq.exporters.adopt.layouts import Found
@@ -94,6 +94,6 @@ def read_plan(path: Path) -> Plan:
         raise BundleError(f"{path}: has {size} bytes and says {said}; copy the plan again")
     version = ".".join(map(str, head[_VERSION]))
     return Plan(
-        runtime=runtime, library=f"{PACKAGES[runtime]} {version}", capability=None, gpu=None, driver_cuda=None,
+        runtime=runtime, library=named(runtime, version), capability=None, gpu=None, driver_cuda=None,
         batch=None, flags=(), strongly_typed=None, layers={}, source_sha256=None,
     )  # fmt: skip

@@ -469,7 +469,7 @@ class Bundle:
                         f"bundle {self.path}: {tower.file} keeps weights in {name}, which {MANIFEST} does not list, so "
                         "they could change unseen; export the bundle again"
                     )
-            if tower.plan is None:
+            if is_graph:
                 require_repeatable(self.path / tower.file)
         self._stamps.update(stamps)
 
