@@ -208,6 +208,14 @@ class Preprocess(_Model):
     fill_color: Whole = Field(default=0, ge=0, le=255)
     convention: Literal["open_clip", "transformers"] = "open_clip"
 
+    def identity(self) -> dict[str, Any]:
+        """All that an image's pixels depend on, as keys hold it; open_clip's convention is the one of before schema 6."""
+        return self.model_dump(mode="json", exclude={"convention"} if self.convention == "open_clip" else None)
+
+    def geometry(self) -> dict[str, Any]:
+        """The same of uint8 pixels, before mean and std."""
+        return {name: value for name, value in self.identity().items() if name not in ("mean", "std")}
+
     def difference(self, other: Preprocess) -> str:
         """The first thing in which it differs from another, with both values; empty where nothing does."""
         for name in type(self).model_fields:
