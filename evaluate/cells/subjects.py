@@ -306,7 +306,8 @@ def unlike(bundle: Bundle, reference: Bundle) -> tuple[str, ...]:
         "logit scale": (f"{ours.logit_scale:.4g}", f"{theirs.logit_scale:.4g}"),
     }
     said = [f"{what} ({mine} and {other})" for what, (mine, other) in found.items() if mine != other]
-    if ours.checkpoint.name == theirs.checkpoint.name and ours.checkpoint != theirs.checkpoint:
+    weights = {one.checkpoint.weights_sha256 for one in (ours, theirs)} - {None}
+    if ours.checkpoint.name == theirs.checkpoint.name and len(weights) > 1:
         said.append("the checkpoint's weights")
     if differing := ours.preprocess.difference(theirs.preprocess):
         said.append(f"preprocessing: {differing}")
