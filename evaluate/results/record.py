@@ -402,6 +402,12 @@ class Record(_Model):
         return engine_name(self.bundle.name, self.cpu, simulated=self.simulated, twin=self.twin)
 
     @property
+    def unlike_in_words(self) -> str:
+        """A clause on what else than its arithmetic differs from the reference; empty where nothing does."""
+        found = ", ".join(self.unlike_reference)
+        return found and f"not made as the reference is: {found}"
+
+    @property
     def is_reference(self) -> bool:
         """Whether it is what its run compares others with."""
         return self.bundle.name == self.reference and not (self.is_side or self.failed)

@@ -209,7 +209,7 @@ class Preprocess(_Model):
     convention: Literal["open_clip", "transformers"] = "open_clip"
 
     def identity(self) -> dict[str, Any]:
-        """All that an image's pixels depend on, as keys hold it; open_clip's convention is the one of before schema 6."""
+        """All that pixels depend on, as keys hold it; open_clip's convention is the one of before schema 6."""
         return self.model_dump(mode="json", exclude={"convention"} if self.convention == "open_clip" else None)
 
     def geometry(self) -> dict[str, Any]:
