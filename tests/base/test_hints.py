@@ -95,7 +95,7 @@ def test_where_hints_are_told(bundles, tmp_path):
     assert (SATURATES in inspected) != ("on CPUs without VNNI: differs without VNNI" in inspected)
     rows = json.loads(export("list", path, "--json").stdout)
     assert [row["state"] for row in rows] == ["run", "hint", "hint"] and rows[1]["detail"] == SATURATES
-    assert f"  hint   int8-dynamic        {SATURATES}" in export("list", path).stdout.splitlines()
+    assert f"  hint   {'int8-dynamic':21}  {SATURATES}" in export("list", path).stdout.splitlines()
     made = export("quantize", "demo", "-o", str(tmp_path / "made"), "--recipe", "int8-dynamic")
     assert made.stderr.splitlines()[:2] == ["quantizing: int8-dynamic", told]
     done = evaluate(
