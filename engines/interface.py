@@ -80,7 +80,7 @@ class Interface:
             ):
                 has, wanted = (", ".join(map(str, some)) or "nothing" for some in (there, said))
                 raise BundleError(
-                    f"{bundle.path}: {entry.file} {what} {has}, the manifest says {wanted}; export it again"
+                    f"{bundle.path}: {entry.file} {what} {has}, the manifest says {wanted}; make the bundle again"
                 )
 
 

@@ -154,7 +154,7 @@ def _compare_tower(
             if wrong.any():
                 raise EngineError(
                     f"{side.bundle.path}: the {what} {tower} tower answers what is no direction (zero, or not a "
-                    f"number) to {wrong.sum()} of {len(wrong)} samples; export it again"
+                    f"number) to {wrong.sum()} of {len(wrong)} samples; make it again"
                 )
         state = _State(*sides)
         plain = state.errors()

@@ -429,7 +429,7 @@ class Bundle:
         """The templates and class names stored at export."""
         path = self.path / self.manifest.prompts.file
         with self.unchanged():
-            return _validated(Prompts, read_json(path, BundleError, "export the bundle again"), path)
+            return _validated(Prompts, read_json(path, BundleError, "make the bundle again"), path)
 
     def tower_path(self, tower: TowerName) -> Path:
         """The file of a tower that a runtime loads."""
@@ -475,7 +475,7 @@ class Bundle:
                 if name not in listed:
                     raise BundleError(
                         f"bundle {self.path}: {tower.file} keeps weights in {name}, which {MANIFEST} does not list, so "
-                        "they could change unseen; export the bundle again"
+                        "they could change unseen; make the bundle again"
                     )
             if is_graph:
                 require_repeatable(self.path / tower.file)
@@ -530,10 +530,10 @@ def _opened(path: Path) -> Bundle:
         raise BundleError(f"no bundle at {path}: it is a file; give the folder that holds {MANIFEST}")
     if not manifest_path.is_file():
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST} (clipq-export makes one)")
-    raw = read_json(manifest_path, BundleError, "export the bundle again")
+    raw = read_json(manifest_path, BundleError, "make the bundle again")
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if type(version) is not int or version < 1:
-        raise BundleError(f"{manifest_path} has no schema_version; export the bundle again")
+        raise BundleError(f"{manifest_path} has no schema_version; make the bundle again")
     if version > SCHEMA_VERSION:
         raise BundleError(
             f"{manifest_path} has schema version {version}, this clipq reads up to {SCHEMA_VERSION}; upgrade clip-quant"
@@ -559,7 +559,7 @@ def _validated(model: type[_Checked], raw: Any, path: Path) -> _Checked:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        raise BundleError(f"{path}: {first_reason(error)}; export the bundle again") from error
+        raise BundleError(f"{path}: {first_reason(error)}; make the bundle again") from error
 
 
 def first_reason(error: ValidationError) -> str:

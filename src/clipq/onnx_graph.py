@@ -35,10 +35,10 @@ def read_graph(path: Path) -> onnx.ModelProto:
     except DecodeError as error:
         if (pointer := pointer_of_git_lfs(path)) is not None:
             raise BundleError(pointer) from error
-        raise BundleError(f"{path}: is no ONNX file, or a damaged one ({error}); export the bundle again") from error
+        raise BundleError(f"{path}: is no ONNX file, or a damaged one ({error}); make it again") from error
     # Protobuf takes much for a message: nothing at all, and many bytes that mean nothing.
     if not model.graph.node or not model.graph.output:
-        raise BundleError(f"{path}: is an ONNX file without a graph; export the bundle again")
+        raise BundleError(f"{path}: is an ONNX file without a graph; make it again")
     return model
 
 
@@ -69,7 +69,7 @@ def data_files(folder: Path, file: str) -> tuple[str, ...]:
     for name in sorted({name for tensor in tensors(read_graph(path)) if (name := location(tensor)) is not None}):
         within = PurePosixPath(file).parent / name
         if not name or within.is_absolute() or ".." in within.parts or "\\" in name:
-            raise BundleError(f"{path}: keeps weights in {name!r}, which lies outside the bundle; export it again")
+            raise BundleError(f"{path}: keeps weights in {name!r}, which lies outside the bundle; make it again")
         found.append(str(within))
     return tuple(found)
 

@@ -57,7 +57,7 @@ def test_an_unknown_code_is_no_hint():
 def test_what_is_no_hint(bundles, tmp_path, raw):
     with pytest.raises(ValidationError):
         Hint.model_validate(raw)
-    assert_refused(export("list", str(with_hints(bundles, tmp_path, raw))), "hints.0", "export the bundle again")
+    assert_refused(export("list", str(with_hints(bundles, tmp_path, raw))), "hints.0", "make the bundle again")
 
 
 def with_hints(bundles, folder, *raw):

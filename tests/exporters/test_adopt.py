@@ -336,3 +336,15 @@ def test_one_graph_of_both_is_not_quantized_by_towers(tmp_path):
 
 def test_sizes_are_those_of_the_demo():
     assert (SIZE, TOKENS) == (48, 24)
+
+
+def test_nothing_says_to_export_what_others_made(tmp_path):
+    """Nobody can export it again: the way out must hold for bundles however they were made."""
+    pair(tmp_path / "them")
+    bundle = adopted(tmp_path, folder=tmp_path / "them", like=DEMO_BUNDLE)
+    (bundle / "tokenizer.json").write_text("{}")
+    manifest = json.loads((bundle / "clipq.json").read_text())
+    manifest["tokenizer"] |= {"sha256": sha256_file(bundle / "tokenizer.json"), "bytes": 2}
+    (bundle / "clipq.json").write_text(json.dumps(manifest))
+    with pytest.raises(clipq.ClipqError, match="make the bundle again"):
+        TextTokenizer(open_bundle(bundle))
