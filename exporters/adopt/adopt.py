@@ -107,7 +107,7 @@ class _Draft:
                 "--image-output NAME --text-output NAME"
             )
         for tower, answer in zip(TOWERS, (image, text), strict=True):
-            fields[tower] |= {"output_name": answer.name, "unused": answer.others}
+            fields[tower] |= {"output_name": answer.name, "further_outputs": answer.others}
             self._say(tower, draft.manifest.tower(tower), answer)
         fields["embed_dim"] = image.width
         fields["logit_scale"], fields["logit_bias"] = self._logits(Bundle(self.making, _validated(fields)))
@@ -126,7 +126,9 @@ class _Draft:
             tower: {
                 **self.files.stored(tower),
                 **taken[tower],
-                "also": with_idle_shapes(taken[tower]["also"], preprocess.image_size, written.context_length),
+                "further_inputs": with_idle_shapes(
+                    taken[tower]["further_inputs"], preprocess.image_size, written.context_length
+                ),
                 "output_name": "?",
                 "recipe": FP32.method if scheme.is_fp32 or tower not in quantized else "adopted",
             }

@@ -59,7 +59,10 @@ class PlanFiles:
     def inputs(self, tower: TowerName) -> dict[str, Any]:
         """What a tower takes, as fields of the manifest."""
         entry = self._like.tower(tower)
-        return {name: getattr(entry, name) for name in ("input_name", "input_dtype", "input_shape", "layout", "also")}
+        return {
+            name: getattr(entry, name)
+            for name in ("input_name", "input_dtype", "input_shape", "layout", "further_inputs")
+        }
 
     def stored(self, tower: TowerName) -> dict[str, Any]:
         """Its file and what is known of the plan, as fields of the manifest."""
@@ -74,7 +77,7 @@ class PlanFiles:
     def answer(self, draft: Bundle, tower: TowerName) -> Answer:
         """What a tower gives."""
         entry = self._like.tower(tower)
-        return Answer(entry.output_name, self._like.embed_dim, entry.unused, None)
+        return Answer(entry.output_name, self._like.embed_dim, entry.further_outputs, None)
 
     def check(self, bundle: Bundle) -> None:
         """Nothing runs here."""

@@ -48,7 +48,7 @@ from clipq.tokenizer import TextTokenizer
 def cosines(bundle, name, count=11):
     """Of a bundle's embeddings with those of the built-in one, each fed as it says itself, by one rounding of crops."""
     both, mine, theirs = [], open_bundle(bundle), open_bundle(DEMO_BUNDLE).manifest
-    rounding = {"convention": mine.manifest.preprocess.convention}
+    rounding = {"library": mine.manifest.preprocess.library}
     preprocess = theirs.preprocess.model_copy(update=rounding)
     for one in (mine, Bundle(DEMO_BUNDLE, theirs.model_copy(update={"preprocess": preprocess}))):
         with open_engine(one, name, "ort-cpu") as engine:
