@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,7 @@ from clipq.exporters.adopt.onnx_files import OnnxFiles
 from clipq.exporters.adopt.plan_files import PlanFiles
 from clipq.exporters.adopt.signature import Answer, with_idle_shapes
 from clipq.exporters.adopt.text import Written, write_tokenizer
+from clipq.exporters.prompts import write_prompts
 from clipq.making import check_target, directory_in_making
 from clipq.scheme import FP32
 
@@ -184,7 +184,7 @@ class _Draft:
         if self.like is not None:
             shutil.copyfile(self.like.path / self.like.manifest.prompts.file, target)
         else:
-            target.write_bytes(files("clipq.exporters").joinpath("prompts.json").read_bytes())
+            write_prompts(target)
 
     def _logits(self, draft: Bundle) -> tuple[float, float | None]:
         """The logit scale and bias: as the user says, else a graph's own logits, else those of ``like``."""
