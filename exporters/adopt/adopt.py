@@ -144,7 +144,7 @@ class _Draft:
             "preprocess": preprocess,
             "tokenizer": self._tokenizer(written),
             "prompts": StoredFile(**stored_file(self.making, "prompts.json")),
-            "environment": {"clipq": __version__, **dict([onnxruntime_package() or ("onnxruntime", "")])},
+            "environment": {"clipq": __version__, **dict(filter(None, [onnxruntime_package()]))},
         }
 
     def _say(self, tower: TowerName, entry: Tower, answer: Answer) -> None:

@@ -74,16 +74,21 @@ def data_files(folder: Path, file: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model with its functions' nodes where they are called."""
+    if not model.functions:
+        return model
+    from onnx.inliner import inline_local_functions
+
+    return inline_local_functions(model)
+
+
 def require_repeatable(path: Path) -> None:
     """Raise BundleError where a tower was exported as it is trained, so that it answers otherwise every time."""
     if not _names_an_operator(path, _RANDOM | _TRAINED):
         return
-    model = read_graph(path)
-    if model.functions:
-        from onnx.inliner import inline_local_functions
-
-        # What a function is told stands where it is called.
-        model = inline_local_functions(model)
+    # What a function is told stands where it is called.
+    model = inlined(read_graph(path))
     nodes = list(_nodes(model.graph))
     values = {tensor.name: tensor for tensor in _of_graph(model.graph)}
     values |= {node.output[0]: node.attribute[0].t for node in nodes if node.op_type == "Constant" and node.attribute}
