@@ -116,7 +116,7 @@ def parse_scheme(text: str) -> Scheme:
     """Bits and arithmetic as a user says them: ``W8A8-integer``; of nothing, a scheme that knows nothing.
 
     >>> parse_scheme("W4A16-float").widths, parse_scheme("").widths
-    ('W4A16', 'W0A0')
+    ('W4A16', 'bits unknown')
     """
     if not text:
         return Scheme(weight_bits=0, activation_bits=0, arithmetic="float", method="external")

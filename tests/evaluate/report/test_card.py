@@ -32,6 +32,7 @@ def test_the_hub_library_reads_it(results, tmp_path):
     assert done.returncode == 0, done.stderr
     card = ModelCard.load(path)
     assert card.data.model_name == "int8"
+    assert card.data.tags[2:4] == ["onnx", "quantized"]
     found = {one.metric_type: one for one in card.data.eval_results}
     right = worse(BASE, 0.2).correct.mean()
     assert found["acc1"].metric_value == pytest.approx(right, abs=1e-6) and found["acc1"].dataset_type == HOSTILE
@@ -41,6 +42,27 @@ def test_the_hub_library_reads_it(results, tmp_path):
     assert "Not measured: natural shift, near OOD" in text
     # One kind of minus sign, in the sentence and in the tables.
     assert len(re.findall(r"−\d", text)) >= 4 and not re.search(r"[\s\[|]-\d", text)
+
+
+def test_no_card_calls_quantized_what_is_not(tmp_path):
+    """And none gives bits that nobody knows: others' plans say them where they run."""
+    folder = write_results(tmp_path / "r", {"test": BASE}, {"plan": {"views": {"test": BASE}}})
+    for path in (folder / "records").glob("*.json"):
+        found = json.loads(path.read_text())
+        found["bundle"] |= {"adopted": {"layout": "TensorRT plans", "sources": {}}}
+        if found["bundle"]["name"] == "plan":
+            found["bundle"]["plans"] = {"image": {}}
+            found["bundle"]["scheme"] |= {"weight_bits": 0, "activation_bits": 0, "arithmetic": "float"}
+        path.write_text(json.dumps(found))
+    cards = {}
+    for name in ("fp32", "plan"):
+        done = evaluate("card", str(folder), "--bundle", name, "-o", str(tmp_path / f"{name}.md"))
+        assert done.returncode == 0, done.stderr
+        cards[name] = (tmp_path / f"{name}.md").read_text()
+    assert "- onnx\n" in cards["fp32"]
+    assert "- quantized\n" not in cards["fp32"]
+    assert "- onnx\n" not in cards["plan"]
+    assert "as others made it (bits unknown), measured" in cards["plan"]
 
 
 def test_simulated_is_labelled(results, tmp_path):
