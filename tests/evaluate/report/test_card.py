@@ -11,6 +11,7 @@ from support import DEMO_BUNDLE, assert_refused, evaluate
 from synthetic import exact, predictions, worse, write_results
 
 from clipq.demo import world
+from clipq.evaluate.results.folders import read_results
 
 BASE = predictions(500, accuracy=0.8)
 HOSTILE = 'x: |\n "y" <b>`'.replace("\n", " ")
@@ -63,6 +64,19 @@ def test_no_card_calls_quantized_what_is_not(tmp_path):
     assert "- quantized\n" not in cards["fp32"]
     assert "- onnx\n" not in cards["plan"]
     assert "as others made it (bits unknown), measured" in cards["plan"]
+
+
+def test_what_was_found_of_an_adopted_engine_stands_where_it_is_judged(results, tmp_path):
+    """It stood among the provenance alone, below all charts; one that agrees has nothing to be said of it."""
+    compared = {"reference": "right", "agrees": False, "sentences": ["image tower, BGR: channels are reversed"]}
+    said = "int8: answers otherwise than right, which it was compared with: image tower, BGR: channels are reversed"
+    (path,) = (results / "records").glob("int8__*.json")
+    found = json.loads(path.read_text())
+    for agrees in (False, True):
+        adopted = {"layout": "Immich", "sources": {}, "compared": compared | {"agrees": agrees}}
+        found["bundle"] |= {"adopted": adopted}
+        path.write_text(json.dumps(found))
+        assert (said in read_results([results]).notes) != agrees
 
 
 def test_simulated_is_labelled(results, tmp_path):
