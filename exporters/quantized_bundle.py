@@ -86,6 +86,8 @@ def quantize_bundle(
                 "image": entries["image"],
                 "text": entries["text"],
                 "hints": tuple(hints),
+                # What was found is of the files that others made.
+                "adopted": None,
                 "environment": {"clipq": __version__, **_versions()},
             }
         )

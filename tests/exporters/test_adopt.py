@@ -322,6 +322,7 @@ def test_adopted_engines_are_quantized_as_their_files_take_inputs(tmp_path):
         tmp_path / "bundle", ["int8-static:ranges=minmax"], calibration=DEMO_SET, output=tmp_path / "made"
     )
     plain = clipq.quantize("demo", ["int8-static:ranges=minmax"], output=tmp_path / "plain")
+    assert open_bundle(made[1]).manifest.adopted is None
     assert open_bundle(made[1]).manifest.recipe.scheme == open_bundle(plain[1]).manifest.recipe.scheme
     for name in TOWERS:
         assert np.median(cosines(made[1], name)) == pytest.approx(np.median(cosines(plain[1], name)), abs=2e-3)
