@@ -26,7 +26,7 @@ class ExternalEngine(Engine):
     def __init__(self, load: Load):
         manifest, self._tower = load.bundle.manifest, load.tower
         entry = manifest.tower(load.tower)
-        if entry.given is None or entry.given.kind != "embeddings":
+        if entry.answers is None or entry.answers.kind != "embeddings":
             raise BundleError(f"{load.path}: holds no embeddings; import the answers again")
         self._preprocess = manifest.preprocess
         self.inputs = (TensorSpec(entry.input_name, np.dtype(entry.input_dtype), entry.input_shape),)

@@ -30,7 +30,7 @@ class Interface:
             shape, kind = (manifest.tokenizer.context_length,), np.dtype(self._entry.input_dtype)
         self.taken = TensorSpec(self._entry.input_name, kind, (None, *shape))
         self.given = TensorSpec(self._entry.output_name, np.dtype(np.float32), (None, manifest.embed_dim))
-        masked = any(one.role == "attention_mask" for one in self._entry.also)
+        masked = any(one.role == "attention_mask" for one in self._entry.further_inputs)
         self._tokenizer = TextTokenizer(bundle) if masked else None
 
     def feed(self, feed: Mapping[str, Array]) -> dict[str, Array]:
@@ -39,7 +39,10 @@ class Interface:
         if self._entry.layout == "nhwc":
             array = np.moveaxis(array, 1, -1)
         own = np.ascontiguousarray(array, np.dtype(self._entry.input_dtype))
-        return {self._entry.input_name: own, **{one.name: self._further(one, own) for one in self._entry.also}}
+        return {
+            self._entry.input_name: own,
+            **{one.name: self._further(one, own) for one in self._entry.further_inputs},
+        }
 
     def first(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """What the file is fed once for what clipq feeds: its own batch where it takes one alone."""
@@ -67,12 +70,12 @@ class Interface:
         """Raise BundleError where a loaded file does not take and give what the manifest says."""
         entry = self._entry
         main = TensorSpec(entry.input_name, np.dtype(entry.input_dtype), entry.input_shape)
-        taken = [main, *(TensorSpec(one.name, np.dtype(one.dtype), one.shape) for one in entry.also)]
+        taken = [main, *(TensorSpec(one.name, np.dtype(one.dtype), one.shape) for one in entry.further_inputs)]
         # Some towers answer in half precision; what is stored is float32.
         answered = {spec.name: spec.dtype for spec in engine.outputs if spec.dtype.kind == "f"}
         kind = answered.get(entry.output_name, np.dtype(np.float32))
         given = [TensorSpec(entry.output_name, kind, self.given.shape)]
-        found = [spec for spec in engine.outputs if spec.name not in entry.unused]
+        found = [spec for spec in engine.outputs if spec.name not in entry.further_outputs]
         for what, there, said in (("takes", engine.inputs, taken), ("gives", found, given)):
             by_name = {spec.name: spec for spec in there}
             if len(there) != len(said) or not all(
@@ -80,7 +83,7 @@ class Interface:
             ):
                 has, wanted = (", ".join(map(str, some)) or "nothing" for some in (there, said))
                 raise BundleError(
-                    f"{bundle.path}: {entry.file} {what} {has}, the manifest says {wanted}; export it again"
+                    f"{bundle.path}: {entry.file} {what} {has}, the manifest says {wanted}; make the bundle again"
                 )
 
 

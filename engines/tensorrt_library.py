@@ -93,7 +93,7 @@ class TensorRtLibrary:
     @property
     def name(self) -> str:
         """Package and version, as the library says it."""
-        return f"{PACKAGES[self.runtime]} {self.trt.__version__}"
+        return named(self.runtime, self.trt.__version__)
 
     @cached_property
     def features(self) -> Features:
@@ -140,6 +140,15 @@ class Log:
 
 
 @cache
+def named(runtime: TensorRtRuntime, version: str) -> str:
+    """A version of a library, as records have it: package and number.
+
+    >>> named("tensorrt-rtx", "1.2.0")
+    'tensorrt_rtx 1.2.0'
+    """
+    return f"{PACKAGES[runtime]} {version}"
+
+
 def open_library(runtime: TensorRtRuntime) -> TensorRtLibrary:
     """Import TensorRT or TensorRT-RTX; raises RuntimeUnavailable where it is not installed or does not load."""
     package = PACKAGES[runtime]

@@ -17,7 +17,7 @@ from clipq.data.pixels import PixelReader
 from clipq.data.views import View
 from clipq.errors import DataError
 from clipq.exporters.loaded_checkpoint import LoadedCheckpoint
-from clipq.exporters.onnx_bundle import prompt_sets
+from clipq.exporters.prompts import shipped_prompts
 from clipq.given import hint, without_folders
 from clipq.making import directory_in_making
 from clipq.progress import Progress
@@ -58,7 +58,7 @@ def attack(loaded: LoadedCheckpoint, view: View, settings: AttackSettings, targe
     assert view.classes is not None
     if view.classes.label_of_class != tuple(range(len(view.classes.names))):
         raise DataError(f"{view.source}: joins classes in labels; attacks need one class per label")
-    name, templates = _templates(view, settings.templates, prompt_sets())
+    name, templates = _templates(view, settings.templates, shipped_prompts()["templates"])
     classes = _class_embeddings(loaded, view.classes.names, templates, progress)
     n = len(view.samples)
     clean = PixelReader(loaded.preprocess).read(view, 0, n).pixels

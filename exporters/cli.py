@@ -120,16 +120,22 @@ def onnx(checkpoint: str, pretrained: str | None, opset: str, output: Path) -> N
 @main.command()
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option("--image", type=click.Path(path_type=Path), metavar="FILE", help="Image tower, where there is no FOLDER.")
-@click.option("--text", type=click.Path(path_type=Path), metavar="FILE", help="Text tower.")
-@click.option("--variant", metavar="NAME", help="Of several engines in FOLDER: quantized, fp16, … (fp32: no suffix).")
+@click.option("--text", type=click.Path(path_type=Path), metavar="FILE", help="Text tower, beside --image.")
+@click.option(
+    "--variant",
+    metavar="NAME",
+    help="Which of several engines in FOLDER, by the end of its files' names: quantized, fp16, … (fp32: none).",
+)
 @click.option(
     "--like", type=click.Path(path_type=Path), metavar="BUNDLE",
     help="Preprocessing, tokenizer, logit scale and prompts, where the files beside the engine do not say them.",
 )  # fmt: skip
 @click.option("--logit-scale", type=float, help="exp(logit_scale) of the checkpoint, which few files hold.")
-@click.option("--logit-bias", type=float, help="Of checkpoints trained with a sigmoid.")
+@click.option(
+    "--logit-bias", type=float, help="logit_bias of the checkpoint, where it was trained with a sigmoid (SigLIP)."
+)
 @click.option("--image-output", metavar="NAME", help="Which output is the embedding, where that cannot be told.")
-@click.option("--text-output", metavar="NAME", help="The same of the text tower.")
+@click.option("--text-output", metavar="NAME", help="The same for the text tower.")
 @click.option("--context-length", type=click.IntRange(1, 2**16), help="Tokens of a text, where no file says it.")
 @click.option(
     "--against", metavar="BUNDLE|CHECKPOINT",

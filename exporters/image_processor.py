@@ -74,7 +74,7 @@ def preprocess_of(config: dict[str, Any], name: str) -> Preprocess:
         mean, std = config["image_mean"], config["image_std"]
     numbers = {"image_size": shape, "mean": mean, "std": std, "interpolation": _INTERPOLATIONS[config["resample"]]}
     try:
-        return Preprocess.model_validate({**numbers, "resize_mode": mode, "convention": "transformers"})
+        return Preprocess.model_validate({**numbers, "resize_mode": mode, "library": "transformers"})
     except ValidationError as error:
         raise CheckpointError(
             f"{name}: the image processor: {first_reason(error)}; mend it, and save it again"

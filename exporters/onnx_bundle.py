@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from importlib.metadata import version
@@ -33,6 +32,7 @@ from clipq.bundle import (
 from clipq.errors import CheckpointError
 from clipq.exporters.checkpoints import DEMO, load_checkpoint, parse_checkpoint
 from clipq.exporters.loaded_checkpoint import LoadedCheckpoint
+from clipq.exporters.prompts import write_prompts
 from clipq.making import check_target, directory_in_making
 from clipq.scheme import FP32
 
@@ -69,9 +69,7 @@ def export_bundle(
         for name, tower in recorded.items():
             progress(f"exporting the {name} tower")
             entries[name] = _exported_tower(name, tower, making, opset)
-        (making / "prompts.json").write_text(
-            json.dumps(_prompts(loaded), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-        )
+        write_prompts(making / "prompts.json", _class_names(loaded.name))
         manifest = _manifest(
             schema_version=SCHEMA_VERSION,
             checkpoint=Checkpoint(name=loaded.name, weights_sha256=loaded.weights_sha256),
@@ -179,22 +177,8 @@ def _text_feeds(loaded: LoadedCheckpoint) -> list[np.ndarray]:
     return [loaded.tokenizer(captions[:batch]).numpy() for batch in PARITY_BATCHES]
 
 
-def prompt_sets() -> dict[str, list[str]]:
-    """open_clip's template sets by name; ``{}`` stands for the class name."""
-    from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
-
-    return {
-        "imagenet-80": [template("{}") for template in OPENAI_IMAGENET_TEMPLATES],
-        "simple-7": [template("{}") for template in SIMPLE_IMAGENET_TEMPLATES],
-    }
-
-
-def _prompts(loaded: LoadedCheckpoint) -> dict[str, Any]:
-    from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
-
+def _class_names(checkpoint: str) -> dict[str, list[str]] | None:
+    """Those of a checkpoint that knows no others; None where ImageNet's will do."""
     from clipq.demo import world
 
-    class_names = {"imagenet-1k": list(IMAGENET_CLASSNAMES)}
-    if loaded.name == DEMO:
-        class_names = {"demo": list(world.CLASS_NAMES)}
-    return {"templates": prompt_sets(), "class_names": class_names}
+    return {"demo": list(world.CLASS_NAMES)} if checkpoint == DEMO else None

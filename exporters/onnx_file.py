@@ -139,9 +139,9 @@ def _read(tensor: onnx.TensorProto) -> onnx.TensorProto:
             stream.seek(int(said.get("offset", 0)))
             data = stream.read(int(said.get("length", most)))
     except ValueError as error:
-        raise BundleError(f"{path}: {tensor.name} lies nowhere in it ({error}); export the bundle again") from error
+        raise BundleError(f"{path}: {tensor.name} lies nowhere in it ({error}); make the bundle again") from error
     if len(data) != most:
-        raise BundleError(f"{path}: has {len(data)} of {tensor.name}'s {most} bytes; export the bundle again")
+        raise BundleError(f"{path}: has {len(data)} of {tensor.name}'s {most} bytes; make the bundle again")
     return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=data)
 
 

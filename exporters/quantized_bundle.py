@@ -29,7 +29,7 @@ from clipq.making import directory_in_making
 from clipq.progress import Progress
 from clipq.tokenizer import TextTokenizer
 
-WAYS_OUT = "export the bundle again, or leave this tower with --towers"
+WAYS_OUT = "make the bundle again, or leave this tower with --towers"
 
 
 def quantize_bundle(
@@ -86,6 +86,8 @@ def quantize_bundle(
                 "image": entries["image"],
                 "text": entries["text"],
                 "hints": tuple(hints),
+                # What was found is of the files that others made.
+                "adopted": None,
                 "environment": {"clipq": __version__, **_versions()},
             }
         )

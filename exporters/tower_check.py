@@ -34,7 +34,7 @@ def check_tower(bundle: Bundle, name: TowerName) -> None:
         # ONNX Runtime takes what libraries read in another way: of two weights of one name, one takes the first.
         onnx.checker.check_model(without_weights(model))
     except onnx.checker.ValidationError as error:
-        raise BundleError(f"{path}: is no valid ONNX graph ({error}); export the bundle again") from error
+        raise BundleError(f"{path}: is no valid ONNX graph ({error}); make the bundle again") from error
     if (said := not_finite(model)) is not None:
         raise RecipeError(f"{path}: {said}: mend the checkpoint, or leave this tower with --towers")
 

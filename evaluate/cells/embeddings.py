@@ -210,7 +210,7 @@ class Embeddings:
         identity = {
             **numbers_of(subject, "image"),
             "view": view.digest,
-            "preprocess": subject.bundle.manifest.preprocess.model_dump(mode="json"),
+            "preprocess": subject.bundle.manifest.preprocess.identity(),
             "batch": self._asked_batch,
         }
         return open_cell(self.storage, identity, len(view.samples), CHUNK)

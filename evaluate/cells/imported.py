@@ -14,9 +14,9 @@ from clipq import __version__
 from clipq.bundle import (
     SCHEMA_VERSION,
     Bundle,
-    Given,
     Manifest,
     Recipe,
+    StoredAnswers,
     Tower,
     first_reason,
     open_bundle,
@@ -66,9 +66,15 @@ def import_embeddings(
         towers = {}
         for (name, one), digests in zip(found.items(), (asked.images, asked.texts), strict=True):
             (making / _FILES[name]).write_bytes(packed_answers(digests, one.rows))
-            given = _given(ran_on, kind="embeddings", rows=len(one.rows), dtype=one.dtype, unit_length=one.unit_length,
-                           source_sha256=(one.sha256,))  # fmt: skip
-            towers[name] = _tower(making, name, work, given)
+            answers = _answers(
+                ran_on,
+                kind="embeddings",
+                rows=len(one.rows),
+                dtype=one.dtype,
+                unit_length=one.unit_length,
+                source_sha256=(one.sha256,),
+            )
+            towers[name] = _tower(making, name, work, answers)
         _write_bundle(making, folder, work, towers, made_by)
     return Imported(open_bundle(output), notes)
 
@@ -99,9 +105,9 @@ def import_predictions(
     with directory_in_making(output) as making:
         (making / _FILES["image"]).write_bytes(packed_predictions(found))
         (making / _FILES["text"]).write_bytes(packed({}))
-        given = _given(ran_on, kind="predictions", rows=sum(len(one[1]) for one in found), dtype="float64",
-                       unit_length=False, source_sha256=tuple(map(sha256_file, files.values())))  # fmt: skip
-        towers = {name: _tower(making, name, work, given) for name in _FILES}
+        answers = _answers(ran_on, kind="predictions", rows=sum(len(one[1]) for one in found), dtype="float64",
+                           unit_length=False, source_sha256=tuple(map(sha256_file, files.values())))  # fmt: skip
+        towers = {name: _tower(making, name, work, answers) for name in _FILES}
         _write_bundle(making, folder, work, towers, made_by)
     return Imported(open_bundle(output), tuple(notes))
 
@@ -110,7 +116,7 @@ def parse_scheme(text: str) -> Scheme:
     """Bits and arithmetic as a user says them: ``W8A8-integer``; of nothing, a scheme that knows nothing.
 
     >>> parse_scheme("W4A16-float").widths, parse_scheme("").widths
-    ('W4A16', 'W0A0')
+    ('W4A16', 'bits unknown')
     """
     if not text:
         return Scheme(weight_bits=0, activation_bits=0, arithmetic="float", method="external")
@@ -125,14 +131,14 @@ def parse_scheme(text: str) -> Scheme:
     return Scheme(weight_bits=int(found[1]), activation_bits=int(found[2]), arithmetic=arithmetic, method="external")
 
 
-def _given(ran_on: str, **fields: Any) -> Given:
+def _answers(ran_on: str, **fields: Any) -> StoredAnswers:
     try:
-        return Given(runtime="external", ran_on=ran_on, **fields)
+        return StoredAnswers(runtime="external", ran_on=ran_on, **fields)
     except ValidationError as error:
         raise DataError(f"ran-on {ran_on[:60]!r}: {first_reason(error).removeprefix('ran_on: ')}") from error
 
 
-def _tower(making: Path, name: str, work: Work, given: Given) -> Tower:
+def _tower(making: Path, name: str, work: Work, answers: StoredAnswers) -> Tower:
     image = name == "image"
     shape = (None, 3, work.images.height, work.images.width) if image else (None, work.tokens.length)
     return Tower(
@@ -142,7 +148,7 @@ def _tower(making: Path, name: str, work: Work, given: Given) -> Tower:
         input_shape=shape,
         output_name="features",
         recipe="external",
-        given=given,
+        answers=answers,
     )
 
 

@@ -78,8 +78,8 @@ class Subject:
     @property
     def has_embeddings(self) -> bool:
         """Whether it has embeddings: of an engine that ran elsewhere predictions alone may have come back."""
-        given = self.bundle.manifest.image.given
-        return given is None or given.kind == "embeddings"
+        answers = self.bundle.manifest.image.answers
+        return answers is None or answers.kind == "embeddings"
 
     @property
     def is_timed(self) -> bool:
@@ -112,7 +112,7 @@ class Subject:
         on_cpu |= {"predicted_on": cpu_level().name} if self.as_cpu else {}
         entry = self.bundle.manifest.tower(tower)
         # One file can give several embeddings, and be fed in several ways.
-        told = {"input_name", "layout", "also", "output_name"}
+        told = {"input_name", "layout", "further_inputs", "output_name"}
         interface = {} if entry.is_plain else {"interface": entry.model_dump(mode="json", include=told)}
         return {
             "tower": entry.digest,
@@ -306,7 +306,8 @@ def unlike(bundle: Bundle, reference: Bundle) -> tuple[str, ...]:
         "logit scale": (f"{ours.logit_scale:.4g}", f"{theirs.logit_scale:.4g}"),
     }
     said = [f"{what} ({mine} and {other})" for what, (mine, other) in found.items() if mine != other]
-    if ours.checkpoint.name == theirs.checkpoint.name and ours.checkpoint != theirs.checkpoint:
+    weights = {one.checkpoint.weights_sha256 for one in (ours, theirs)} - {None}
+    if ours.checkpoint.name == theirs.checkpoint.name and len(weights) > 1:
         said.append("the checkpoint's weights")
     if differing := ours.preprocess.difference(theirs.preprocess):
         said.append(f"preprocessing: {differing}")

@@ -51,7 +51,10 @@ def cells_export(
     pixel_cache: Path,
     pixel_cache_gb: float,
 ) -> None:
-    """Write every image and text that a suite asks for once, as BUNDLE (mostly the FP32 one) would be given them."""
+    """Write the images and token ids of a suite, to run elsewhere.
+
+    BUNDLE, mostly the FP32 one, says how images and texts become inputs; each is written once.
+    """
     from clipq.evaluate.api import export_suite, suite_of
     from clipq.evaluate.suites.suite import check_suite, read_suite
 
@@ -98,7 +101,10 @@ def cells_import(
     scheme: str,
     output: Path,
 ) -> None:
-    """Make a bundle of what an engine answered on WORK: it is evaluated like any other."""
+    """Make a bundle of the answers that came back.
+
+    WORK is what `cells export` wrote. The bundle is evaluated like any other.
+    """
     from clipq.evaluate.api import BroughtBack, import_answers
 
     if predictions:

@@ -57,7 +57,8 @@ def gate_check(results: Path, policy: str, junit: Path | None, github: bool, as_
     rules = read_policy(policy)
     read = api.read_results(results)
     judged = api.gate(read, rules)
-    for note in read.notes:
+    unlike = [f"{one.name}: {words}" for one in read.engines if one.is_judged and (words := one.record.unlike_in_words)]
+    for note in (*read.notes, *unlike):
         click.echo(f"note: {one_line(note)}", err=True)
     findings = judged.findings
     if junit is not None:

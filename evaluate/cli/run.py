@@ -175,8 +175,8 @@ def demo(output: Path, samples: int | None, pixel_cache: Path, pixel_cache_gb: f
 
 
 def _notes(engines: Sequence[Entry]) -> list[str]:
-    """What is to be known beside the tables: of the times, and of engines that ran elsewhere."""
-    from clipq.evaluate.results.record import busy_note, unanswered_notes
+    """What is to be known beside the tables: of times, of engines that others made, and of those that ran elsewhere."""
+    from clipq.evaluate.results.record import busy_note, disagreement_notes, unanswered_notes
 
     kept: dict[str, list[str]] = {}
     for entry in engines:
@@ -184,6 +184,7 @@ def _notes(engines: Sequence[Entry]) -> list[str]:
             kept.setdefault(entry.record.timed, []).append(entry.name)
     found = [f"{', '.join(names)}: latency, memory and kernels are kept from {when}" for when, names in kept.items()]
     found += filter(None, [busy_note({entry.name: entry.record.latency for entry in engines})])
+    found += disagreement_notes({entry.name: entry.record.bundle.adopted for entry in engines})
     return [*found, *unanswered_notes({entry.name: entry.record.unanswered for entry in engines})]
 
 

@@ -72,7 +72,11 @@ def write_card(entry: Entry, target: Path) -> Path:
 
 
 def _form(record: Record) -> tuple[str, ...]:
-    return () if record.bundle.ran_on else ("onnx", "quantized")
+    """What the hub is told beside the recipe: whether it is an ONNX file, and quantized."""
+    bundle = record.bundle
+    if bundle.ran_on:
+        return ()
+    return ("onnx",) * (not bundle.plans) + ("quantized",) * (not bundle.scheme.is_fp32)
 
 
 def _eval_results(record: Record) -> list[EvalResult]:
@@ -194,7 +198,8 @@ def _limitations(entry: Entry, axes: Set[str]) -> list[str]:
 def _made(bundle: BundleRecord) -> str:
     if bundle.adopted is None:
         return f"quantized by {_code(bundle.recipe)}"
-    return f"as others made it ({bundle.scheme.widths} by its own graph)"
+    read = " by its own graph" if bundle.scheme.weight_bits else ""
+    return f"as others made it ({bundle.scheme.widths}{read})"
 
 
 def _calibration(bundle: BundleRecord) -> list[str]:

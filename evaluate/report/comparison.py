@@ -20,7 +20,7 @@ def as_markdown(comparison: Comparison) -> str:
         lines += [f"### {plain(pair_title(pair))}: {pair.outcome}", ""]
         if pair.same_engine:
             lines += ["The same engine (digest, runtime, CPU).", ""]
-        lines += [plain(otherwise_text(pair)), ""] if pair.made_otherwise else []
+        lines += [line for note in notes_of(pair) for line in (plain(note), "")]
         lines += ["| metric | A | B | B − A | p | pairing | verdict |", "|---|---:|---:|---:|---:|---|---|"]
         for one in pair.differences:
             cells = [one.title, *shown(one), f"{one.p_value:.2g}", f"{one.how}, n = {one.n}", verdict_text(one)]
@@ -44,9 +44,12 @@ def pair_title(pair: PairOfRecords) -> str:
     return a if a == b else f"{a} → {b}"
 
 
-def otherwise_text(pair: PairOfRecords) -> str:
-    """Which library was another one."""
-    return f"Measured in B with another {pair.made_otherwise}; differences may be of that."
+def notes_of(pair: PairOfRecords) -> list[str]:
+    """What else than the engines' arithmetic differences may be of, in sentences."""
+    found = [f"Measured in B with another {pair.made_otherwise}; differences may be of that."] * bool(
+        pair.made_otherwise
+    )
+    return found + [f"B is not made as A is: {', '.join(pair.unlike)}."] * bool(pair.unlike)
 
 
 def latency_title(row: dict[str, Any]) -> str:

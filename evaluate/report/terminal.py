@@ -19,7 +19,7 @@ from clipq.evaluate.report.ci import figures
 from clipq.evaluate.report.comparison import (
     latency_title,
     latency_verdict,
-    otherwise_text,
+    notes_of,
     pair_title,
     shown,
     verdict_text,
@@ -60,7 +60,8 @@ def _print_measured(console: Console, measured: Sequence[Record]) -> None:
             found = judge_reference(record, record.name)
             said = f"reference {found.engine} {STATES[found.state]} {found.state}: {found.reason}"
             console.print(said, style=styles.get(found.state, "dim"), markup=False)
-    for view in measured[0].views:
+    # Of an engine that ran elsewhere a view may have no samples.
+    for view in next((record for record in measured if record.is_reference), measured[0]).views:
         if view.role == "in-distribution":
             console.print(_view_table(measured, view))
     against = escape(reference) or "nothing (no FP32 bundle)"
@@ -68,6 +69,8 @@ def _print_measured(console: Console, measured: Sequence[Record]) -> None:
     _print_axes(console, [record for record in measured if not record.twin] or measured)
     _print_engines(console, measured)
     for record in measured:
+        if unlike := record.unlike_in_words:
+            console.print(f"{record.name}: {unlike}", style="yellow", markup=False)
         if on_cpu := in_a_clause(record):
             console.print(f"{record.name}: {on_cpu}", style="yellow", markup=False)
         _print_hints(console, record.name, open_hints(record))
@@ -91,6 +94,9 @@ def _view_table(records: Sequence[Record], view: ViewRecord) -> Table:
         table.add_column(column, justify="left" if column == "engine" else "right", no_wrap=column == "engine")
     for record in records:
         rows = {row.metric: row for row in record.measurements if row.view == view.name and not row.group}
+        if "acc1" not in rows:
+            table.add_row(escape(record.name), "not measured")
+            continue
         accuracy = rows["acc1"]
         p_value = "" if accuracy.p_value is None else f"{accuracy.p_value:.2g}"
         table.add_row(
@@ -180,7 +186,9 @@ def _print_engines(console: Console, records: Sequence[Record]) -> None:
     timed = [record for record in records if record.latency]
     if not timed:
         return
-    largest = max(row.batch for row in timed[0].latency)
+    base = next((record for record in timed if record.is_reference), timed[0])
+    sizes = {row.batch for row in base.latency}
+    largest = max(sizes)
     table = Table(
         title=f"engines: batch {largest}, measured side by side on {escape(str(records[0].environment['cpu']))}",
         title_justify="left",
@@ -191,9 +199,9 @@ def _print_engines(console: Console, records: Sequence[Record]) -> None:
         cells = [escape(record.name), f"{record.bundle.file_bytes / 1e6:.1f}"]
         for tower in ("image", "text"):
             # What an earlier run timed, it may have timed at other sizes, and beside other times of the reference.
-            taken = [row.batch for row in record.latency if row.tower == tower]
-            # Of a file that takes one batch alone, that one.
-            batch = taken[0] if len(taken) == 1 else largest
+            # Of a file that takes one batch alone it is that one, which the reference was timed at beside it.
+            taken = {row.batch for row in record.latency if row.tower == tower}
+            batch = max(taken & sizes, default=largest)
             key = Key(tower_view(tower), batch_group(batch), "latency_ms.p50")
             row = next((one for one in record.measurements if one.key == key), None)
             note = "" if batch == largest else f" (batch {batch})"
@@ -226,8 +234,8 @@ def print_comparison(comparison: Comparison) -> None:
             times = f"× {ratio(row['ratio'], row['low'], row['high'])}"
             table.add_row(latency_title(row), "", "", escape(times), "", "", "unpaired", latency_verdict(row))
         console.print(table)
-        if pair.made_otherwise:
-            console.print(escape(otherwise_text(pair)), style="yellow")
+        for note in notes_of(pair):
+            console.print(escape(note), style="yellow")
         if pair.missing:
             console.print(f"not measured in B: {escape(', '.join(pair.missing))}", style="bold red")
     for engine in comparison.failed:

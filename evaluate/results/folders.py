@@ -17,6 +17,7 @@ from clipq.evaluate.results.record import (
     Record,
     ViewRecord,
     busy_note,
+    disagreement_notes,
     in_order,
     labels,
     read_record,
@@ -83,6 +84,7 @@ class Results:
                 f"{', '.join(names)}: measured with another {what} than the reference; differences may be of that"
             )
         found += filter(None, [busy_note({entry.name: entry.record.latency for entry in self.entries})])
+        found += disagreement_notes({entry.name: entry.record.bundle.adopted for entry in self.entries})
         found += unanswered_notes({entry.name: entry.record.unanswered for entry in self.entries})
         # All of a folder agree, and views of other data have other names by now.
         one, *more = {entry.folder: entry for entry in self.entries}.values() or (None,)

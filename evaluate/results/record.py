@@ -256,6 +256,16 @@ def unanswered_notes(said: Mapping[str, Mapping[str, str]]) -> list[str]:
     return notes
 
 
+def disagreement_notes(said: Mapping[str, Adopted | None]) -> list[str]:
+    """A sentence on each engine, by name, that others made and that was found unlike one that is known to be right."""
+    compared = {name: adopted.compared for name, adopted in said.items() if adopted is not None}
+    return [
+        f"{name}: answers otherwise than {found.reference}, which it was compared with: {'; '.join(found.sentences)}"
+        for name, found in compared.items()
+        if found is not None and not found.agrees
+    ]
+
+
 class KernelRecord(_Model):
     """The matrix-multiply kernels of one operator in one tower, per batch."""
 
@@ -400,6 +410,12 @@ class Record(_Model):
     def name(self) -> str:
         """What tables and charts call this record."""
         return engine_name(self.bundle.name, self.cpu, simulated=self.simulated, twin=self.twin)
+
+    @property
+    def unlike_in_words(self) -> str:
+        """A clause on what else than its arithmetic differs from the reference; empty where nothing does."""
+        found = ", ".join(self.unlike_reference)
+        return found and f"not made as the reference is: {found}"
 
     @property
     def is_reference(self) -> bool:

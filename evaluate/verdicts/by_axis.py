@@ -81,10 +81,9 @@ def findings(entry: Entry) -> str:
         clauses[found.verdict].append(_clause(found, _subject(found, entry)))
     changed = clauses["worse"] + _confidence(entry) + clauses["better"]
     undecided = [f"undecided: {', '.join(clauses['unknown'])}"] if clauses["unknown"] else []
-    on_cpu = filter(None, [in_a_clause(entry.record)])
+    beside = filter(None, [entry.record.unlike_in_words, in_a_clause(entry.record)])
     hints = [f"hint: {said}" for said in sentences(open_hints(entry.record))]
-    unlike = [f"not made as the reference is: {one}" for one in [", ".join(entry.record.unlike_reference)] if one]
-    return "; ".join([_cost(entry), *changed, *clauses["same"], *undecided, *unlike, *on_cpu, *hints])
+    return "; ".join([_cost(entry), *changed, *clauses["same"], *undecided, *beside, *hints])
 
 
 def _cost(entry: Entry) -> str:

@@ -25,7 +25,7 @@ from clipq.evaluate.results.entry import Entry
 from clipq.evaluate.results.folders import Results
 from clipq.evaluate.results.key import Key
 from clipq.evaluate.results.pairing import SampleAnswers, unpaired
-from clipq.evaluate.results.record import Measurement
+from clipq.evaluate.results.record import Measurement, Record
 from clipq.evaluate.verdicts.headline import AXES, headline, title
 from clipq.evaluate.verdicts.judgement import MARGIN, Verdict, judge, reach, samples_to_decide
 
@@ -65,7 +65,8 @@ class PairOfRecords:
 
     ``latency`` holds each tower's ratio to its own run's reference in B over that in A: absolute times of two runs mean
     little, ratios to a reference that was timed in turns with the engine mean something. ``made_otherwise`` is a
-    library that was another one in B: a difference may be of that.
+    library that was another one in B: a difference may be of that. ``unlike``: in what else than its arithmetic one of
+    the engines is another, a phrase each, as far as records say it.
     """
 
     a: str
@@ -77,6 +78,7 @@ class PairOfRecords:
     latency: tuple[dict[str, Any], ...] = ()
     missing: tuple[str, ...] = ()
     made_otherwise: str = ""
+    unlike: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> Outcomes:
@@ -267,8 +269,19 @@ def _judged(found: Sequence[tuple[Entry, Entry, list[Difference]]], margin: floa
         same = a.record.bundle.digest == b.record.bundle.digest and a.record.place == b.record.place
         names = (a.record.name, b.record.name, a.record.place, b.record.place)
         made = made_otherwise(b.record, a.record)
-        pairs.append(PairOfRecords(*names, same, tuple(judged), tuple(_latency(a, b)), _missing(a, b), made))
+        found_of = tuple(judged), tuple(_latency(a, b)), _missing(a, b)
+        pairs.append(PairOfRecords(*names, same, *found_of, made, _unlike(a.record, b.record)))
     return pairs
+
+
+def _unlike(a: Record, b: Record) -> tuple[str, ...]:
+    """In what two engines are others: checkpoints, and what one of them has unlike its own reference."""
+    names = (b.bundle.checkpoint, a.bundle.checkpoint)
+    found = [f"checkpoint ({names[0]} and {names[1]})"] if names[0] != names[1] else []
+    for side, one, other in (("A", a, b), ("B", b, a)):
+        alone = [what for what in one.unlike_reference if what not in other.unlike_reference]
+        found += [f"{side} and its reference: {what}" for what in alone]
+    return tuple(found)
 
 
 def _latency(a: Entry, b: Entry) -> list[dict[str, Any]]:

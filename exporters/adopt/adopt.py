@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,7 @@ from clipq.exporters.adopt.onnx_files import OnnxFiles
 from clipq.exporters.adopt.plan_files import PlanFiles
 from clipq.exporters.adopt.signature import Answer, with_idle_shapes
 from clipq.exporters.adopt.text import Written, write_tokenizer
+from clipq.exporters.prompts import write_prompts
 from clipq.making import check_target, directory_in_making
 from clipq.scheme import FP32
 
@@ -107,7 +107,7 @@ class _Draft:
                 "--image-output NAME --text-output NAME"
             )
         for tower, answer in zip(TOWERS, (image, text), strict=True):
-            fields[tower] |= {"output_name": answer.name, "unused": answer.others}
+            fields[tower] |= {"output_name": answer.name, "further_outputs": answer.others}
             self._say(tower, draft.manifest.tower(tower), answer)
         fields["embed_dim"] = image.width
         fields["logit_scale"], fields["logit_bias"] = self._logits(Bundle(self.making, _validated(fields)))
@@ -126,7 +126,9 @@ class _Draft:
             tower: {
                 **self.files.stored(tower),
                 **taken[tower],
-                "also": with_idle_shapes(taken[tower]["also"], preprocess.image_size, written.context_length),
+                "further_inputs": with_idle_shapes(
+                    taken[tower]["further_inputs"], preprocess.image_size, written.context_length
+                ),
                 "output_name": "?",
                 "recipe": FP32.method if scheme.is_fp32 or tower not in quantized else "adopted",
             }
@@ -142,7 +144,7 @@ class _Draft:
             "preprocess": preprocess,
             "tokenizer": self._tokenizer(written),
             "prompts": StoredFile(**stored_file(self.making, "prompts.json")),
-            "environment": {"clipq": __version__, **dict([onnxruntime_package() or ("onnxruntime", "")])},
+            "environment": {"clipq": __version__, **dict(filter(None, [onnxruntime_package()]))},
         }
 
     def _say(self, tower: TowerName, entry: Tower, answer: Answer) -> None:
@@ -184,7 +186,7 @@ class _Draft:
         if self.like is not None:
             shutil.copyfile(self.like.path / self.like.manifest.prompts.file, target)
         else:
-            target.write_bytes(files("clipq.exporters").joinpath("prompts.json").read_bytes())
+            write_prompts(target)
 
     def _logits(self, draft: Bundle) -> tuple[float, float | None]:
         """The logit scale and bias: as the user says, else a graph's own logits, else those of ``like``."""

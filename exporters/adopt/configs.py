@@ -45,7 +45,7 @@ def read_preprocess(folders: Iterable[Path]) -> tuple[Preprocess, str] | None:
     for name, one in found.items():
         their, other = next(iter(found.items()))
         # Whose rounding it is, follows from the file; numbers must agree.
-        if wrong := one.model_copy(update={"convention": other.convention}).difference(other):
+        if wrong := one.model_copy(update={"library": other.library}).difference(other):
             raise BundleError(f"{name} and {their} disagree in {wrong}; delete the one that the engine is not fed by")
     return (next(iter(found.values())), " and ".join(found)) if found else None
 

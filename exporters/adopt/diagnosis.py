@@ -154,7 +154,7 @@ def _compare_tower(
             if wrong.any():
                 raise EngineError(
                     f"{side.bundle.path}: the {what} {tower} tower answers what is no direction (zero, or not a "
-                    f"number) to {wrong.sum()} of {len(wrong)} samples; export it again"
+                    f"number) to {wrong.sum()} of {len(wrong)} samples; make it again"
                 )
         state = _State(*sides)
         plain = state.errors()
@@ -176,7 +176,7 @@ def _own_feed(bundle: Bundle, adopted: Bundle, tower: TowerName, samples: Sample
     Whose rounding that is, is no mistake: half a pixel of a crop goes one way in open_clip, another in transformers.
     """
     if tower == "image":
-        return PixelFeed.of(bundle).change(convention=adopted.manifest.preprocess.convention)
+        return PixelFeed.of(bundle).change(library=adopted.manifest.preprocess.library)
     feed, ids = TextFeed.of(bundle), TextTokenizer(bundle)(samples.texts)
     return feed if np.array_equal(feed.arrays(samples), ids) else IdFeed(ids)
 

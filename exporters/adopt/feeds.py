@@ -61,7 +61,7 @@ class Words:
         entry = bundle.manifest.tokenizer
         # Read by the class that refuses what is no tokenizer, in one line.
         TextTokenizer(bundle)
-        state = read_json(bundle.path / entry.file, BundleError, "export the bundle again")
+        state = read_json(bundle.path / entry.file, BundleError, "make the bundle again")
         self.padding, self.truncation = state["padding"] or {}, state["truncation"] or {}
         self._cleaning = entry.cleaning
         self._tokenizer = Tokenizer.from_str(json.dumps({**state, "padding": None, "truncation": None}))

@@ -29,7 +29,7 @@ def fit_logits(draft: Bundle, path: Path) -> tuple[float, float | None] | None:
                 ((name, array),) = feeds[tower].items()
                 # One of each a run, for some graphs take no other.
                 one = Interface(draft, tower).first({name: array[(index if tower == "image" else index // 2) :][:1]})
-                idle = {entry.name for entry in draft.manifest.tower(tower).also if entry.role == "idle"}
+                idle = {entry.name for entry in draft.manifest.tower(tower).further_inputs if entry.role == "idle"}
                 feed |= {key: value for key, value in one.items() if key not in idle}
             if set(feed) != taken:
                 return None

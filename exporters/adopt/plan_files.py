@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipq.bundle import Bundle, Plan, TowerName, stored_file
-from clipq.engines.tensorrt_library import PACKAGES, TensorRtRuntime
+from clipq.engines.tensorrt_library import TensorRtRuntime, named
 from clipq.errors import BundleError
 from clipq.exporters.adopt.foreign import ForeignEngine
 from clipq.exporters.adopt.layouts import Found
@@ -59,7 +59,10 @@ class PlanFiles:
     def inputs(self, tower: TowerName) -> dict[str, Any]:
         """What a tower takes, as fields of the manifest."""
         entry = self._like.tower(tower)
-        return {name: getattr(entry, name) for name in ("input_name", "input_dtype", "input_shape", "layout", "also")}
+        return {
+            name: getattr(entry, name)
+            for name in ("input_name", "input_dtype", "input_shape", "layout", "further_inputs")
+        }
 
     def stored(self, tower: TowerName) -> dict[str, Any]:
         """Its file and what is known of the plan, as fields of the manifest."""
@@ -78,7 +81,7 @@ class PlanFiles:
     def answer(self, draft: Bundle, tower: TowerName) -> Answer:
         """What a tower gives."""
         entry = self._like.tower(tower)
-        return Answer(entry.output_name, self._like.embed_dim, entry.unused, None)
+        return Answer(entry.output_name, self._like.embed_dim, entry.further_outputs, None)
 
     def check(self, bundle: Bundle) -> None:
         """Nothing runs here."""
@@ -98,6 +101,6 @@ def read_plan(path: Path) -> Plan:
         raise BundleError(f"{path}: has {size} bytes and says {said}; copy the plan again")
     version = ".".join(map(str, head[_VERSION]))
     return Plan(
-        runtime=runtime, library=f"{PACKAGES[runtime]} {version}", capability=None, gpu=None, driver_cuda=None,
+        runtime=runtime, library=named(runtime, version), capability=None, gpu=None, driver_cuda=None,
         batch=None, flags=(), strongly_typed=None, layers={}, source_sha256=None,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 
 from clipq.bundle import TowerName
-from clipq.onnx_graph import read_graph
+from clipq.onnx_graph import inlined, read_graph
 from clipq.scheme import FP32, Arithmetic, Scheme
 
 # Products of floats, whose factors may come from integers; and of integers, by the place of the weights.
@@ -66,12 +66,7 @@ def read_scheme(paths: dict[TowerName, Path]) -> tuple[Scheme, tuple[TowerName, 
 
 def products(path: Path) -> Iterator[Product]:
     """Every product of a file with constant weights."""
-    model = read_graph(path)
-    if model.functions:
-        from onnx.inliner import inline_local_functions
-
-        model = inline_local_functions(model)
-    yield from _Graph(model.graph).products()
+    yield from _Graph(inlined(read_graph(path)).graph).products()
 
 
 class _Graph:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,11 +43,11 @@ class Samples:
     images: Sequence[Image.Image]
     texts: Sequence[str]
 
-    _crops: dict[Any, NDArray[np.uint8]] = field(default_factory=dict, repr=False, compare=False)
+    _crops: dict[str, NDArray[np.uint8]] = field(default_factory=dict, repr=False, compare=False)
 
     def crops(self, config: Preprocess) -> NDArray[np.uint8]:
         """The images after resize and crop, ``(images, height, width, 3)``; made once for each geometry."""
-        key = config.model_dump_json(exclude={"mean", "std"})
+        key = json.dumps(config.geometry())
         if key not in self._crops:
             self._crops[key] = np.stack([np.asarray(resize_and_crop(image, config)) for image in self.images])
         return self._crops[key]

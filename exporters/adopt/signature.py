@@ -61,7 +61,7 @@ def inputs_of(path: Any, tower: TowerName, specs: Sequence[TensorSpec]) -> dict[
     layout = "nhwc" if tower == "image" and main.shape[3] == 3 and main.shape[1] != 3 else "nchw"
     return {
         "input_name": main.name, "input_dtype": _dtype(main), "input_shape": main.shape, "layout": layout,
-        "also": tuple(also),
+        "further_inputs": tuple(also),
     }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from clipq.exporters.tokenizer_file import Cleaning, write_clip_tokenizer
 
 # Of CLIP's own byte pairs, which models without a tokenizer's name in their configuration have.
 _CLIP_VOCABULARY = 49408
+
+# Who says a length, where it is the only one that the tower takes.
+_TOWER = "the tower"
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,6 @@ def write_tokenizer(
     return Written(_cleaning(folders), length, said_by, source)
 
 
-_TOWER = "the tower"
-
-
 def _of_like(like: Bundle, fixed: int | None, asked: int | None, target: Path) -> Written:
     entry = like.manifest.tokenizer
     for what, length in ((_TOWER, fixed), ("--context-length", asked)):
@@ -92,22 +92,25 @@ def _lengths(folders: tuple[Path, ...], fixed: int | None, asked: int | None) ->
         ("config.json", "text_cfg", "context_length"),
         ("config.json", "text_config", "max_position_embeddings"),
     ):
-        path = find_file(folders, name)
-        value: Any = None if path is None else read_object(path)
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        found.setdefault(name, value if isinstance(value, int) else None)
-        found[name] = found[name] or (value if isinstance(value, int) else None)
+        value = _said(folders, name, keys)
+        # A configuration says it in one way or the other.
+        found[name] = found.get(name) or (value if isinstance(value, int) else None)
     return {source: length for source, length in found.items() if length is not None}
+
+
+def _said(folders: tuple[Path, ...], name: str, keys: Sequence[str]) -> Any:
+    """What a file of that name says under keys in keys; None where it is not there, or says nothing."""
+    path = find_file(folders, name)
+    value: Any = None if path is None else read_object(path)
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def _limit(folders: tuple[Path, ...]) -> tuple[str, int] | None:
     """The longest text by the tokenizer's own files, which may be of a model with longer ones."""
     for name, *keys in (("tokenizer.json", "truncation", "max_length"), ("tokenizer_config.json", "model_max_length")):
-        path = find_file(folders, name)
-        value: Any = None if path is None else read_object(path)
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
+        value = _said(folders, name, keys)
         # transformers writes 10^30 where there is none.
         if isinstance(value, int) and 0 < value < 2**16:
             return name, value

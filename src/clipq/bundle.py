@@ -128,7 +128,7 @@ class FurtherInput(_Model):
     role: Literal["attention_mask", "position_ids", "token_type_ids", "idle"]
 
 
-class Given(_Model):
+class StoredAnswers(_Model):
     """What an engine answered that ran where clipq cannot: its file holds answers, and no network.
 
     ``ran_on`` is where, in the words of who ran it. ``kind``: embeddings, each under the digest of what was embedded
@@ -149,7 +149,8 @@ class Tower(StoredFile):
 
     ``data``: the files beside an ONNX file that hold its weights, where it could not hold them itself.
     ``input_shape``: of pixels or ids; a first dimension that is fixed is the only batch that the file takes.
-    ``layout``: of pixels. ``also``: the file's other inputs. ``unused``: outputs that are no embeddings.
+    ``layout``: of pixels. ``further_inputs``: the file's others. ``further_outputs``: those that are no embeddings.
+    ``answers``: of an engine that ran elsewhere, in place of a network.
     """
 
     data: tuple[StoredFile, ...] = ()
@@ -158,14 +159,14 @@ class Tower(StoredFile):
     input_shape: tuple[Size | None, ...]
     # Since schema 6: of engines that others made.
     layout: Literal["nchw", "nhwc"] = "nchw"
-    also: tuple[FurtherInput, ...] = ()
+    further_inputs: tuple[FurtherInput, ...] = ()
     output_name: Name
-    unused: tuple[Name, ...] = ()
+    further_outputs: tuple[Name, ...] = ()
     recipe: str
     parity: tuple[Parity, ...] = ()
     plan: Plan | None = None
     # Since schema 6.
-    given: Given | None = None
+    answers: StoredAnswers | None = None
 
     def files(self) -> tuple[StoredFile, ...]:
         """All files of the tower."""
@@ -179,7 +180,7 @@ class Tower(StoredFile):
     @property
     def is_plain(self) -> bool:
         """Whether it takes what clipq feeds and gives embeddings alone, as clipq's own towers do."""
-        differs = self.also or self.unused or self.batch or self.layout == "nhwc"
+        differs = self.further_inputs or self.further_outputs or self.batch or self.layout == "nhwc"
         return not differs and self.input_dtype != "float16"
 
     @property
@@ -197,7 +198,7 @@ class Tower(StoredFile):
 class Preprocess(_Model):
     """The checkpoint's inference transform, as numbers (sizes in pixels, height first).
 
-    ``convention``: whose order of steps and rounding, which ``clipq.preprocess`` describes.
+    ``library``: whose order of steps and rounding, which ``clipq.preprocess`` describes.
     """
 
     image_size: tuple[Size, Size]
@@ -206,7 +207,15 @@ class Preprocess(_Model):
     interpolation: Literal["bicubic", "bilinear"]
     resize_mode: Literal["shortest", "longest", "squash"]
     fill_color: Whole = Field(default=0, ge=0, le=255)
-    convention: Literal["open_clip", "transformers"] = "open_clip"
+    library: Literal["open_clip", "transformers"] = "open_clip"
+
+    def identity(self) -> dict[str, Any]:
+        """All that pixels depend on, as keys hold it; open_clip is the library of before schema 6."""
+        return self.model_dump(mode="json", exclude={"library"} if self.library == "open_clip" else None)
+
+    def geometry(self) -> dict[str, Any]:
+        """The same of uint8 pixels, before mean and std."""
+        return {name: value for name, value in self.identity().items() if name not in ("mean", "std")}
 
     def difference(self, other: Preprocess) -> str:
         """The first thing in which it differs from another, with both values; empty where nothing does."""
@@ -324,7 +333,7 @@ class Manifest(_Model):
                 )
         if (self.image.plan is None) != (self.text.plan is None):
             raise ValueError("one tower is a plan and the other is not")
-        if len({one.given and (one.given.kind, one.given.ran_on) for one in (self.image, self.text)}) > 1:
+        if len({one.answers and (one.answers.kind, one.answers.ran_on) for one in (self.image, self.text)}) > 1:
             raise ValueError("the towers do not hold answers of one engine")
         # Towers may share weights, or be one file; what else is one would be written over when one is made anew.
         entries = (self.image, *([] if self.is_one_graph else [self.text]), self.tokenizer, self.prompts)
@@ -400,7 +409,7 @@ class Bundle:
     @property
     def built_for(self) -> str | None:
         """The runtime that this bundle holds plans or answers of; None where it holds ONNX files, which others take."""
-        held = self.manifest.image.plan or self.manifest.image.given
+        held = self.manifest.image.plan or self.manifest.image.answers
         return None if held is None else held.runtime
 
     @property
@@ -413,15 +422,15 @@ class Bundle:
     @property
     def ran_on(self) -> str:
         """Where an engine ran whose answers this bundle holds, in the words of who ran it; empty where it can run."""
-        given = self.manifest.image.given
-        return "" if given is None else given.ran_on
+        answers = self.manifest.image.answers
+        return "" if answers is None else answers.ran_on
 
     @cached_property
     def prompts(self) -> Prompts:
         """The templates and class names stored at export."""
         path = self.path / self.manifest.prompts.file
         with self.unchanged():
-            return _validated(Prompts, read_json(path, BundleError, "export the bundle again"), path)
+            return _validated(Prompts, read_json(path, BundleError, "make the bundle again"), path)
 
     def tower_path(self, tower: TowerName) -> Path:
         """The file of a tower that a runtime loads."""
@@ -462,14 +471,14 @@ class Bundle:
                 )
         for tower in (self.manifest.image, self.manifest.text):
             listed = {entry.file for entry in tower.data}
-            is_graph = tower.plan is None and tower.given is None
+            is_graph = tower.plan is None and tower.answers is None
             for name in data_files(self.path, tower.file) if is_graph else ():
                 if name not in listed:
                     raise BundleError(
                         f"bundle {self.path}: {tower.file} keeps weights in {name}, which {MANIFEST} does not list, so "
-                        "they could change unseen; export the bundle again"
+                        "they could change unseen; make the bundle again"
                     )
-            if tower.plan is None:
+            if is_graph:
                 require_repeatable(self.path / tower.file)
         self._stamps.update(stamps)
 
@@ -522,10 +531,10 @@ def _opened(path: Path) -> Bundle:
         raise BundleError(f"no bundle at {path}: it is a file; give the folder that holds {MANIFEST}")
     if not manifest_path.is_file():
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST} (clipq-export makes one)")
-    raw = read_json(manifest_path, BundleError, "export the bundle again")
+    raw = read_json(manifest_path, BundleError, "make the bundle again")
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if type(version) is not int or version < 1:
-        raise BundleError(f"{manifest_path} has no schema_version; export the bundle again")
+        raise BundleError(f"{manifest_path} has no schema_version; make the bundle again")
     if version > SCHEMA_VERSION:
         raise BundleError(
             f"{manifest_path} has schema version {version}, this clipq reads up to {SCHEMA_VERSION}; upgrade clip-quant"
@@ -551,7 +560,7 @@ def _validated(model: type[_Checked], raw: Any, path: Path) -> _Checked:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        raise BundleError(f"{path}: {first_reason(error)}; export the bundle again") from error
+        raise BundleError(f"{path}: {first_reason(error)}; make the bundle again") from error
 
 
 def first_reason(error: ValidationError) -> str:

@@ -35,10 +35,10 @@ def read_graph(path: Path) -> onnx.ModelProto:
     except DecodeError as error:
         if (pointer := pointer_of_git_lfs(path)) is not None:
             raise BundleError(pointer) from error
-        raise BundleError(f"{path}: is no ONNX file, or a damaged one ({error}); export the bundle again") from error
+        raise BundleError(f"{path}: is no ONNX file, or a damaged one ({error}); make it again") from error
     # Protobuf takes much for a message: nothing at all, and many bytes that mean nothing.
     if not model.graph.node or not model.graph.output:
-        raise BundleError(f"{path}: is an ONNX file without a graph; export the bundle again")
+        raise BundleError(f"{path}: is an ONNX file without a graph; make it again")
     return model
 
 
@@ -69,21 +69,26 @@ def data_files(folder: Path, file: str) -> tuple[str, ...]:
     for name in sorted({name for tensor in tensors(read_graph(path)) if (name := location(tensor)) is not None}):
         within = PurePosixPath(file).parent / name
         if not name or within.is_absolute() or ".." in within.parts or "\\" in name:
-            raise BundleError(f"{path}: keeps weights in {name!r}, which lies outside the bundle; export it again")
+            raise BundleError(f"{path}: keeps weights in {name!r}, which lies outside the bundle; make it again")
         found.append(str(within))
     return tuple(found)
+
+
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model with its functions' nodes where they are called."""
+    if not model.functions:
+        return model
+    from onnx.inliner import inline_local_functions
+
+    return inline_local_functions(model)
 
 
 def require_repeatable(path: Path) -> None:
     """Raise BundleError where a tower was exported as it is trained, so that it answers otherwise every time."""
     if not _names_an_operator(path, _RANDOM | _TRAINED):
         return
-    model = read_graph(path)
-    if model.functions:
-        from onnx.inliner import inline_local_functions
-
-        # What a function is told stands where it is called.
-        model = inline_local_functions(model)
+    # What a function is told stands where it is called.
+    model = inlined(read_graph(path))
     nodes = list(_nodes(model.graph))
     values = {tensor.name: tensor for tensor in _of_graph(model.graph)}
     values |= {node.output[0]: node.attribute[0].t for node in nodes if node.op_type == "Constant" and node.attribute}

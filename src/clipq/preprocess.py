@@ -80,8 +80,8 @@ def resize_and_crop(image: Image.Image, config: Preprocess) -> Image.Image:
     """The geometric part of the transform: a Pillow image of ``config.image_size``, RGB."""
     height, width = config.image_size
     resampling = _RESAMPLING[config.interpolation]
-    half = round if config.convention == "open_clip" else floor
-    if config.convention == "transformers":
+    half = round if config.library == "open_clip" else floor
+    if config.library == "transformers":
         image = _on_white(image)
     if config.resize_mode == "squash":
         image = _resize(image, height, width, resampling)

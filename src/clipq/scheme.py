@@ -27,12 +27,12 @@ class Scheme(BaseModel):
 
     @property
     def widths(self) -> str:
-        """The usual short form.
+        """The usual short form; in words where bits are not known.
 
         >>> Scheme(weight_bits=4, activation_bits=16, arithmetic="float", method="gptq").widths
         'W4A16'
         """
-        return f"W{self.weight_bits}A{self.activation_bits}"
+        return "bits unknown" if not self.weight_bits else f"W{self.weight_bits}A{self.activation_bits}"
 
     @property
     def is_fp32(self) -> bool:

@@ -57,12 +57,12 @@ class TextTokenizer:
         if dropout:
             raise BundleError(
                 f"{self._path}: leaves out merges at random (dropout {dropout:g}), as for training, so that a text has "
-                "other ids every time; set its dropout to null, and export the bundle again"
+                "other ids every time; set its dropout to null, and make the bundle again"
             )
         if lengths != {wanted}:
             raise BundleError(
                 f"{self._path}: gives {' and '.join(map(str, sorted(lengths)))} tokens, the manifest says {wanted} of "
-                "every text; export the bundle again"
+                "every text; make the bundle again"
             )
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
@@ -100,4 +100,4 @@ class TextTokenizer:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # the library raises bare Exception, and its panics are not even that
-            raise BundleError(f"{self._path}: {what} ({error}); export the bundle again") from error
+            raise BundleError(f"{self._path}: {what} ({error}); make the bundle again") from error

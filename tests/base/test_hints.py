@@ -57,7 +57,7 @@ def test_an_unknown_code_is_no_hint():
 def test_what_is_no_hint(bundles, tmp_path, raw):
     with pytest.raises(ValidationError):
         Hint.model_validate(raw)
-    assert_refused(export("list", str(with_hints(bundles, tmp_path, raw))), "hints.0", "export the bundle again")
+    assert_refused(export("list", str(with_hints(bundles, tmp_path, raw))), "hints.0", "make the bundle again")
 
 
 def with_hints(bundles, folder, *raw):
@@ -95,7 +95,7 @@ def test_where_hints_are_told(bundles, tmp_path):
     assert (SATURATES in inspected) != ("on CPUs without VNNI: differs without VNNI" in inspected)
     rows = json.loads(export("list", path, "--json").stdout)
     assert [row["state"] for row in rows] == ["run", "hint", "hint"] and rows[1]["detail"] == SATURATES
-    assert f"  hint   int8-dynamic        {SATURATES}" in export("list", path).stdout.splitlines()
+    assert f"  hint   {'int8-dynamic':21}  {SATURATES}" in export("list", path).stdout.splitlines()
     made = export("quantize", "demo", "-o", str(tmp_path / "made"), "--recipe", "int8-dynamic")
     assert made.stderr.splitlines()[:2] == ["quantizing: int8-dynamic", told]
     done = evaluate(

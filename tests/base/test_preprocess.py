@@ -21,7 +21,7 @@ def config(size=(64, 64), mode="shortest", interpolation="bicubic", fill=0):
 
 def transformers_config(size, mode, interpolation):
     return Preprocess(
-        image_size=size, mean=MEAN, std=STD, interpolation=interpolation, resize_mode=mode, convention="transformers"
+        image_size=size, mean=MEAN, std=STD, interpolation=interpolation, resize_mode=mode, library="transformers"
     )
 
 
@@ -179,3 +179,13 @@ def test_extreme_shapes():
     assert preprocess(photo(10_000, 20), config((224, 224))).shape == (3, 224, 224)
     with pytest.raises(DataError, match="less extreme"):
         preprocess(photo(60_000, 1), config((224, 224)))
+
+
+def test_images_keep_the_keys_that_they_had_before_libraries():
+    """What was embedded and decoded then is the same still; another library is another key."""
+    own = config()
+    assert list(own.identity()) == ["image_size", "mean", "std", "interpolation", "resize_mode", "fill_color"]
+    assert list(own.geometry()) == ["image_size", "interpolation", "resize_mode", "fill_color"]
+    other = own.model_copy(update={"library": "transformers"})
+    assert other.identity() != own.identity()
+    assert other.geometry() != own.geometry()

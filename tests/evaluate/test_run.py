@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from support import ON_THIS_CPU, assert_refused, evaluate, export
 
 from clipq.bundle import open_bundle, stored_file, write_manifest
+from clipq.evaluate.cells.subjects import unlike
 from clipq.evaluate.metrics.table import METRICS
 from clipq.evaluate.results.record import CSV_COLUMNS, Record, read_records
 from clipq.progress import Progress
@@ -325,6 +327,16 @@ def test_bundles_of_two_checkpoints_are_paired_and_say_so(bundles, tmp_path):
     assert "not made as the reference is: checkpoint (another and demo)" in " ".join(done.stdout.split())
     record = json.loads(next((tmp_path / "out" / "records").glob("other__*.json")).read_text())
     assert record["unlike_reference"] == ["checkpoint (another and demo)"]
+
+
+@pytest.mark.parametrize(("weights", "said"), [(None, ()), ("0" * 64, ("the checkpoint's weights",))])
+def test_weights_that_nobody_says_are_no_other_ones(bundles, weights, said):
+    """Nobody digested the checkpoint of an engine that others made."""
+    reference = open_bundle(bundles / "fp32")
+    assert reference.manifest.checkpoint.weights_sha256
+    checkpoint = reference.manifest.checkpoint.model_copy(update={"weights_sha256": weights})
+    other = replace(reference, manifest=reference.manifest.model_copy(update={"checkpoint": checkpoint}))
+    assert unlike(other, reference) == said
 
 
 def test_bundles_with_templates_of_their_own_are_refused_before_the_run(bundles, tmp_path):

@@ -48,7 +48,7 @@ from clipq.tokenizer import TextTokenizer
 def cosines(bundle, name, count=11):
     """Of a bundle's embeddings with those of the built-in one, each fed as it says itself, by one rounding of crops."""
     both, mine, theirs = [], open_bundle(bundle), open_bundle(DEMO_BUNDLE).manifest
-    rounding = {"convention": mine.manifest.preprocess.convention}
+    rounding = {"library": mine.manifest.preprocess.library}
     preprocess = theirs.preprocess.model_copy(update=rounding)
     for one in (mine, Bundle(DEMO_BUNDLE, theirs.model_copy(update={"preprocess": preprocess}))):
         with open_engine(one, name, "ort-cpu") as engine:
@@ -322,6 +322,7 @@ def test_adopted_engines_are_quantized_as_their_files_take_inputs(tmp_path):
         tmp_path / "bundle", ["int8-static:ranges=minmax"], calibration=DEMO_SET, output=tmp_path / "made"
     )
     plain = clipq.quantize("demo", ["int8-static:ranges=minmax"], output=tmp_path / "plain")
+    assert open_bundle(made[1]).manifest.adopted is None
     assert open_bundle(made[1]).manifest.recipe.scheme == open_bundle(plain[1]).manifest.recipe.scheme
     for name in TOWERS:
         assert np.median(cosines(made[1], name)) == pytest.approx(np.median(cosines(plain[1], name)), abs=2e-3)
@@ -377,3 +378,15 @@ def test_scales_that_are_no_numbers_are_said(tmp_path):
     pair(tmp_path / "them", of_text=scaled)
     bundle = open_bundle(adopted(tmp_path, folder=tmp_path / "them", like=DEMO_BUNDLE))
     assert bundle.manifest.adopted.sources["text weights"] == "scales has 1 values that are not finite, the first nan"
+
+
+def test_nothing_says_to_export_what_others_made(tmp_path):
+    """Nobody can export it again: the way out must hold for bundles however they were made."""
+    pair(tmp_path / "them")
+    bundle = adopted(tmp_path, folder=tmp_path / "them", like=DEMO_BUNDLE)
+    (bundle / "tokenizer.json").write_text("{}")
+    manifest = json.loads((bundle / "clipq.json").read_text())
+    manifest["tokenizer"] |= {"sha256": sha256_file(bundle / "tokenizer.json"), "bytes": 2}
+    (bundle / "clipq.json").write_text(json.dumps(manifest))
+    with pytest.raises(clipq.ClipqError, match="make the bundle again"):
+        TextTokenizer(open_bundle(bundle))

@@ -62,8 +62,7 @@ class PixelCache:
 
     def path(self, view: View, start: int, stop: int, config: Preprocess) -> Path:
         """Where a chunk lies: its key holds all that decides uint8 pixels, so mean and std are not in it."""
-        geometry = config.model_dump(mode="json", exclude={"mean", "std"})
-        made = {"view": view.digest, "geometry": geometry, "layout": _LAYOUT, **makers("image")}
+        made = {"view": view.digest, "geometry": config.geometry(), "layout": _LAYOUT, **makers("image")}
         key = json.dumps(made, sort_keys=True)
         return self.folder / sha256_bytes(key.encode())[:32] / f"{start:08d}-{stop:08d}.safetensors"
 

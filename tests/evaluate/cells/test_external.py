@@ -252,7 +252,7 @@ def test_forms_that_are_taken(folder, tmp_path, form):
         np.save(path, images.astype(form))
     done = imported(folder, tmp_path / "engine", path)
     assert done.returncode == 0, done.stderr
-    given = open_bundle(tmp_path / "engine").manifest.image.given
+    given = open_bundle(tmp_path / "engine").manifest.image.answers
     assert given.unit_length == (form == "unit") and given.dtype == (form if "float" in form else "float32")
 
 

@@ -11,6 +11,7 @@ from support import DEMO_BUNDLE, assert_refused, evaluate
 from synthetic import exact, predictions, worse, write_results
 
 from clipq.demo import world
+from clipq.evaluate.results.folders import read_results
 
 BASE = predictions(500, accuracy=0.8)
 HOSTILE = 'x: |\n "y" <b>`'.replace("\n", " ")
@@ -32,6 +33,7 @@ def test_the_hub_library_reads_it(results, tmp_path):
     assert done.returncode == 0, done.stderr
     card = ModelCard.load(path)
     assert card.data.model_name == "int8"
+    assert card.data.tags[2:4] == ["onnx", "quantized"]
     found = {one.metric_type: one for one in card.data.eval_results}
     right = worse(BASE, 0.2).correct.mean()
     assert found["acc1"].metric_value == pytest.approx(right, abs=1e-6) and found["acc1"].dataset_type == HOSTILE
@@ -41,6 +43,40 @@ def test_the_hub_library_reads_it(results, tmp_path):
     assert "Not measured: natural shift, near OOD" in text
     # One kind of minus sign, in the sentence and in the tables.
     assert len(re.findall(r"−\d", text)) >= 4 and not re.search(r"[\s\[|]-\d", text)
+
+
+def test_no_card_calls_quantized_what_is_not(tmp_path):
+    """And none gives bits that nobody knows: others' plans say them where they run."""
+    folder = write_results(tmp_path / "r", {"test": BASE}, {"plan": {"views": {"test": BASE}}})
+    for path in (folder / "records").glob("*.json"):
+        found = json.loads(path.read_text())
+        found["bundle"] |= {"adopted": {"layout": "TensorRT plans", "sources": {}}}
+        if found["bundle"]["name"] == "plan":
+            found["bundle"]["plans"] = {"image": {}}
+            found["bundle"]["scheme"] |= {"weight_bits": 0, "activation_bits": 0, "arithmetic": "float"}
+        path.write_text(json.dumps(found))
+    cards = {}
+    for name in ("fp32", "plan"):
+        done = evaluate("card", str(folder), "--bundle", name, "-o", str(tmp_path / f"{name}.md"))
+        assert done.returncode == 0, done.stderr
+        cards[name] = (tmp_path / f"{name}.md").read_text()
+    assert "- onnx\n" in cards["fp32"]
+    assert "- quantized\n" not in cards["fp32"]
+    assert "- onnx\n" not in cards["plan"]
+    assert "as others made it (bits unknown), measured" in cards["plan"]
+
+
+def test_what_was_found_of_an_adopted_engine_stands_where_it_is_judged(results, tmp_path):
+    """It stood among the provenance alone, below all charts; one that agrees has nothing to be said of it."""
+    compared = {"reference": "right", "agrees": False, "sentences": ["image tower, BGR: channels are reversed"]}
+    said = "int8: answers otherwise than right, which it was compared with: image tower, BGR: channels are reversed"
+    (path,) = (results / "records").glob("int8__*.json")
+    found = json.loads(path.read_text())
+    for agrees in (False, True):
+        adopted = {"layout": "Immich", "sources": {}, "compared": compared | {"agrees": agrees}}
+        found["bundle"] |= {"adopted": adopted}
+        path.write_text(json.dumps(found))
+        assert (said in read_results([results]).notes) != agrees
 
 
 def test_simulated_is_labelled(results, tmp_path):

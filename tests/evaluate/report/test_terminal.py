@@ -66,3 +66,15 @@ def test_every_tower_is_under_the_bundles_name(capsys):
     print_census("mine", open_bundle(DEMO_BUNDLE).manifest, rows, simulated=False)
     shown = capsys.readouterr().out
     assert re.findall(r"(\S+), (\w+) tower", shown) == [("mine", "image"), ("mine", "text")], shown
+
+
+def test_a_view_that_one_engine_was_not_asked_is_shown_of_the_others(capsys):
+    """An engine that ran elsewhere brings back what it was asked there, perhaps of one view alone."""
+    whole = record("fp32", {"first": predictions(60), "second": predictions(70)}, recipe="fp32")[0]
+    part, second = (record("phone", {name: predictions(60)}, reference="fp32")[0] for name in ("first", "second"))
+    unasked = second.views[0].model_copy(update={"n": 0})
+    phone = part.model_copy(update={"views": (*part.views, unasked), "unanswered": {"second (labelled)": "not asked"}})
+    print_summary([phone, whole])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "second: 70 images" in said
+    assert "not measured" in said

@@ -293,3 +293,21 @@ def test_an_engine_is_compared_with_itself_on_its_own_cpu(tmp_path):
     assert {pair["made_otherwise"] for pair in found["pairs"]} == {"CPU (avx512-vnni, not avx2)"}
     assert_refused(evaluate("compare", str(old), str(both)), "B has fp32 (avx2)", "name two record files")
     assert evaluate("compare", str(old), str(one)).returncode == 0
+
+
+def test_engines_that_are_not_made_alike_say_so(tmp_path):
+    """Of another checkpoint, or fed in another way than their own references are."""
+    a, b = (results(tmp_path / side, worse(BASE, 0.01)) for side in "ab")
+    for path in (b / "records").glob("*.json"):
+        found = json.loads(path.read_text())
+        found["bundle"]["checkpoint"] = "another"
+        if found["reference"] != found["bundle"]["name"]:
+            found["unlike_reference"] = ["preprocessing: mean ((0, 0, 0) and (1, 1, 1))"]
+        path.write_text(json.dumps(found))
+    _, found = compare(a, b)
+    unlike = {pair["b"]: pair["unlike"] for pair in found["pairs"]}
+    assert unlike["fp32"] == ["checkpoint (another and synthetic)"]
+    assert unlike["int8"][1:] == ["B and its reference: preprocessing: mean ((0, 0, 0) and (1, 1, 1))"]
+    said = evaluate("compare", str(a), str(b)).stdout
+    assert "B is not made as A is: checkpoint (another and synthetic)." in " ".join(said.split())
+    assert all(pair["unlike"] == [] for pair in compare(a, a)[1]["pairs"])

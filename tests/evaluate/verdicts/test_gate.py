@@ -52,6 +52,17 @@ def gate(results, tmp_path, policy, *flags):
     return done.returncode, json.loads(done.stdout)["findings"], done
 
 
+def test_a_gate_says_what_is_not_made_as_the_reference_is(results, tmp_path):
+    """A difference may be of that; whoever decides by a gate reads no report."""
+    folder = shutil.copytree(results, tmp_path / "unlike")
+    (path,) = (folder / "records").glob("good__*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"unlike_reference": ["tokenizer: 77 and 64 tokens"]}))
+    rule = '[[rule]]\nmetric = "acc1"\nmin = 0.1\n'
+    _, _, done = gate(folder, tmp_path, rule)
+    assert "note: good: not made as the reference is: tokenizer: 77 and 64 tokens" in done.stderr
+    assert done.stderr.count("not made as") == 1
+
+
 @pytest.mark.parametrize(
     ("repeats", "more", "state"), [(5, "", "investigate"), (6, "", "pass"), (5, "\nconfidence = 0", "pass")]
 )
