@@ -11,6 +11,7 @@ from typing import Literal
 
 from clipq.errors import BundleError
 from clipq.exporters.adopt.foreign import ForeignEngine
+from clipq.exporters.adopt.signature import role_of
 from clipq.given import hint
 from clipq.onnx_graph import read_graph
 
@@ -150,7 +151,7 @@ def kind_of(path: Path) -> Kind:
         return "text" if re.search(r"te?xt", path.stem, re.I) else "image"
     graph = read_graph(path).graph
     weights = {tensor.name for tensor in graph.initializer}
-    given = [value.type.tensor_type for value in graph.input if value.name not in weights]
+    given = [value.type.tensor_type for value in graph.input if value.name not in weights and not role_of(value.name)]
     pixels = any(one.elem_type in _FLOATS and len(one.shape.dim) == 4 for one in given)
     ids = any(one.elem_type in (6, 7) and len(one.shape.dim) == 2 for one in given)
     if pixels and ids:

@@ -104,6 +104,18 @@ def positions(model):
     return model
 
 
+def positions_of_one_text(model):
+    model = positions(model)
+    shaped(model.graph.input[-1], TOKENS)
+    return model
+
+
+def taking(model, name, kind, *dims):
+    """With one more input, which does nothing."""
+    model.graph.input.append(helper.make_tensor_value_info(name, kind, dims))
+    return model
+
+
 INTERFACES = {
     "int32": ({}, {"of_text": of_int32}, 1),
     "float16": ({"of_image": of_float16}, {"of_text": of_float16}, 5e-3),
@@ -114,6 +126,7 @@ INTERFACES = {
     "hidden": ({"of_image": partial(with_hidden_states, tokens=37)}, {"of_text": partial(with_hidden_states, tokens=TOKENS)}, 1),
     "mask": ({}, {"of_text": masked}, 1),
     "positions": ({}, {"of_text": positions}, 1),
+    "positions of one text": ({}, {"of_text": positions_of_one_text}, 1),
     "all": ({"of_image": lambda one: of_batch(of_nhwc(one), 3)}, {"of_text": lambda one: of_batch(of_int32(masked(one)), 2)}, 1),
 }  # fmt: skip
 
@@ -275,6 +288,19 @@ def test_what_is_no_engine_is_told_in_a_line(name, tmp_path):
     assert done.exit_code == 2 and said in done.output, done.output
     assert len(done.output.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["them"]
+
+
+@pytest.mark.parametrize(("of", "given", "said"), [
+    ("image", ("bool_masked_pos", TensorProto.BOOL, "batch", 64), r"\(bool, batch × 64\) beside pixels"),
+    ("image", ("pixel_attention_mask", TensorProto.INT64, "batch", 64), r"\(int64, batch × 64\) beside pixels"),
+    ("image", ("pixel_mask", TensorProto.INT64, "batch", SIZE, SIZE), r"\(int64, batch × 48 × 48\) beside pixels"),
+    ("text", ("attention_mask", TensorProto.FLOAT, "batch", 1, 24, 24), r"\(float32, batch × 1 × 24 × 24\) beside token"),
+])  # fmt: skip
+def test_masks_that_are_not_of_token_ids_are_not_fed(of, given, said, tmp_path):
+    """All ones would hide every patch of an image, and say nothing."""
+    pair(tmp_path / "them", **{f"of_{of}": lambda model: taking(model, *given)})
+    with pytest.raises(clipq.ClipqError, match=f"takes '{given[0]}' {said}.*nobody says what it is fed"):
+        adopted(tmp_path, folder=tmp_path / "them", like=DEMO_BUNDLE)
 
 
 def test_what_nobody_says_is_asked_for(tmp_path):
