@@ -170,6 +170,32 @@ def test_the_precision_is_the_graphs(tmp_path):
     assert bundle.manifest.recipe.options["text_products"] == "100 % W8A8 dynamic"
 
 
+def test_the_precision_of_a_graph_within_a_graph(tmp_path):
+    """As tools write models of two ways: everything lies in the branches."""
+    folder = LAYOUTS["clip-transformers-js"](tmp_path / "js")
+    path = folder / "onnx" / "vision_model_quantized.onnx"
+    model = onnx.load(path)
+    graph = model.graph
+    branches = [onnx.GraphProto(name=f"branch{number}") for number in range(2)]
+    for number, branch in enumerate(branches):
+        branch.CopyFrom(onnx.GraphProto(name=branch.name, node=graph.node, initializer=graph.initializer))
+        for one in branch.node:
+            one.input[:] = [name and f"{name}{'' if name == graph.input[0].name else number}" for name in one.input]
+            one.output[:] = [name and f"{name}{number}" for name in one.output]
+        for tensor in branch.initializer:
+            tensor.name += str(number)
+        branch.output.append(onnx.ValueInfoProto(name=f"{graph.output[0].name}{number}"))
+    for field in (graph.node, graph.initializer, graph.value_info):
+        del field[:]
+    stored(model, "which", np.array(True))
+    names = dict(zip(("then_branch", "else_branch"), branches, strict=True))
+    graph.node.append(helper.make_node("If", ["which"], [graph.output[0].name], **names))
+    save(model, path)
+    bundle = open_bundle(adopted(tmp_path, folder=folder, variant="quantized", like=DEMO_BUNDLE))
+    assert bundle.manifest.recipe.options["image_products"] == "97 % W8A8 dynamic, 3 % W32A32 fp32"
+    assert bundle.manifest.recipe.towers == ("image", "text")
+
+
 def test_masks_are_what_the_tokenizer_says(tmp_path):
     """Of its own encodings, wherever it pads, with the end token or another."""
     state = json.loads((DEMO_BUNDLE / "tokenizer.json").read_text())
