@@ -329,6 +329,23 @@ def test_masks_that_are_not_of_token_ids_are_not_fed(of, given, said, tmp_path):
         adopted(tmp_path, folder=tmp_path / "them", like=DEMO_BUNDLE)
 
 
+def test_other_graphs_beside_the_towers_are_not_theirs(tmp_path):
+    """A projection of embeddings is no tower; a graph of both whose interface is another says nothing of logits."""
+    folder = pair(tmp_path / "them", of_float16, lambda model: called(model, "input_ids", "output"))
+    made = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 128]) for name in ("x", "y")}
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "projection", [made["x"]], [made["y"]])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "head.onnx")
+    shutil.copy(LAYOUTS["clip-optimum"](tmp_path / "both") / "model.onnx", folder / "model.onnx")
+    bundle = adopted(tmp_path, folder=folder, like=DEMO_BUNDLE)
+    agrees(bundle, 0.9999)
+    assert open_bundle(bundle).manifest.adopted.sources["logit scale"] == f"--like {DEMO_BUNDLE.name}"
+    (folder / "model.onnx").unlink()
+    (folder / "image.onnx").unlink()
+    shutil.rmtree(bundle)
+    with pytest.raises(clipq.ClipqError, match=r"head.onnx: takes x: neither pixels .* export the tower with such"):
+        adopted(tmp_path, folder=folder, like=DEMO_BUNDLE)
+
+
 def test_what_nobody_says_is_asked_for(tmp_path):
     folder = pair(tmp_path / "them")
     for beside, said in (
