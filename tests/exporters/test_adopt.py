@@ -210,6 +210,34 @@ def test_masks_are_what_the_tokenizer_says(tmp_path):
         assert tokenizer.mask(tokenizer(texts)).tolist() == wanted, (pad, direction)
 
 
+@pytest.mark.parametrize("where", ["tokenizer.json", "tokenizer_config.json"])
+def test_long_texts_are_cut_where_the_tokenizer_says(where, tmp_path):
+    folder = pair(tmp_path / "them")
+    write_tokenizer(folder)
+    said = json.loads((folder / where).read_text())
+    left = {"direction": "Left", "max_length": TOKENS, "strategy": "LongestFirst", "stride": 0}
+    said |= {"truncation": left} if where == "tokenizer.json" else {"truncation_side": "left"}
+    (folder / where).write_text(json.dumps(said))
+    tokenizer = TextTokenizer(open_bundle(adopted(tmp_path, folder=folder, like=DEMO_BUNDLE)))
+    long, short = tokenizer(["a red cube " * 30 + "and a blue cone", "and a blue cone"])
+    tail = short[1 : tokenizer.mask(short[None]).sum()]
+    assert (long[-len(tail) :] == tail).all() and long[0] == short[0]
+
+
+@pytest.mark.parametrize(("name", "value", "said"), [
+    ("pad_token", ["<pad>"], r"pads with \['<pad>'\], which .*tokenizer.json does not know"),
+    ("padding_side", 5, r"tokenizer_config.json: padding_side 5: right or left"),
+    ("truncation_side", "middle", r"tokenizer_config.json: truncation_side 'middle': right or left"),
+])  # fmt: skip
+def test_a_tokenizers_configuration_is_checked(name, value, said, tmp_path):
+    folder = pair(tmp_path / "them")
+    write_tokenizer(folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(clipq.ClipqError, match=said):
+        adopted(tmp_path, folder=folder, like=DEMO_BUNDLE)
+
+
 def test_an_output_can_be_named(tmp_path):
     def twice(model):
         called(model, "text", "first")
