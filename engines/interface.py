@@ -58,8 +58,10 @@ class Interface:
             assert self._tokenizer is not None
             return self._tokenizer.mask(array).astype(dtype)
         if one.role == "position_ids":
-            rows = 1 if one.shape[0] == 1 else len(array)
-            return np.tile(np.arange(array.shape[1], dtype=dtype), (rows, 1))
+            positions = np.arange(array.shape[1], dtype=dtype)
+            if len(one.shape) == 1:
+                return positions
+            return np.tile(positions, (1 if one.shape[0] == 1 else len(array), 1))
         return np.zeros(array.shape, dtype)
 
     def features(self, results: Mapping[str, Array]) -> Array:

@@ -57,6 +57,7 @@ def evaluate_plan(
 ) -> list[Record]:
     """``evaluate`` where subjects are gathered and the data is open already."""
     _refuse_other_questions(plan, cohort)
+    _refuse_other_sizes(plan, cohort)
     refuse_other_data(plan, cohort, results)
     settings = settings.within(results)
     if settings.batch == "measure":
@@ -154,6 +155,17 @@ def _refuse_other_questions(plan: Plan, cohort: Cohort) -> None:
                 f"{subject.bundle.name} and the reference {cohort.reference.bundle.name} would not be asked the same: "
                 f"they differ in the {what}; give both one prompts.json, or evaluate them apart"
             )
+
+
+def _refuse_other_sizes(plan: Plan, cohort: Cohort) -> None:
+    """Raise DataError for a stored attack whose pixels an engine cannot be given: attacks are of one size."""
+    for transfer in plan.transfers:
+        for bundle in (subject.bundle for subject in cohort.subjects):
+            if wrong := transfer.clean.unlike(bundle.manifest.preprocess):
+                raise DataError(
+                    f"{transfer.clean.source}: {wrong} of {bundle.name}: evaluate that apart, with an attack made of "
+                    "its own checkpoint (clipq-export attack), or leave [[transfer]] out"
+                )
 
 
 def _require_working(cohort: Cohort) -> None:

@@ -221,10 +221,10 @@ def write_tokenizer(folder):
     (folder / "tokenizer_config.json").write_text(json.dumps(said | {"tokenizer_class": "CLIPTokenizer"}))
 
 
-def write_preprocessor(folder):
+def write_preprocessor(folder, size=SIZE):
     said = {
-        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": SIZE},
-        "do_center_crop": True, "crop_size": {"height": SIZE, "width": SIZE}, "resample": 3, "do_rescale": True,
+        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": size},
+        "do_center_crop": True, "crop_size": {"height": size, "width": size}, "resample": 3, "do_rescale": True,
         "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": PREPROCESS["mean"], "image_std": PREPROCESS["std"],
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)

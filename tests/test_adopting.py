@@ -6,8 +6,23 @@ import csv
 import re
 import shutil
 
+import numpy as np
 import pytest
-from foreign_layouts import LAYOUTS, of_batch, of_float16, of_int32, of_nhwc, of_unit_length, pair
+from foreign_layouts import (
+    LAYOUTS,
+    SIZE,
+    before,
+    of_batch,
+    of_float16,
+    of_int32,
+    of_nhwc,
+    of_unit_length,
+    pair,
+    shaped,
+    stored,
+    write_preprocessor,
+)
+from onnx import helper
 from support import DEMO_BUNDLE, ROOT, evaluate, export
 from test_readme import shell
 
@@ -18,9 +33,9 @@ DOCUMENT = (ROOT / "docs" / "adopt.md").read_text()
 COMMANDS = [block.strip() for block in re.findall(r"```bash\n(.*?)```", DOCUMENT, flags=re.S)]
 
 
-def top1(results):
+def top1(results, metric="acc1", group=""):
     with (results / "results.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["metric"] == "acc1" and not row["group"]]
+        rows = [row for row in csv.DictReader(file) if row["metric"] == metric and row["group"] == group]
     return {row["bundle"]: float(row["value"]) for row in rows}
 
 
@@ -76,3 +91,42 @@ def test_every_interface_answers_as_fp32(tmp_path, of_image, of_text):
     done = evaluate("run", DEMO_BUNDLE, tmp_path / "adopted", *options)
     assert done.returncode == 0, done.stderr
     assert len(set(top1(tmp_path / "results").values())) == 1
+
+
+def taking_64_pixels(model):
+    """Its images larger than those that the built-in attack was made of."""
+    ratio = stored(model, "ratio", np.array([1, 1, SIZE / 64, SIZE / 64], np.float32))
+    resize = helper.make_node("Resize", [model.graph.input[0].name, "", ratio], ["small"], mode="linear")
+    before(model, resize)
+    shaped(model.graph.input[0], "batch", 3, 64, 64)
+    return model
+
+
+@pytest.fixture
+def attacked(tmp_path):
+    (tmp_path / "suite.toml").write_text(
+        '[[view]]\nsource = "demo:test:n=48"\n[[transfer]]\nname = "moved"\nsource = "builtin:demo"\n'
+    )
+    return ("--suite", tmp_path / "suite.toml", "-o", tmp_path / "results", "--no-bench")
+
+
+def test_stored_attacks_are_of_one_size_and_of_no_way_to_resize(tmp_path, attacked):
+    """Their pixels are resized and cropped already: engines that do that otherwise are given the same."""
+    done = export("adopt", LAYOUTS["clip-optimum"](tmp_path / "them"), "-o", tmp_path / "adopted")
+    assert done.returncode == 0, done.stderr
+    assert open_bundle(tmp_path / "adopted").manifest.preprocess.convention == "transformers"
+    done = evaluate("run", DEMO_BUNDLE, tmp_path / "adopted", *attacked)
+    assert done.returncode == 0, done.stderr
+    found = top1(tmp_path / "results", "robust_acc1", "pgd/2")
+    assert found["adopted"] == found["bundle"]
+
+
+def test_an_attack_of_another_size_is_refused_before_anything_runs(tmp_path, attacked):
+    engine = pair(tmp_path / "engine", taking_64_pixels)
+    write_preprocessor(engine, 64)
+    done = export("adopt", engine, "--like", DEMO_BUNDLE, "-o", tmp_path / "adopted")
+    assert done.returncode == 0, done.stderr
+    done = evaluate("run", DEMO_BUNDLE, tmp_path / "adopted", *attacked, "--on-bad-image", "skip")
+    assert done.returncode == 2
+    assert "48 × 48 pixels, and the tower takes 64 × 64 of adopted: evaluate that apart" in done.stderr
+    assert not (tmp_path / "results").exists()

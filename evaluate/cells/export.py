@@ -29,6 +29,7 @@ from clipq.evaluate.cells.work import (
     COLUMNS,
     LISTING,
     MANIFEST,
+    MASK,
     PICTURES,
     PIXELS,
     README,
@@ -98,6 +99,8 @@ def export_work(order: Order, settings: Settings, target: Path, progress: Progre
         progress.start("texts", 1)
         texts, tokens = _distinct_texts(bundle, plan)
         np.save(making / TOKENS, tokens)
+        # With CLIP's padding, which is the token that ends a text, it cannot be told from the ids by who does not know.
+        np.save(making / MASK, TextTokenizer(bundle).mask(tokens).astype(np.uint8))
         (making / TEXTS).write_text(json.dumps(texts, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
         asked = {"images": rows.digests(), "texts": _stacked(digests_of(tokens))}
         (making / ASKED).write_bytes(packed(asked | _trial(bundle, making, settings)))
@@ -286,7 +289,7 @@ def _trial_rows(count: int) -> NDArray[np.int64]:
 
 def _refuse_to_delete(target: Path) -> None:
     """Raise DataError for a work folder that holds what this command did not write: it would be replaced as a whole."""
-    ours = {PIXELS, TOKENS, TEXTS, LISTING, ASKED, BUNDLE, PICTURES, README, MANIFEST}
+    ours = {PIXELS, TOKENS, MASK, TEXTS, LISTING, ASKED, BUNDLE, PICTURES, README, MANIFEST}
     others = sorted({path.name for path in target.iterdir()} - ours) if (target / MANIFEST).is_file() else []
     if others:
         raise DataError(f"{target} holds {others[0]}, which this command did not write; give another folder with -o")
@@ -299,6 +302,7 @@ def _readme(work: Work) -> str:
 
 images.npy   uint8, {work.images.rows} x {work.images.height} x {work.images.width} x 3 (RGB), after resize and crop
 tokens.npy   token ids, {work.tokens.rows} x {work.tokens.length}; texts.json says which text each row is
+{MASK}   uint8, as tokens.npy: 1 for a token of the text, 0 for padding; for engines that take it
 images.csv   which sample of which view each row of images.npy is (one image can be several samples)
 {MANIFEST}   all of it for programs
 

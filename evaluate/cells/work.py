@@ -23,8 +23,9 @@ from clipq.text_files import read_json
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST = "clipq-work.json"
 # Where each file of a work folder lies; the bundle's own lie below BUNDLE as they lie in the bundle.
-PIXELS, TOKENS, TEXTS, LISTING, ASKED, BUNDLE, PICTURES, README = (
-    "images.npy", "tokens.npy", "texts.json", "images.csv", "asked.safetensors", "bundle", "png", "README.txt",
+PIXELS, TOKENS, MASK, TEXTS, LISTING, ASKED, BUNDLE, PICTURES, README = (
+    "images.npy", "tokens.npy", "attention-mask.npy", "texts.json", "images.csv", "asked.safetensors", "bundle", "png",
+    "README.txt",
 )  # fmt: skip
 COLUMNS = ("row", "view", "id")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipq.data.attack import StoredAttack, open_attack
+from clipq.data.attack import AttackedView, StoredAttack, open_attack
 from clipq.data.open import open_view
 from clipq.data.relabel import join_columns, restrict_classes
 from clipq.data.views import View, choose_samples
@@ -63,7 +63,7 @@ class PlannedTransfer:
 
     name: str
     attack: StoredAttack
-    clean: View
+    clean: AttackedView
     attacked: dict[int, View]
 
 

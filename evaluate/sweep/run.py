@@ -257,11 +257,18 @@ class Listener:
 def _groups(
     given: list[Path], made: dict[str, list[Path]], runtimes: Sequence[str], suite: Suite, settings: Settings
 ) -> list[Group]:
-    """Bundles by checkpoint and the runtime of ONNX files; plans, which have a runtime of their own, join the first."""
+    """Bundles by checkpoint and the runtime of ONNX files; plans, which have a runtime of their own, join the first.
+
+    A bundle whose checkpoint has no reference of the suite's name joins the one that has: engines that others made
+    often do not say what they are made of.
+    """
     families = {name: list(paths) for name, paths in made.items() if paths}
-    for path in given:
-        name = folder_name(open_bundle(path).manifest.checkpoint.name)
-        families.setdefault(name, []).append(path)
+    opened = [open_bundle(path) for path in given]
+    own = {bundle.path: folder_name(bundle.manifest.checkpoint.name) for bundle in opened}
+    homes = [own[bundle.path] for bundle in opened if bundle.name == suite.reference]
+    for path, bundle in zip(given, opened, strict=True):
+        name = own[bundle.path]
+        families.setdefault(homes[0] if homes and name not in homes else name, []).append(path)
     takers = [runtime for runtime in runtimes if known_runtime(runtime).takes == "onnx"] or [DEFAULT_RUNTIME]
     groups = []
     for name, paths in families.items():

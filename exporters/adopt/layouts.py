@@ -7,10 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from clipq.errors import BundleError
 from clipq.exporters.adopt.foreign import ForeignEngine
+from clipq.exporters.adopt.signature import role_of
 from clipq.given import hint
 from clipq.onnx_graph import read_graph
 
@@ -64,6 +65,8 @@ def find(engine: ForeignEngine) -> Found:
     chosen = _chosen(folder, files, engine.variant)
     kinds = {path: kind_of(path) for path in chosen}
     found = {kind: [path for path in chosen if kinds[path] == kind] for kind in ("image", "text", "both")}
+    if not (found["both"] or (found["image"] and found["text"])) and None in kinds.values():
+        raise _no_tower(next(path for path in chosen if kinds[path] is None))
     way_out = "give them: --image FILE --text FILE"
     for kind in ("image", "text", "both"):
         if len(found[kind]) > 1:
@@ -107,6 +110,8 @@ def _file(path: Path) -> Path:
 def _pair(image: Path, text: Path, both: Path | None = None, folder: Path | None = None) -> Found:
     kinds = (kind_of(image), kind_of(text))
     for tower, path, kind in zip(("image", "text"), (image, text), kinds, strict=True):
+        if kind is None:
+            raise _no_tower(path)
         if kind not in (tower, "both"):
             raise BundleError(f"{path}: is no {tower} tower, it takes {'pixels' if kind == 'image' else 'token ids'}")
     if "both" in kinds and image != text:
@@ -141,23 +146,29 @@ def _called(image: Path, text: Path) -> str:
     return "a graph of both towers" if image == text else "a pair of ONNX files"
 
 
-def kind_of(path: Path) -> Kind:
-    """Which towers a file holds, by what it takes: pixels have four dimensions, token ids two.
+def kind_of(path: Path) -> Kind | None:
+    """Which towers a file holds, by what it takes: pixels have four dimensions, token ids two; None for neither.
 
     Plans are told by their names: what they take is known where they run.
     """
     if path.suffix in PLANS:
         return "text" if re.search(r"te?xt", path.stem, re.I) else "image"
-    graph = read_graph(path).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    given = [value.type.tensor_type for value in graph.input if value.name not in weights]
+    given = [value.type.tensor_type for value in _given(path) if not role_of(value.name)]
     pixels = any(one.elem_type in _FLOATS and len(one.shape.dim) == 4 for one in given)
     ids = any(one.elem_type in (6, 7) and len(one.shape.dim) == 2 for one in given)
-    if pixels and ids:
-        return "both"
-    if not (pixels or ids):
-        takes = ", ".join(value.name for value in graph.input if value.name not in weights) or "nothing"
-        raise BundleError(
-            f"{path}: takes {takes}: neither pixels (four dimensions, floats) nor token ids (two, whole numbers)"
-        )
-    return "image" if pixels else "text"
+    return ("both" if ids else "image") if pixels else "text" if ids else None
+
+
+def _given(path: Path) -> list[Any]:
+    """What a file is to be given: inputs that have no value of their own."""
+    graph = read_graph(path).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in weights]
+
+
+def _no_tower(path: Path) -> BundleError:
+    takes = ", ".join(value.name for value in _given(path)) or "nothing"
+    return BundleError(
+        f"{path}: takes {takes}: neither pixels (four dimensions, floats) nor token ids (two, int32 or int64); "
+        "export the tower with such an input"
+    )

@@ -22,7 +22,7 @@ def fit_logits(draft: Bundle, path: Path) -> tuple[float, float | None] | None:
     feeds = {tower: default_samples().feed(draft, tower, SAMPLES) for tower in TOWERS}
     cosines, logits = [], []
     with OrtEngine(path) as engine:
-        taken = {spec.name for spec in engine.inputs}
+        taken = {spec.name: spec.dtype for spec in engine.inputs}
         for index in range(SAMPLES):
             feed: dict[str, Array] = {}
             for tower in TOWERS:
@@ -31,12 +31,14 @@ def fit_logits(draft: Bundle, path: Path) -> tuple[float, float | None] | None:
                 one = Interface(draft, tower).first({name: array[(index if tower == "image" else index // 2) :][:1]})
                 idle = {entry.name for entry in draft.manifest.tower(tower).further_inputs if entry.role == "idle"}
                 feed |= {key: value for key, value in one.items() if key not in idle}
-            if set(feed) != taken:
+            # Of a pair that lies beside it, names or types may be others.
+            if {name: array.dtype for name, array in feed.items()} != taken:
                 return None
             answered = engine.run(feed)
-            if "logits_per_image" not in answered:
+            names = [draft.manifest.tower(tower).output_name for tower in TOWERS]
+            if not {"logits_per_image", *names} <= set(answered):
                 return None
-            pair = [answered[draft.manifest.tower(tower).output_name][0].astype(np.float64) for tower in TOWERS]
+            pair = [answered[name][0].astype(np.float64) for name in names]
             image, text = (one / np.linalg.norm(one) for one in pair)
             cosines.append(float(image @ text))
             logits.append(float(answered["logits_per_image"].reshape(-1)[0]))

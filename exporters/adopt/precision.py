@@ -70,12 +70,14 @@ def products(path: Path) -> Iterator[Product]:
 
 
 class _Graph:
-    """A graph's constants, and which node gives each value."""
+    """A graph's constants, and which node gives each value; those of the graph around it, too."""
 
-    def __init__(self, graph: onnx.GraphProto):
+    def __init__(self, graph: onnx.GraphProto, around: _Graph | None = None):
         self._nodes = graph.node
-        self._constants = {tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in graph.initializer}
-        self._makers = {name: node for node in graph.node for name in node.output}
+        self._constants = {} if around is None else dict(around._constants)
+        self._constants |= {tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in graph.initializer}
+        self._makers = {} if around is None else dict(around._makers)
+        self._makers |= {name: node for node in graph.node for name in node.output}
         for node in graph.node:
             for attribute in node.attribute if node.op_type == "Constant" else ():
                 if attribute.name == "value":
@@ -83,6 +85,10 @@ class _Graph:
 
     def products(self) -> Iterator[Product]:
         for node in self._nodes:
+            # Of branches and loops, where their weights may lie.
+            for attribute in node.attribute:
+                for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                    yield from _Graph(inner, self).products()
             if node.op_type in _BLOCKS:
                 yield self._of_blocks(node)
             elif node.op_type in _INTEGER:
@@ -156,4 +162,5 @@ def _in_words(found: Iterable[Product]) -> str:
     for one in found:
         kinds[f"W{one.weight_bits}A{one.activation_bits} {one.method}"] += one.weights
     total = sum(kinds.values())
-    return ", ".join(f"{100 * count / total:.0f} % {kind}" for kind, count in kinds.most_common())
+    said = ", ".join(f"{100 * count / total:.0f} % {kind}" for kind, count in kinds.most_common())
+    return said or "none with weights that the file holds"

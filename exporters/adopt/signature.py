@@ -12,8 +12,9 @@ from clipq.errors import BundleError
 from clipq.given import hint
 
 Role = Literal["attention_mask", "position_ids", "token_type_ids", "idle"]
-# By a part of an input's name.
+# By a part of an input's name; and with how many dimensions clipq feeds it.
 _ROLES: dict[str, Role] = {"mask": "attention_mask", "position": "position_ids", "type": "token_type_ids"}
+_RANKS: dict[Role | None, tuple[int, ...]] = {"attention_mask": (2,), "position_ids": (1, 2), "token_type_ids": (2,)}
 
 # What tools call embeddings, the likelier first; all other names are told by their shape.
 NAMES: dict[TowerName, tuple[str, ...]] = {
@@ -37,9 +38,10 @@ def inputs_of(path: Any, tower: TowerName, specs: Sequence[TensorSpec]) -> dict[
 
     Shapes are as the file says them; ``with_idle_shapes`` spells out those of what is idle.
     """
-    pixels = [spec for spec in specs if spec.dtype.kind == "f" and len(spec.shape) == 4]
-    named = {spec.name: _role(spec) for spec in specs if spec not in pixels}
-    ids = [spec for spec in specs if spec.name in named and named[spec.name] is None and spec.dtype.kind == "i"]
+    roles = {spec.name: role_of(spec.name) for spec in specs}
+    nameless = [spec for spec in specs if roles[spec.name] is None]
+    pixels = [spec for spec in nameless if spec.dtype.kind == "f" and len(spec.shape) == 4]
+    ids = [spec for spec in nameless if spec.dtype.kind == "i" and spec not in pixels]
     mine, theirs = (pixels, ids) if tower == "image" else (ids, pixels)
     what = "pixels" if tower == "image" else "token ids"
     if len(mine) != 1:
@@ -50,8 +52,9 @@ def inputs_of(path: Any, tower: TowerName, specs: Sequence[TensorSpec]) -> dict[
     for spec in specs:
         if spec is main:
             continue
-        role = named.get(spec.name)
-        if spec not in (*theirs, *ids) and role is None:
+        role = roles[spec.name]
+        # What belongs to token ids is fed beside them alone: a mask of pixels would hide what it is to show.
+        if spec not in theirs and (not ids or len(spec.shape) not in _RANKS.get(role, ())):
             raise BundleError(f"{path}: takes {spec} beside {what}, and nobody says what it is fed")
         # Of a graph of both towers, what the text tower takes is idle while images are embedded.
         idle = spec in theirs or tower == "image"
@@ -69,7 +72,7 @@ def with_idle_shapes(also: Sequence[FurtherInput], pixels: tuple[int, int], toke
     """Inputs, those that are idle with every dimension: one image, or one text, as the other tower takes it."""
 
     def whole(one: FurtherInput) -> tuple[int | None, ...]:
-        like: tuple[int, ...] = (1, tokens)
+        like: tuple[int, ...] = (1, tokens)[-len(one.shape) :]
         if len(one.shape) == 4:
             like = (1, *pixels, 3) if one.shape[3] == 3 else (1, 3, *pixels)
         return tuple(size or other for size, other in zip(one.shape, like, strict=True))
@@ -109,8 +112,9 @@ def output_of(path: Any, tower: TowerName, answered: Mapping[str, Array], rows: 
     raise BundleError(f"{path}: gives {gives}: which of {', '.join(able)} is the embedding? say it with {option}")
 
 
-def _role(spec: TensorSpec) -> Role | None:
-    return next((role for part, role in _ROLES.items() if part in spec.name.lower()), None)
+def role_of(name: str) -> Role | None:
+    """What an input beside pixels and token ids is, by its name; None for those, and for what nobody knows."""
+    return next((role for part, role in _ROLES.items() if part in name.lower()), None)
 
 
 def _dtype(spec: TensorSpec) -> Any:

@@ -60,12 +60,10 @@ def write_tokenizer(
         return _clip(folders, length, source, target)
     tokenizer = _opened(path)
     token, pad = _padding(folders, tokenizer, path)
-    config = _settings(folders)
-    side = config.get("padding_side") or (tokenizer.padding or {}).get("direction") or "right"
-    if side not in ("right", "left"):
-        raise BundleError(f"{path.parent}/tokenizer_config.json: padding_side {side!r}: right or left")
-    tokenizer.enable_truncation(length)
-    tokenizer.enable_padding(length=length, pad_id=pad, pad_token=token, direction=side)
+    tokenizer.enable_truncation(length, direction=_side(folders, "truncation_side", tokenizer.truncation))
+    tokenizer.enable_padding(
+        length=length, pad_id=pad, pad_token=token, direction=_side(folders, "padding_side", tokenizer.padding)
+    )
     tokenizer.save(str(target))
     said_by = " and ".join(name for name in ("tokenizer.json", "tokenizer_config.json") if find_file(folders, name))
     return Written(_cleaning(folders), length, said_by, source)
@@ -117,9 +115,13 @@ def _limit(folders: tuple[Path, ...]) -> tuple[str, int] | None:
     return None
 
 
-def _settings(folders: tuple[Path, ...]) -> dict[str, Any]:
+def _side(folders: tuple[Path, ...], name: str, own: Mapping[str, Any] | None) -> str:
+    """Where a text is padded or cut: as its configuration says, else as the tokenizer's file does."""
     path = find_file(folders, "tokenizer_config.json")
-    return {} if path is None else read_object(path)
+    side = (None if path is None else read_object(path).get(name)) or (own or {}).get("direction") or "right"
+    if side not in ("right", "left"):
+        raise BundleError(f"{path}: {name} {side!r}: right or left")
+    return str(side)
 
 
 def _opened(path: Path) -> Any:
@@ -138,7 +140,7 @@ def _padding(folders: tuple[Path, ...], tokenizer: Any, path: Path) -> tuple[str
         token = None if there is None else read_object(there).get("pad_token")
         token = token.get("content") if isinstance(token, Mapping) else token
         if token is not None:
-            number = tokenizer.token_to_id(token)
+            number = tokenizer.token_to_id(token) if isinstance(token, str) else None
             if number is None:
                 raise BundleError(f"{there}: pads with {token!r}, which {path} does not know")
             return token, number

@@ -104,6 +104,18 @@ def positions(model):
     return model
 
 
+def positions_of_one_text(model):
+    model = positions(model)
+    shaped(model.graph.input[-1], TOKENS)
+    return model
+
+
+def taking(model, name, kind, *dims):
+    """With one more input, which does nothing."""
+    model.graph.input.append(helper.make_tensor_value_info(name, kind, dims))
+    return model
+
+
 INTERFACES = {
     "int32": ({}, {"of_text": of_int32}, 1),
     "float16": ({"of_image": of_float16}, {"of_text": of_float16}, 5e-3),
@@ -114,6 +126,7 @@ INTERFACES = {
     "hidden": ({"of_image": partial(with_hidden_states, tokens=37)}, {"of_text": partial(with_hidden_states, tokens=TOKENS)}, 1),
     "mask": ({}, {"of_text": masked}, 1),
     "positions": ({}, {"of_text": positions}, 1),
+    "positions of one text": ({}, {"of_text": positions_of_one_text}, 1),
     "all": ({"of_image": lambda one: of_batch(of_nhwc(one), 3)}, {"of_text": lambda one: of_batch(of_int32(masked(one)), 2)}, 1),
 }  # fmt: skip
 
@@ -157,6 +170,32 @@ def test_the_precision_is_the_graphs(tmp_path):
     assert bundle.manifest.recipe.options["text_products"] == "100 % W8A8 dynamic"
 
 
+def test_the_precision_of_a_graph_within_a_graph(tmp_path):
+    """As tools write models of two ways: everything lies in the branches."""
+    folder = LAYOUTS["clip-transformers-js"](tmp_path / "js")
+    path = folder / "onnx" / "vision_model_quantized.onnx"
+    model = onnx.load(path)
+    graph = model.graph
+    branches = [onnx.GraphProto(name=f"branch{number}") for number in range(2)]
+    for number, branch in enumerate(branches):
+        branch.CopyFrom(onnx.GraphProto(name=branch.name, node=graph.node, initializer=graph.initializer))
+        for one in branch.node:
+            one.input[:] = [name and f"{name}{'' if name == graph.input[0].name else number}" for name in one.input]
+            one.output[:] = [name and f"{name}{number}" for name in one.output]
+        for tensor in branch.initializer:
+            tensor.name += str(number)
+        branch.output.append(onnx.ValueInfoProto(name=f"{graph.output[0].name}{number}"))
+    for field in (graph.node, graph.initializer, graph.value_info):
+        del field[:]
+    stored(model, "which", np.array(True))
+    names = dict(zip(("then_branch", "else_branch"), branches, strict=True))
+    graph.node.append(helper.make_node("If", ["which"], [graph.output[0].name], **names))
+    save(model, path)
+    bundle = open_bundle(adopted(tmp_path, folder=folder, variant="quantized", like=DEMO_BUNDLE))
+    assert bundle.manifest.recipe.options["image_products"] == "97 % W8A8 dynamic, 3 % W32A32 fp32"
+    assert bundle.manifest.recipe.towers == ("image", "text")
+
+
 def test_masks_are_what_the_tokenizer_says(tmp_path):
     """Of its own encodings, wherever it pads, with the end token or another."""
     state = json.loads((DEMO_BUNDLE / "tokenizer.json").read_text())
@@ -169,6 +208,34 @@ def test_masks_are_what_the_tokenizer_says(tmp_path):
         tokenizer = TextTokenizer(type(bundle)(copy, bundle.manifest))
         wanted = [one.attention_mask for one in tokenizer._tokenizer.encode_batch(texts)]
         assert tokenizer.mask(tokenizer(texts)).tolist() == wanted, (pad, direction)
+
+
+@pytest.mark.parametrize("where", ["tokenizer.json", "tokenizer_config.json"])
+def test_long_texts_are_cut_where_the_tokenizer_says(where, tmp_path):
+    folder = pair(tmp_path / "them")
+    write_tokenizer(folder)
+    said = json.loads((folder / where).read_text())
+    left = {"direction": "Left", "max_length": TOKENS, "strategy": "LongestFirst", "stride": 0}
+    said |= {"truncation": left} if where == "tokenizer.json" else {"truncation_side": "left"}
+    (folder / where).write_text(json.dumps(said))
+    tokenizer = TextTokenizer(open_bundle(adopted(tmp_path, folder=folder, like=DEMO_BUNDLE)))
+    long, short = tokenizer(["a red cube " * 30 + "and a blue cone", "and a blue cone"])
+    tail = short[1 : tokenizer.mask(short[None]).sum()]
+    assert (long[-len(tail) :] == tail).all() and long[0] == short[0]
+
+
+@pytest.mark.parametrize(("name", "value", "said"), [
+    ("pad_token", ["<pad>"], r"pads with \['<pad>'\], which .*tokenizer.json does not know"),
+    ("padding_side", 5, r"tokenizer_config.json: padding_side 5: right or left"),
+    ("truncation_side", "middle", r"tokenizer_config.json: truncation_side 'middle': right or left"),
+])  # fmt: skip
+def test_a_tokenizers_configuration_is_checked(name, value, said, tmp_path):
+    folder = pair(tmp_path / "them")
+    write_tokenizer(folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(clipq.ClipqError, match=said):
+        adopted(tmp_path, folder=folder, like=DEMO_BUNDLE)
 
 
 def test_an_output_can_be_named(tmp_path):
@@ -275,6 +342,36 @@ def test_what_is_no_engine_is_told_in_a_line(name, tmp_path):
     assert done.exit_code == 2 and said in done.output, done.output
     assert len(done.output.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["them"]
+
+
+@pytest.mark.parametrize(("of", "given", "said"), [
+    ("image", ("bool_masked_pos", TensorProto.BOOL, "batch", 64), r"\(bool, batch × 64\) beside pixels"),
+    ("image", ("pixel_attention_mask", TensorProto.INT64, "batch", 64), r"\(int64, batch × 64\) beside pixels"),
+    ("image", ("pixel_mask", TensorProto.INT64, "batch", SIZE, SIZE), r"\(int64, batch × 48 × 48\) beside pixels"),
+    ("text", ("attention_mask", TensorProto.FLOAT, "batch", 1, 24, 24), r"\(float32, batch × 1 × 24 × 24\) beside token"),
+])  # fmt: skip
+def test_masks_that_are_not_of_token_ids_are_not_fed(of, given, said, tmp_path):
+    """All ones would hide every patch of an image, and say nothing."""
+    pair(tmp_path / "them", **{f"of_{of}": lambda model: taking(model, *given)})
+    with pytest.raises(clipq.ClipqError, match=f"takes '{given[0]}' {said}.*nobody says what it is fed"):
+        adopted(tmp_path, folder=tmp_path / "them", like=DEMO_BUNDLE)
+
+
+def test_other_graphs_beside_the_towers_are_not_theirs(tmp_path):
+    """A projection of embeddings is no tower; a graph of both whose interface is another says nothing of logits."""
+    folder = pair(tmp_path / "them", of_float16, lambda model: called(model, "input_ids", "output"))
+    made = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 128]) for name in ("x", "y")}
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "projection", [made["x"]], [made["y"]])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "head.onnx")
+    shutil.copy(LAYOUTS["clip-optimum"](tmp_path / "both") / "model.onnx", folder / "model.onnx")
+    bundle = adopted(tmp_path, folder=folder, like=DEMO_BUNDLE)
+    agrees(bundle, 0.9999)
+    assert open_bundle(bundle).manifest.adopted.sources["logit scale"] == f"--like {DEMO_BUNDLE.name}"
+    (folder / "model.onnx").unlink()
+    (folder / "image.onnx").unlink()
+    shutil.rmtree(bundle)
+    with pytest.raises(clipq.ClipqError, match=r"head.onnx: takes x: neither pixels .* export the tower with such"):
+        adopted(tmp_path, folder=folder, like=DEMO_BUNDLE)
 
 
 def test_what_nobody_says_is_asked_for(tmp_path):

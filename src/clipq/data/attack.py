@@ -92,10 +92,17 @@ class AttackedView(View):
         return sha256_bytes(self.stored[index].tobytes())
 
     def cropped(self, index: int, config: Preprocess) -> Pixels:
-        """The stored pixels: resize and crop were done before the attack."""
-        if config != self.preprocess:
-            raise DataError(f"{self.source}: was made for another preprocessing than the bundle's; make it again")
+        """The stored pixels: resize and crop were done before the attack, so how else a tower would is no matter."""
+        if wrong := self.unlike(config):
+            raise DataError(f"{self.source}: was made for another preprocessing than the bundle's: {wrong}")
         return self.stored[index]
+
+    def unlike(self, config: Preprocess) -> str:
+        """Why a tower cannot be given these pixels; empty where it can."""
+        (height, width), own = config.image_size, self.preprocess.image_size
+        if (height, width) == own:
+            return ""
+        return f"its images have {own[0]} × {own[1]} pixels, and the tower takes {height} × {width}"
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,10 @@ def test_each_image_comes_once_and_as_it_is(folder):
     for row in (0, len(pixels) - 1):
         assert (np.asarray(Image.open(work / "png" / f"{row:08d}.png")) == pixels[row]).all()
     texts = json.loads((work / "texts.json").read_text())
-    assert len(texts) == len(np.load(work / "tokens.npy")) and len(set(texts)) == len(texts)
+    tokens, mask = np.load(work / "tokens.npy"), np.load(work / "attention-mask.npy")
+    assert len(texts) == len(tokens) and len(set(texts)) == len(texts)
+    # The built-in tokenizer pads with 0, behind the token that ends a text.
+    assert (mask == (tokens != 0)).all() and mask.min() == 0
     said = json.loads((work / "clipq-work.json").read_text())
     assert said["images"]["rows"] == len(pixels) and said["bundle_digest"] == open_bundle(folder / "fp32").digest
     assert str(folder) not in json.dumps(said)

@@ -10,15 +10,17 @@ from importlib.metadata import version
 import pytest
 from support import ON_THIS_CPU, assert_refused, evaluate
 
-from clipq.errors import DataError
+from clipq.errors import DataError, ResultsError
 from clipq.evaluate.cells.subjects import gather_cohort
 from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.plan import open_plan
+from clipq.evaluate.suites.schema import Suite, View
 from clipq.evaluate.suites.suite import read_suite
 from clipq.evaluate.sweep.bundles import commands
 from clipq.evaluate.sweep.grid import Grid, read_grid
 from clipq.evaluate.sweep.jobs import do_job, open_embeddings, plan_jobs
 from clipq.evaluate.sweep.nodes import refusal, software
+from clipq.evaluate.sweep.run import _groups
 from clipq.evaluate.sweep.state import Failure, SweepFolder
 
 SUITE = """
@@ -192,6 +194,25 @@ def test_what_is_wrong_with_a_grid_is_said(tmp_path, text, words):
         read_grid(write_grid(tmp_path / "grid", text))
     for word in words:
         assert word in str(raised.value)
+
+
+@pytest.mark.parametrize(("reference", "groups"), [(None, 2), ("fp32", 1), ("none", 2)])
+def test_engines_of_unknown_checkpoints_join_the_reference(bundles, tmp_path, reference, groups):
+    """What others made says of what seldom; alone it would be compared with nothing."""
+    copy = shutil.copytree(bundles / "int8-dynamic", tmp_path / "theirs")
+    manifest = json.loads((copy / "clipq.json").read_text())
+    manifest["checkpoint"] = {"name": "adopted:theirs"}
+    (copy / "clipq.json").write_text(json.dumps(manifest))
+    suite = Suite(view=(View(source="demo:test:n=48"),), reference=reference)
+
+    def grouped():
+        return _groups([bundles / "fp32", copy], {}, ["ort-cpu"], suite, Settings())
+
+    if reference == "none":
+        with pytest.raises(ResultsError, match="is not among the bundles"):
+            grouped()
+    else:
+        assert len(grouped()) == groups
 
 
 def test_wrong_use_is_refused(tmp_path):
