@@ -453,7 +453,7 @@ def test_plans_are_adopted_by_their_headers(tmp_path):
         adopted(tmp_path, folder=tmp_path / "them", logit_scale=1.0)
     bundle = open_bundle(adopted(tmp_path, folder=tmp_path / "them", like=DEMO_BUNDLE))
     assert bundle.built_for == "tensorrt-rtx" and bundle.manifest.text.plan.library == "tensorrt_rtx 1.7.1.116"
-    assert bundle.manifest.recipe.scheme.widths == "W0A0" and not bundle.manifest.recipe.scheme.is_fp32
+    assert bundle.manifest.recipe.scheme.widths == "bits unknown" and not bundle.manifest.recipe.scheme.is_fp32
     plan(tmp_path / "them" / "textual.plan", size=99)
     with pytest.raises(clipq.ClipqError, match="has 92 bytes and says 99; copy the plan again"):
         adopted(tmp_path, folder=tmp_path / "them", like=DEMO_BUNDLE)
