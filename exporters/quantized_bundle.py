@@ -46,18 +46,7 @@ def quantize_bundle(
     Raises RecipeError where the source is no FP32 bundle, data is missing, or the result does not run; then nothing
     is left at ``target``.
     """
-    if source.built_for is not None:
-        raise RecipeError(f"{source.path} holds {source.holds}; quantize the fp32 bundle they came from")
-    if not source.manifest.recipe.scheme.is_fp32:
-        raise RecipeError(
-            f"{source.path} was made by {source.manifest.recipe.name!r}; quantize the fp32 bundle instead"
-        )
-    if source.manifest.is_one_graph:
-        raise RecipeError(
-            f"{source.path} is one graph of both towers, and recipes are for one each; adopt the towers as two files"
-        )
-    if recipe.needs_calibration and calibration is None:
-        raise RecipeError(f"recipe {recipe.name} measures activation ranges: give --calibration-set DIR")
+    _check_source(source, recipe, calibration)
     measured = calibration if recipe.needs_calibration else None
     with directory_in_making(target) as making, source.unchanged():
         # It runs each new text tower, and is the same in both bundles.
@@ -94,6 +83,22 @@ def quantize_bundle(
         write_manifest(making, manifest)
         _check_runs(Bundle(making, manifest), recipe, tokenizer)
     return open_bundle(target)
+
+
+def _check_source(source: Bundle, recipe: recipes.Recipe, calibration: CalibrationSet | None) -> None:
+    """Raise RecipeError for a bundle that the recipe cannot be applied to, and where its data is missing."""
+    if source.built_for is not None:
+        raise RecipeError(f"{source.path} holds {source.holds}; quantize the fp32 bundle they came from")
+    if not source.manifest.recipe.scheme.is_fp32:
+        raise RecipeError(
+            f"{source.path} was made by {source.manifest.recipe.name!r}; quantize the fp32 bundle instead"
+        )
+    if source.manifest.is_one_graph:
+        raise RecipeError(
+            f"{source.path} is one graph of both towers, and recipes are for one each; adopt the towers as two files"
+        )
+    if recipe.needs_calibration and calibration is None:
+        raise RecipeError(f"recipe {recipe.name} measures activation ranges: give --calibration-set DIR")
 
 
 def _quantized_tower(

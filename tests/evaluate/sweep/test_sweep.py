@@ -14,7 +14,7 @@ from clipq.errors import DataError, ResultsError
 from clipq.evaluate.cells.subjects import gather_cohort
 from clipq.evaluate.settings import Settings
 from clipq.evaluate.suites.plan import open_plan
-from clipq.evaluate.suites.schema import Suite, View
+from clipq.evaluate.suites.schema import Suite, ViewEntry
 from clipq.evaluate.suites.suite import read_suite
 from clipq.evaluate.sweep.bundles import commands
 from clipq.evaluate.sweep.grid import Grid, read_grid
@@ -203,7 +203,7 @@ def test_engines_of_unknown_checkpoints_join_the_reference(bundles, tmp_path, re
     manifest = json.loads((copy / "clipq.json").read_text())
     manifest["checkpoint"] = {"name": "adopted:theirs"}
     (copy / "clipq.json").write_text(json.dumps(manifest))
-    suite = Suite(view=(View(source="demo:test:n=48"),), reference=reference)
+    suite = Suite(view=(ViewEntry(source="demo:test:n=48"),), reference=reference)
 
     def grouped():
         return _groups([bundles / "fp32", copy], {}, ["ort-cpu"], suite, Settings())
