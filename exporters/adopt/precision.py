@@ -79,9 +79,9 @@ class _Graph:
 
     def __init__(self, graph: onnx.GraphProto, around: _Graph | None = None):
         self._nodes = graph.node
-        self._constants = {} if around is None else dict(around._constants)
+        self._constants: dict[str, tuple[tuple[int, ...], int]] = {} if around is None else dict(around._constants)
         self._constants |= {tensor.name: (tuple(tensor.dims), tensor.data_type) for tensor in graph.initializer}
-        self._makers = {} if around is None else dict(around._makers)
+        self._makers: dict[str, onnx.NodeProto] = {} if around is None else dict(around._makers)
         self._makers |= {name: node for node in graph.node for name in node.output}
         for node in graph.node:
             for attribute in node.attribute if node.op_type == "Constant" else ():
