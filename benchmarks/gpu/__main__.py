@@ -57,10 +57,10 @@ def main() -> None:
     # These two run no engine.
     idle = options.step == "score" or (options.step == "inputs" and options.family)
     options.runtime = options.runtime or [
-        name for name, one in RUNTIMES.items() if name != "ort-cpu" and one.status().works
+        name for name, one in RUNTIMES.items() if one.device == "cuda" and one.status().works
     ]
     if not options.runtime and not idle:
-        details = "; ".join(f"{name}: {one.status().detail}" for name, one in RUNTIMES.items() if name != "ort-cpu")
+        details = "; ".join(f"{name}: {one.status().detail}" for name, one in RUNTIMES.items() if one.device == "cuda")
         raise RuntimeUnavailable(f"no GPU runtime works here ({details})")
     for name in () if idle else options.runtime:
         require_runtime(name)

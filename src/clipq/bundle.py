@@ -348,7 +348,9 @@ class Manifest(_Model):
     @property
     def is_one_graph(self) -> bool:
         """Whether both towers are one file, of which each run computes both."""
-        return (self.image.file, self.image.digest) == (self.text.file, self.text.digest)
+        one = (self.image.file, self.image.digest) == (self.text.file, self.text.digest)
+        # Else one file stands for two towers, of which it is one.
+        return one and any(taken.role == "idle" for taken in self.text.further_inputs)
 
     @property
     def size(self) -> int:

@@ -178,7 +178,7 @@ def test_graphs_that_libraries_read_in_another_way(bundle, graph, recipe):
     """ONNX Runtime loads most of them: other libraries do not, or take another weight."""
     store(bundle, changed(GRAPHS[graph]))
     done = quantize(bundle, recipe, "--towers", "image")
-    assert_refused(done, str(bundle / "image.onnx") if "put" not in graph else "image.onnx", "export")
+    assert_refused(done, str(bundle / "image.onnx") if "put" not in graph else "image.onnx", "again")
     assert ".clipq-making" not in done.stderr and len(done.stderr.splitlines()) <= 2, done.stderr
     assert [path.name for path in bundle.parent.iterdir()] == ["fp32"]
 

@@ -272,10 +272,8 @@ def test_one_tower_only(bundles, tmp_path):
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "int8-static-minmax-image-only" / "clipq.json").read_text())
     source = json.loads((bundles / "fp32" / "clipq.json").read_text())
-    assert (
-        manifest["text"] == {**source["text"], "data": [], "plan": None}
-        and manifest["image"]["sha256"] != source["image"]["sha256"]
-    )
+    absent = {"data": [], "plan": None, "answers": None, "layout": "nchw", "further_inputs": [], "further_outputs": []}
+    assert manifest["text"] == {**source["text"], **absent} and manifest["image"]["sha256"] != source["image"]["sha256"]
     assert manifest["recipe"]["towers"] == ["image"] and manifest["recipe"]["source_digest"]
 
 
