@@ -114,7 +114,7 @@ def test_stored_attacks_are_of_one_size_and_of_no_way_to_resize(tmp_path, attack
     """Their pixels are resized and cropped already: engines that do that otherwise are given the same."""
     done = export("adopt", LAYOUTS["clip-optimum"](tmp_path / "them"), "-o", tmp_path / "adopted")
     assert done.returncode == 0, done.stderr
-    assert open_bundle(tmp_path / "adopted").manifest.preprocess.convention == "transformers"
+    assert open_bundle(tmp_path / "adopted").manifest.preprocess.library == "transformers"
     done = evaluate("run", DEMO_BUNDLE, tmp_path / "adopted", *attacked)
     assert done.returncode == 0, done.stderr
     found = top1(tmp_path / "results", "robust_acc1", "pgd/2")
