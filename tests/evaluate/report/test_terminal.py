@@ -68,8 +68,10 @@ def test_every_tower_is_under_the_bundles_name(capsys):
     assert re.findall(r"(\S+), (\w+) tower", shown) == [("mine", "image"), ("mine", "text")], shown
 
 
-def test_a_view_that_one_engine_was_not_asked_is_shown_of_the_others(capsys):
+def test_a_view_that_one_engine_was_not_asked_is_shown_of_the_others(capsys, monkeypatch):
     """An engine that ran elsewhere brings back what it was asked there, perhaps of one view alone."""
+    # Wide enough for a cell to stand in one line.
+    monkeypatch.setenv("COLUMNS", "200")
     whole = record("fp32", {"first": predictions(60), "second": predictions(70)}, recipe="fp32")[0]
     part, second = (record("phone", {name: predictions(60)}, reference="fp32")[0] for name in ("first", "second"))
     unasked = second.views[0].model_copy(update={"n": 0})
