@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from clipq.bundle import Preprocess, first_reason
 from clipq.errors import CheckpointError
+from clipq.exporters.image_processor import transform_of
 from clipq.exporters.loaded_checkpoint import LoadedCheckpoint, reason_of
 from clipq.files import sha256_file
 from clipq.progress import quiet_logging
@@ -125,14 +126,7 @@ def load_checkpoint(source: Source) -> LoadedCheckpoint:
 def _preprocess(source: Source, size: Any, config: dict[str, Any]) -> Preprocess:
     """What the checkpoint says of its transform; raises CheckpointError for what no bundle can hold."""
     try:
-        return Preprocess(
-            image_size=tuple(size) if isinstance(size, tuple | list) else (size, size),
-            mean=config["mean"],
-            std=config["std"],
-            interpolation="bicubic" if config["interpolation"] == "random" else config["interpolation"],
-            resize_mode=config["resize_mode"],
-            fill_color=config.get("fill_color") or 0,
-        )
+        return transform_of(config, size)
     except ValidationError as error:
         raise CheckpointError(
             f"{source.name}: preprocess_cfg: {first_reason(error)}; mend the checkpoint's configuration"

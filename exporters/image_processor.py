@@ -1,7 +1,8 @@
-"""An image processor of transformers as the numbers of a bundle."""
+"""An image processor of transformers, or a transform of open_clip's configuration, as the numbers of a bundle."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,23 @@ def preprocess_of(config: dict[str, Any], name: str) -> Preprocess:
         raise CheckpointError(
             f"{name}: the image processor: {first_reason(error)}; mend it, and save it again"
         ) from error
+
+
+def transform_of(config: Mapping[str, Any], size: Any) -> Preprocess:
+    """What open_clip's ``preprocess_cfg`` says; ``size`` is a number, or height and width.
+
+    Raises KeyError and pydantic's ValidationError, each a word on what is wrong, for what is no such configuration.
+    """
+    kind = config.get("interpolation", "bicubic")
+    return Preprocess(
+        image_size=(size, size) if isinstance(size, int) else tuple(size),
+        mean=config["mean"],
+        std=config["std"],
+        # Random in training alone.
+        interpolation="bicubic" if kind == "random" else kind,
+        resize_mode=config.get("resize_mode", "shortest"),
+        fill_color=config.get("fill_color") or 0,
+    )
 
 
 def _resize_of(config: dict[str, Any]) -> tuple[str | None, tuple[int, int]]:

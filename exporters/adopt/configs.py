@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from clipq.bundle import Preprocess, first_reason
 from clipq.errors import BundleError, CheckpointError
-from clipq.exporters.image_processor import preprocess_of
+from clipq.exporters.image_processor import preprocess_of, transform_of
 from clipq.text_files import read_json
 
 
@@ -70,26 +70,16 @@ def _transformers(config: Mapping[str, Any]) -> Preprocess | None:
     return preprocess_of(whole, "as it says")
 
 
-def _size(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
 def _open_clip(config: Mapping[str, Any]) -> Preprocess | None:
     """Of open_clip_config.json."""
     said = config.get("preprocess_cfg")
+    # What it says itself goes before the model's.
     return None if said is None else _transform({"size": config["model_cfg"]["vision_cfg"]["image_size"], **said})
 
 
 def _transform(config: Mapping[str, Any]) -> Preprocess:
     """Of open_clip's transform, as Immich keeps it in a file of its own."""
-    return Preprocess(
-        image_size=_size(config["size"]),
-        mean=config["mean"],
-        std=config["std"],
-        interpolation=config.get("interpolation", "bicubic"),
-        resize_mode=config.get("resize_mode", "shortest"),
-        fill_color=config.get("fill_color") or 0,
-    )
+    return transform_of(config, config["size"])
 
 
 _READERS: dict[str, Callable[[dict[str, Any]], Preprocess | None]] = {

@@ -487,3 +487,14 @@ def test_nothing_says_to_export_what_others_made(tmp_path):
     (bundle / "clipq.json").write_text(json.dumps(manifest))
     with pytest.raises(clipq.ClipqError, match="make the bundle again"):
         TextTokenizer(open_bundle(bundle))
+
+
+def test_a_configuration_is_read_as_exporting_reads_it(tmp_path):
+    """open_clip's own word for "any, in training" is bicubic in an engine."""
+    folder = pair(tmp_path / "them")
+    said = json.loads((DEMO_BUNDLE.parent / "checkpoint" / "open_clip_config.json").read_text())
+    said["preprocess_cfg"]["interpolation"] = "random"
+    (folder / "open_clip_config.json").write_text(json.dumps(said))
+    bundle = open_bundle(adopted(tmp_path, folder=folder, like=DEMO_BUNDLE))
+    assert bundle.manifest.preprocess == open_bundle(DEMO_BUNDLE).manifest.preprocess
+    assert bundle.manifest.adopted.sources["preprocessing"] == "open_clip_config.json"
