@@ -62,8 +62,7 @@ class Load:
         """What the file itself takes, for what clipq feeds."""
         from clipq.engines.interface import Interface
 
-        plain = self.bundle.manifest.tower(self.tower).is_plain
-        return feed if plain else Interface(self.bundle, self.tower).first(feed)
+        return Interface(self.bundle, self.tower).first(feed)
 
 
 @dataclass(frozen=True)

@@ -146,8 +146,9 @@ def _bench_alone(subject: Subject, batch: int, real: FirstBatch | None) -> Subje
         feed = plausible_feed(subject.bundle, tower, batch)
         census.append(subject_census(subject, tower, feed, real))
         if measure_memory is not None:
+            load = subject.load(tower)
             with subject.bundle.unchanged():
-                memory[tower] = measure_memory(subject.load(tower), subject.load(tower).fed(feed))
+                memory[tower] = measure_memory(load, load.fed(feed))
         if on_gpu:
             with subject.open(tower) as engine:
                 joules = joules_per_run(partial(engine.run, feed))

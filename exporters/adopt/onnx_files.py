@@ -54,8 +54,12 @@ class OnnxFiles:
         self._engines: dict[TowerName, OrtEngine] = {}
 
     def __enter__(self) -> OnnxFiles:
+        # One graph of both towers is loaded once.
+        loaded: dict[str, OrtEngine] = {}
         for tower, file in self._placed.items():
-            self._engines[tower] = self._opened.enter_context(_load(self._making / file, self._sources[tower]))
+            if file not in loaded:
+                loaded[file] = self._opened.enter_context(_load(self._making / file, self._sources[tower]))
+            self._engines[tower] = loaded[file]
         return self
 
     def __exit__(self, *raised: object) -> None:
